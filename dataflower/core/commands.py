@@ -1,0 +1,103 @@
+"""What the core wants done. The host carries commands out in order; none of them can fail back into the core
+except by a later event.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from dataflower import wire
+from dataflower.core.trace import InvocationTrace
+from dataflower.errors import Failure
+from dataflower.spec.workflow import Stage
+from dataflower.wire import Value
+
+
+class StartContainer(Struct, frozen=True):
+    """Fork a container for a stage; `ContainerSaid(Hello | StartFailed)` or `ContainerExited` follows."""
+
+    container: int
+    key: str
+    stage: Stage
+
+
+class StopContainer(Struct, frozen=True):
+    """Idle container: close its sockets and let it leave. `ContainerExited` follows."""
+
+    container: int
+
+
+class KillContainer(Struct, frozen=True):
+    """It did not let go of a cancelled or timed-out task, or broke the protocol. `ContainerExited` follows."""
+
+    container: int
+    reason: str
+
+
+class Tell(Struct, frozen=True):
+    """Send a message to a container. Arenas that the message refers to are attached first by the host."""
+
+    container: int
+    message: wire.ToContainer
+
+
+class EmitOutput(Struct, frozen=True):
+    """A result for the caller: item `index` of a stream output, or the value itself (`index` -1).
+
+    The slots stay alive until `OutputTaken` or `InvocationReleased`.
+    """
+
+    invocation: str
+    port: str
+    index: int
+    value: Value
+
+
+class EndOutput(Struct, frozen=True):
+    """A stream output is complete; `absent`: the output will not come (its branch was not taken)."""
+
+    invocation: str
+    port: str
+    absent: bool = False
+
+
+class TakeInput(Struct, frozen=True):
+    """Back-pressure towards the caller: so many items of this stream input may have been fed in all."""
+
+    invocation: str
+    port: str
+    items: int
+
+
+class FinishInvocation(Struct, frozen=True):
+    """The invocation is over; failure None means success. Answer with `InvocationReleased` when its outputs are read."""
+
+    invocation: str
+    failure: Failure | None
+    trace: InvocationTrace
+
+
+class DropArena(Struct, frozen=True):
+    """No slot of this dead owner's arena is referred to any more."""
+
+    arena: int
+
+
+class WakeAt(Struct, frozen=True):
+    """Deliver `Woke` at this CLOCK_MONOTONIC time (replaces an earlier `WakeAt`); inf = never."""
+
+    time: float
+
+
+Command = (
+    StartContainer
+    | StopContainer
+    | KillContainer
+    | Tell
+    | EmitOutput
+    | EndOutput
+    | TakeInput
+    | FinishInvocation
+    | DropArena
+    | WakeAt
+)

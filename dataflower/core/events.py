@@ -1,0 +1,108 @@
+"""What can happen to a host. Everything that the core learns comes in as one of these."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from dataflower import wire
+from dataflower.core.program import Program
+from dataflower.errors import Failure
+from dataflower.wire import Value
+
+Slot = tuple[int, int]
+"""(arena, slot): names a piece of shared memory."""
+
+
+class WorkflowAdded(Struct, frozen=True):
+    """A workflow may be invoked from now on, under the key `name@version`."""
+
+    key: str
+    program: Program
+
+
+class WorkflowRemoved(Struct, frozen=True):
+    """No new invocations; running ones go on, then its containers stop."""
+
+    key: str
+
+
+class InvocationArrived(Struct, frozen=True):
+    """A call. `inputs`: one value per value port. `open_inputs`: stream ports that the caller will feed.
+
+    `deadline`: CLOCK_MONOTONIC seconds after which the answer is worthless; 0 = none.
+    """
+
+    invocation: str
+    key: str
+    inputs: dict[str, Value]
+    open_inputs: tuple[str, ...] = ()
+    deadline: float = 0.0
+
+
+class InputArrived(Struct, frozen=True):
+    """One item of a stream input."""
+
+    invocation: str
+    port: str
+    value: Value
+
+
+class InputEnded(Struct, frozen=True):
+    """The caller has sent the last item of a stream input."""
+
+    invocation: str
+    port: str
+
+
+class CancelArrived(Struct, frozen=True):
+    """The caller does not want the result any more, or left."""
+
+    invocation: str
+    failure: Failure
+
+
+class OutputTaken(Struct, frozen=True):
+    """The caller's side has copied out so many items of an output so far (1 for a value)."""
+
+    invocation: str
+    port: str
+    items: int
+
+
+class InvocationReleased(Struct, frozen=True):
+    """Nobody reads this finished invocation's outputs any more."""
+
+    invocation: str
+
+
+class ContainerSaid(Struct, frozen=True):
+    """A message from a container, as it stands on the wire (already validated against `wire`)."""
+
+    container: int
+    message: wire.FromContainer
+
+
+class ContainerExited(Struct, frozen=True):
+    """The process is gone. `reason`: what to tell a user whose task it took along ('killed by signal 9')."""
+
+    container: int
+    reason: str
+
+
+class Woke(Struct, frozen=True):
+    """The time asked for by `WakeAt` has come."""
+
+
+Event = (
+    WorkflowAdded
+    | WorkflowRemoved
+    | InvocationArrived
+    | InputArrived
+    | InputEnded
+    | CancelArrived
+    | OutputTaken
+    | InvocationReleased
+    | ContainerSaid
+    | ContainerExited
+    | Woke
+)

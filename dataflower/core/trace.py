@@ -1,0 +1,53 @@
+"""Record points of an invocation: what `dataflower trace` draws."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from dataflower.wire import Tag
+
+
+class TaskTrace(Struct):
+    """One attempt of one task. All times CLOCK_MONOTONIC seconds, 0 where the point was never reached.
+
+    queued        its inputs were there (matching complete)
+    dispatched    handed to a container
+    fetched       the container had mapped and decoded its inputs
+    started       user code began
+    first_output  first item or value left the function
+    ended         user code returned
+    sent          the host had received everything
+    """
+
+    stage: str
+    tag: Tag
+    attempt: int
+    queued: float
+    container: int = 0
+    dispatched: float = 0.0
+    fetched: float = 0.0
+    started: float = 0.0
+    first_output: float = 0.0
+    ended: float = 0.0
+    sent: float = 0.0
+    items: int = 0
+    cold: bool = False
+    """It had to wait for a container to start."""
+    error: str = ""
+
+
+class InvocationTrace(Struct):
+    """All tasks of an invocation in the order in which they were queued (at most `LIMIT`; `dropped` counts the rest)."""
+
+    invocation: str
+    key: str
+    arrived: float
+    finished: float = 0.0
+    first_output: float = 0.0
+    deadline: float = 0.0
+    tasks: list[TaskTrace] = []
+    dropped: int = 0
+
+
+LIMIT = 4096
+"""Tasks recorded per invocation."""

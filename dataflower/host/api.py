@@ -1,0 +1,173 @@
+"""What a host offers to the front door: the interface between `gateway` (and `dataflower run`) and `host`.
+
+`dataflower.testing.fake_host.FakeHost` is the fake that goes with it. Values at this border are plain Python objects: None, bool, int, float,
+str, bytes, list, dict with string keys, and numpy arrays (or anything with `__array__`) for tensors.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dataflower.core.trace import InvocationTrace
+from dataflower.errors import Failure
+from dataflower.spec.workflow import Workflow
+
+
+class State(enum.Enum):
+    """Of an invocation."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputItem:
+    """One result: item `index` of a stream output, or a value (`index` -1).
+
+    Tensors in `value` are read-only views of shared memory, valid until the next item is asked for.
+    """
+
+    port: str
+    index: int
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """Containers and queue of a stage right now."""
+
+    stage: str
+    starting: int
+    idle: int
+    busy: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStatus:
+    """A workflow as the host has it. `source` is its YAML, self-contained."""
+
+    name: str
+    version: int
+    workflow: Workflow
+    source: str
+    applied_at: float
+    stages: tuple[StageStatus, ...] = ()
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationRecord:
+    """What is known of an invocation; `outputs` None while it runs or after it failed. Times are wall-clock seconds."""
+
+    id: str
+    workflow: str
+    version: int
+    state: State
+    accepted_at: float
+    finished_at: float | None = None
+    failure: Failure | None = None
+    outputs: Mapping[str, Any] | None = None
+    trace: InvocationTrace | None = None
+
+
+class Invocation(Protocol):
+    """A running call. Its owner must either exhaust `outputs()` (or await `result()`) or `cancel()` it."""
+
+    @property
+    def id(self) -> str:
+        """The invocation's id (given by the caller, or made up)."""
+        ...
+
+    async def feed(self, port: str, item: Any) -> None:
+        """Send an item of a stream input; waits while the workflow can't take it."""
+        ...
+
+    async def end_input(self, port: str) -> None:
+        """Say that a stream input is complete."""
+        ...
+
+    def outputs(self) -> AsyncIterator[OutputItem]:
+        """Results as they come; raises `InvocationFailed` at the end if it failed."""
+        ...
+
+    async def result(self) -> dict[str, Any]:
+        """All outputs, streams as lists, absent ones left out (tensors copied). Raises `InvocationFailed`."""
+        ...
+
+    def cancel(self, failure: Failure | None = None) -> None:
+        """Stop it; a no-op once it is over."""
+        ...
+
+    @property
+    def trace(self) -> InvocationTrace | None:
+        """Record points, once it is over."""
+        ...
+
+
+class HostApi(Protocol):
+    """A machine that runs workflows."""
+
+    async def apply(self, workflow: Workflow, source: str, *, expected_version: int | None = None) -> WorkflowStatus:
+        """Make it invokable; the newest version of a name serves. Same source again changes nothing.
+
+        `expected_version` other than the present one: `DataflowerError` with ABORTED.
+        """
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Forget a workflow (NotFound if there is none); running invocations end first."""
+        ...
+
+    def workflows(self) -> tuple[WorkflowStatus, ...]:
+        """All of them, by name."""
+        ...
+
+    def workflow(self, name: str) -> WorkflowStatus:
+        """One of them; NotFound with the nearest name as a hint."""
+        ...
+
+    async def invoke(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        *,
+        invocation: str | None = None,
+        open_inputs: tuple[str, ...] = (),
+        deadline: float | None = None,
+    ) -> Invocation:
+        """Start a call. `deadline`: CLOCK_MONOTONIC seconds. Checks names and types of the inputs first.
+
+        Raises NotFound, InvalidArgument, ResourceExhausted, Unavailable; ALREADY_EXISTS if the id is in use.
+        """
+        ...
+
+    async def submit(
+        self, name: str, inputs: Mapping[str, Any], *, invocation: str | None = None, deadline_s: float | None = None
+    ) -> InvocationRecord:
+        """Start a call whose record outlives the caller and the server: journalled before this returns.
+
+        The same id with the same inputs returns the existing record; with others, ALREADY_EXISTS.
+        """
+        ...
+
+    async def get(self, invocation: str) -> InvocationRecord:
+        """A running or finished invocation; NotFound."""
+        ...
+
+    def watch(self, invocation: str) -> AsyncIterator[InvocationRecord]:
+        """The record now, and again whenever it changes, until it is over."""
+        ...
+
+    async def cancel(self, invocation: str) -> InvocationRecord:
+        """Stop it, whoever started it; a no-op once it is over."""
+        ...
+
+    def recent(self, workflow: str | None = None, limit: int = 50) -> tuple[InvocationRecord, ...]:
+        """The newest invocations first (without outputs and traces)."""
+        ...

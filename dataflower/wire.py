@@ -1,0 +1,314 @@
+"""Every message between processes.
+
+All messages are MessagePack arrays written by msgspec from the structs below; the first element is the tag. User values are
+MessagePack too, but opaque here: `Value.body` is packed and unpacked by `channel.tensor` alone, and tensors inside it
+are extension types that point into `Value.tensors`. No pickle anywhere.
+
+Sockets per container (SEQPACKET, both created by the host):
+
+* *task* socket: host -> container `RunTask`; container -> host everything that the container says.
+* *control* socket: host -> container everything that must get through while user code runs.
+
+Closing them is the order to stop. Descriptors ride along as ancillary data where a message says so.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from dataflower.errors import Code
+
+VERSION = 1
+"""First field of `Hello`; a host ends a container that speaks another version."""
+
+EXT_TENSOR = 1
+"""MessagePack extension type: payload is the MessagePack integer i, meaning `Value.tensors[i]`."""
+EXT_INLINE_TENSOR = 2
+"""MessagePack extension type: payload is the MessagePack array [dtype, shape, little-endian bytes] of a small tensor."""
+
+Tag = tuple[int, ...]
+"""Which item of each enclosing fan-out a token belongs to, outermost first; () outside any fan-out."""
+
+
+class TensorRef(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes in an arena: `nbytes` at `offset`. The slot is identified by (arena, slot)."""
+
+    arena: int
+    slot: int
+    """Offset of the slot; `offset` lies inside it (a view of a tensor shares its slot)."""
+    offset: int
+    nbytes: int
+    dtype: str
+    """Datatype of the Open Inference Protocol, or BYTES for an opaque body."""
+    shape: tuple[int, ...]
+
+
+class Value(msgspec.Struct, frozen=True, array_like=True):
+    """A user value: MessagePack, its tensors by reference. A body too long for a message is itself a BYTES tensor."""
+
+    body: bytes = b""
+    tensors: tuple[TensorRef, ...] = ()
+    spilled: TensorRef | None = None
+
+
+class ErrorRecord(msgspec.Struct, frozen=True, array_like=True):
+    """`errors.Failure` on the wire (the container does not know its stage or attempt)."""
+
+    code: Code
+    kind: str
+    message: str
+    traceback: str = ""
+
+
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """Record points of a task in its container, CLOCK_MONOTONIC seconds; 0 where it does not apply."""
+
+    received: float = 0.0
+    fetched: float = 0.0
+    started: float = 0.0
+    first_output: float = 0.0
+    ended: float = 0.0
+
+
+# --- host -> container ---------------------------------------------------------------------------------------
+
+
+class Single(msgspec.Struct, frozen=True, array_like=True, tag="v"):
+    """An input that is one value."""
+
+    name: str
+    value: Value
+
+
+class Gathered(msgspec.Struct, frozen=True, array_like=True, tag="l"):
+    """An input that is a list of values."""
+
+    name: str
+    values: tuple[Value, ...]
+
+
+class Opened(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+    """A stream input: the items so far; more come as `Feed`, the end as `FeedEnd`, unless `ended`."""
+
+    name: str
+    values: tuple[Value, ...]
+    ended: bool
+
+
+TaskInput = Single | Gathered | Opened
+
+
+class RunTask(msgspec.Struct, frozen=True, array_like=True, tag="run"):
+    """Run the function once. `deadline_s`: CLOCK_MONOTONIC time by which the result is worthless; 0 = none.
+
+    `credit_items`, `credit_bytes`: how much the task may emit before it waits for `Credit` (cumulative).
+    """
+
+    task: int
+    inputs: tuple[TaskInput, ...]
+    deadline_s: float = 0.0
+    credit_items: int = 0
+    credit_bytes: int = 0
+    invocation: str = ""
+    tag: Tag = ()
+    attempt: int = 1
+
+
+class Feed(msgspec.Struct, frozen=True, array_like=True, tag="feed"):
+    """Further items of a stream input."""
+
+    task: int
+    name: str
+    values: tuple[Value, ...]
+
+
+class FeedEnd(msgspec.Struct, frozen=True, array_like=True, tag="fend"):
+    """A stream input ended in good order."""
+
+    task: int
+    name: str
+
+
+class Grant(msgspec.Struct, frozen=True, array_like=True, tag="credit"):
+    """The task may have emitted up to so many items and bytes in all, counted from its start."""
+
+    task: int
+    items: int
+    bytes: int
+
+
+class CancelTask(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
+    """Stop at the next chance: the next yield, stream read, or Python instruction."""
+
+    task: int
+    reason: str = "cancelled"
+
+
+class ReleaseSlots(msgspec.Struct, frozen=True, array_like=True, tag="release"):
+    """Slots of the receiver's own arenas that nobody reads any more: (arena, slot) pairs."""
+
+    slots: tuple[tuple[int, int], ...]
+
+
+class AttachArena(msgspec.Struct, frozen=True, array_like=True, tag="attach"):
+    """Carries one descriptor: another container's arena, sealed, that coming messages refer to."""
+
+    arena: int
+    nbytes: int
+
+
+class DetachArena(msgspec.Struct, frozen=True, array_like=True, tag="detach"):
+    """No further message refers to this arena; unmap it when its last view is gone."""
+
+    arena: int
+
+
+ToContainer = RunTask | Feed | FeedEnd | Grant | CancelTask | ReleaseSlots | AttachArena | DetachArena
+
+
+# --- container -> host ---------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+    """The container is ready: user module imported, `setup` done. Durations in seconds, by phase."""
+
+    version: int
+    pid: int
+    import_s: float = 0.0
+    setup_s: float = 0.0
+
+
+class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag="nostart"):
+    """The function can't be imported, or its `setup` raised. The container exits after this."""
+
+    error: ErrorRecord
+
+
+class TokenSent(msgspec.Struct, frozen=True, array_like=True, tag="tok"):
+    """One `yield`: item number `index` of the task's stream ports. A port not named is absent in this item."""
+
+    task: int
+    index: int
+    outputs: dict[str, Value]
+
+
+class TaskDone(msgspec.Struct, frozen=True, array_like=True, tag="done"):
+    """The function returned. `outputs`: its value ports (absent ones left out); `items`: how many it streamed.
+
+    `held`: (arena, slot) pairs of inputs of which user code still keeps a view; `Unheld` will follow for each.
+    """
+
+    task: int
+    outputs: dict[str, Value]
+    items: int
+    times: Times
+    held: tuple[tuple[int, int], ...] = ()
+
+
+class TaskFailed(msgspec.Struct, frozen=True, array_like=True, tag="fail"):
+    """The function raised, or was cancelled (`error.code` CANCELLED)."""
+
+    task: int
+    error: ErrorRecord
+    times: Times
+    held: tuple[tuple[int, int], ...] = ()
+
+
+class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
+    """User code has read so many items of a stream input so far and has let go of all but the newest."""
+
+    task: int
+    name: str
+    items: int
+
+
+class Unheld(msgspec.Struct, frozen=True, array_like=True, tag="unheld"):
+    """Views that outlived their task are gone now."""
+
+    slots: tuple[tuple[int, int], ...]
+
+
+class ArenaMade(msgspec.Struct, frozen=True, array_like=True, tag="arena"):
+    """Carries one descriptor: a new arena of the sender, sealed. Its number is `container << 16 | n`."""
+
+    arena: int
+    nbytes: int
+
+
+FromContainer = Hello | StartFailed | TokenSent | TaskDone | TaskFailed | Taken | Unheld | ArenaMade
+
+
+# --- host <-> zygote -----------------------------------------------------------------------------------------
+
+
+class OutputPort(msgspec.Struct, frozen=True, array_like=True):
+    """An output port as the container needs it: to know streams, and to check what the function hands out."""
+
+    name: str
+    stream: bool = False
+    kind: str = "any"
+    dtype: str = ""
+    shape: tuple[int | str, ...] | None = None
+
+
+class InputPort(msgspec.Struct, frozen=True, array_like=True):
+    """An input port; sizes named in `shape` must agree throughout a task, outputs included."""
+
+    name: str
+    stream: bool = False
+    kind: str = "any"
+    dtype: str = ""
+    shape: tuple[int | str, ...] | None = None
+
+
+class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
+    """Start a container. Carries three descriptors: task socket, control socket, log file."""
+
+    container: int
+    function: str
+    stage: str
+    workflow: str
+    params: bytes
+    """The stage's `params`, MessagePack."""
+    outputs: tuple[OutputPort, ...]
+    inputs: tuple[InputPort, ...]
+    concurrency: int = 1
+    threads: int = 1
+    memory_bytes: int = 0
+    arena_cap_bytes: int = 0
+    code_path: tuple[str, ...] = ()
+    """Directories put in front of `sys.path`."""
+
+
+class Forked(msgspec.Struct, frozen=True, array_like=True, tag="forked"):
+    """The container runs as `pid`."""
+
+    container: int
+    pid: int
+
+
+class Exited(msgspec.Struct, frozen=True, array_like=True, tag="exited"):
+    """The container ended; `status` as of waitpid (os.waitstatus_to_exitcode: negative = signal)."""
+
+    container: int
+    status: int
+
+
+class ZygoteReady(msgspec.Struct, frozen=True, array_like=True, tag="zready"):
+    """Libraries are imported; `seconds` is how long that took. `missing`: modules that could not be."""
+
+    version: int
+    pid: int
+    seconds: float
+    missing: tuple[str, ...] = ()
+
+
+FromZygote = Forked | Exited | ZygoteReady
+
+
+encoder = msgspec.msgpack.Encoder()
+decode_to_container = msgspec.msgpack.Decoder(ToContainer).decode
+decode_from_container = msgspec.msgpack.Decoder(FromContainer).decode
+decode_fork = msgspec.msgpack.Decoder(Fork).decode
+decode_from_zygote = msgspec.msgpack.Decoder(FromZygote).decode
+encode = encoder.encode
