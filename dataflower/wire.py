@@ -215,11 +215,16 @@ class TaskFailed(msgspec.Struct, frozen=True, array_like=True, tag="fail"):
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
-    """User code has read so many items of a stream input so far and has let go of all but the newest."""
+    """User code has been handed so many items of a stream input so far (cumulative): that is what credit counts.
+
+    All but the newest of them are let go, except `held`: slots of earlier items of which user code still keeps a view
+    (say `list(stream)`); `Unheld` will follow for each.
+    """
 
     task: int
     name: str
     items: int
+    held: tuple[tuple[int, int], ...] = ()
 
 
 class Unheld(msgspec.Struct, frozen=True, array_like=True, tag="unheld"):
