@@ -1,0 +1,133 @@
+"""The tree of verbs, imported one by one as they are asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from dataflower.cli.exits import ExitCode
+from dataflower.cli.terminal import adjust, describe, reset, terminal
+from dataflower.errors import DataflowerError
+
+SECTIONS: Mapping[str, Mapping[str, str]] = {
+    "Write": {
+        "init": "Write a starter workflow",
+        "validate": "Check workflow files like a compiler",
+        "graph": "Draw a workflow",
+        "fmt": "Tidy workflow files",
+        "schema": "Print the JSON Schema of workflow files",
+    },
+    "Run here": {
+        "run": "Run a workflow once, in this process",
+        "serve": "Start a server",
+    },
+    "Talk to a server": {
+        "apply": "Put workflows on a server",
+        "ls": "List workflows and invocations",
+        "status": "Show a workflow or an invocation",
+        "invoke": "Call a workflow",
+        "logs": "Show what functions printed",
+        "trace": "Draw the timeline of an invocation",
+        "cancel": "Stop an invocation",
+        "rm": "Remove workflows",
+    },
+    "Look around": {
+        "doctor": "Check what this machine lacks",
+        "config": "Print the effective configuration",
+        "version": "Print the version",
+    },
+}
+"""Verb -> one line, by section: the help page, without importing a single verb."""
+
+VERBS = {verb: line for section in SECTIONS.values() for verb, line in section.items()}
+
+
+def _common(
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Print results only.", callback=lambda v: v and adjust(quiet=True)),
+    ] = False,
+    no_color: Annotated[
+        bool,
+        typer.Option(
+            "--no-color", help="No colours (NO_COLOR does the same).", callback=lambda v: v and adjust(color=False)
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show tracebacks of errors.", callback=lambda v: v and adjust(debug=True)),
+    ] = False,
+) -> None:
+    """Options that every verb takes."""
+
+
+def _common_options() -> list[Any]:
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command()(_common)
+    options = [p for p in get_command(single).params if p.name in ("quiet", "no_color", "debug")]
+    for option in options:
+        option.expose_value = False
+    return options
+
+
+class VerbGroup(TyperGroup):
+    """Finds a verb by importing `dataflower.cli.VERB`; turns errors of ours into lines on stderr and an exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: D102
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: D102
+        if cmd_name not in VERBS:
+            return None
+        if cmd_name not in self.commands:
+            module = importlib.import_module(f"dataflower.cli.{cmd_name}")
+            single = typer.Typer(add_completion=False, rich_markup_mode=None)
+            single.command(name=cmd_name, short_help=VERBS[cmd_name])(getattr(module, cmd_name))
+            command = get_command(single)
+            taken = {name for param in command.params for name in param.opts}
+            command.params += [p for p in _common_options() if not taken.intersection(p.opts)]
+            self.commands[cmd_name] = command
+        return self.commands[cmd_name]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(verbs.items()))
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: D102
+        reset()
+        try:
+            return super().invoke(ctx)
+        except DataflowerError as error:
+            if terminal().debug:
+                raise
+            print(describe(error), file=sys.stderr)
+            raise typer.Exit(ExitCode.FAILED) from error
+        except OSError as error:
+            if terminal().debug or isinstance(error, BrokenPipeError) or error.filename is None:
+                raise
+            print(f"{error.filename}:1:1: {error.strerror}", file=sys.stderr)
+            raise typer.Exit(ExitCode.FAILED) from error
+
+
+app = typer.Typer(
+    cls=VerbGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def dataflower() -> None:
+    """Run workflows of functions, DNNs and LLMs with dataflow execution.
+
+    Every verb has its own help with an example: dataflower VERB --help
+    """
