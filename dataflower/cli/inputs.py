@@ -1,0 +1,110 @@
+"""`name=value` on the command line -> the inputs of a workflow."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dataflower.errors import InvalidArgument
+from dataflower.spec.function import DTYPES, Kind, Port, PortType
+
+
+def parse_inputs(pairs: Iterable[str], ports: Iterable[Port] | None = None) -> dict[str, Any]:
+    """Read `name=value` pairs.
+
+    A value is JSON or, failing that, the string itself; `@file` reads a file (`@-` stdin, `@@` a literal @). Where
+    `ports` are known, their types decide: a string port takes `5` as "5". Values of stream ports are lists.
+
+    Raises:
+        InvalidArgument: not a pair, an unknown name, a name given twice, or a value that does not fit its port.
+    """
+    known = None if ports is None else {port.name: port for port in ports}
+    inputs: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InvalidArgument(f"input {pair!r} is not of the form name=value")
+        if name in inputs:
+            raise InvalidArgument(f"input {name!r} is given twice")
+        if known is not None and name not in known:
+            raise InvalidArgument(f"no input {name!r} ({_which(known)})")
+        port = known[name] if known is not None else Port(name)
+        inputs[name] = _stream(text, port) if port.stream else _value(text, port.type, name)
+    return inputs
+
+
+def _which(known: dict[str, Port]) -> str:
+    return "the workflow takes " + ", ".join(known) if known else "the workflow takes no inputs"
+
+
+def _stream(text: str, port: Port) -> list[Any]:
+    items = _value(text, PortType(Kind.JSON), port.name)
+    if isinstance(items, str):
+        items = items.splitlines()
+    if not isinstance(items, list):
+        raise InvalidArgument(f"input {port.name!r} is a stream: give a JSON list, or a file with an item on each line")
+    return [_shaped(item, port.type, port.name) for item in items]
+
+
+def _value(text: str, type_: PortType, name: str) -> Any:
+    if text.startswith("@@"):
+        return _shaped(text[1:], type_, name)
+    if text.startswith("@"):
+        return _file(text[1:], type_, name)
+    if type_.kind is Kind.STRING:
+        return text
+    if type_.kind is Kind.BYTES:
+        return text.encode()
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    return _shaped(value, type_, name)
+
+
+def _file(path: str, type_: PortType, name: str) -> Any:
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"input {name!r}: can't read {path}: {error.strerror}") from error
+    if type_.kind is Kind.BYTES:
+        return data
+    if path.endswith(".npy"):
+        import numpy as np
+
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        if type_.kind is Kind.ANY:
+            return data
+        raise InvalidArgument(f"input {name!r}: {path} is not text, and the port takes {type_}") from None
+    if type_.kind is Kind.STRING:
+        return text
+    try:
+        return _shaped(json.loads(text), type_, name)
+    except ValueError:
+        return _shaped(text, type_, name)
+
+
+def _shaped(value: Any, type_: PortType, name: str) -> Any:
+    if type_.kind is Kind.TENSOR:
+        import numpy as np
+
+        try:
+            return np.asarray(value, dtype=DTYPES.get(type_.dtype, None))
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"input {name!r}: not a {type_}: {error}") from error
+    fits = {
+        Kind.INT: isinstance(value, int) and not isinstance(value, bool),
+        Kind.FLOAT: isinstance(value, int | float) and not isinstance(value, bool),
+        Kind.BOOL: isinstance(value, bool),
+        Kind.STRING: isinstance(value, str),
+    }
+    if not fits.get(type_.kind, True):
+        raise InvalidArgument(f"input {name!r} takes {type_}, not {value!r}")
+    return value

@@ -1,0 +1,306 @@
+"""What `doctor` looks at: one small question to the machine each."""
+
+from __future__ import annotations
+
+import enum
+import os
+import platform
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+from dataflower.config.settings import Config
+
+_SEALS = ("F_SEAL_GROW", "F_SEAL_SHRINK", "F_SEAL_SEAL")
+_GIB = 1024**3
+_PEER = """
+import socket, sys
+end = socket.socket(fileno=int(sys.argv[1]))
+end.send(b"ready")
+while message := end.recv(64):
+    end.send(message)
+"""
+
+
+class Grade(enum.StrEnum):
+    """How a finding is meant. Only `MISSING` makes the machine unfit."""
+
+    OK = "ok"
+    WARNING = "warning"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A line of the report; `mend` says what to do about it."""
+
+    name: str
+    grade: Grade
+    detail: str
+    mend: str = ""
+
+
+def ok(name: str, detail: str) -> Finding:
+    """A finding to be content with."""
+    return Finding(name, Grade.OK, detail)
+
+
+def python() -> Finding:
+    """The interpreter's version."""
+    version = platform.python_version()
+    if sys.version_info < (3, 11):  # noqa: UP036 - a checkout may be run by anything
+        return Finding("python", Grade.MISSING, version, "install Python 3.11 or newer")
+    return ok("python", f"{version} ({platform.python_implementation()})")
+
+
+def cores() -> Finding:
+    """Cores this process may use."""
+    count = len(os.sched_getaffinity(0))
+    if count < 2:
+        return Finding("cores", Grade.WARNING, str(count), "stages of a workflow overlap only with 2 cores or more")
+    return ok("cores", str(count))
+
+
+def memory() -> Finding:
+    """Memory that is free to use."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    total, available = (int(fields[key].split()[0]) * 1024 / _GIB for key in ("MemTotal", "MemAvailable"))
+    detail = f"{available:.1f} GiB available of {total:.1f} GiB"
+    if available < 2:
+        return Finding("memory", Grade.WARNING, detail, "the packaged models want about 2 GiB")
+    return ok("memory", detail)
+
+
+def memfd() -> Finding:
+    """Sealed anonymous shared memory: the one thing that nothing works without."""
+    import fcntl
+
+    try:
+        descriptor = os.memfd_create("doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except (AttributeError, OSError) as error:
+        return Finding("memfd", Grade.MISSING, str(error), "needs Linux 3.17 or newer and memfd_create allowed")
+    try:
+        os.ftruncate(descriptor, 4096)
+        seals = 0
+        for name in _SEALS:
+            seals |= getattr(fcntl, name)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        try:
+            os.ftruncate(descriptor, 8192)
+        except PermissionError:
+            return ok("memfd", "created and sealed")
+        return Finding("memfd", Grade.MISSING, "seals do not hold", "use a kernel that enforces file seals")
+    except OSError as error:
+        return Finding("memfd", Grade.MISSING, f"can't be sealed: {error}", "allow F_ADD_SEALS (seccomp profile?)")
+    finally:
+        os.close(descriptor)
+
+
+def seqpacket() -> Finding:
+    """Message sockets between processes."""
+    try:
+        for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET):
+            end.close()
+    except OSError as error:
+        return Finding("seqpacket", Grade.MISSING, str(error), "UNIX SEQPACKET sockets must be allowed")
+    return ok("seqpacket", "available")
+
+
+def pidfd() -> Finding:
+    """Descriptors of processes."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        return Finding("pidfd", Grade.WARNING, str(error), "needs Linux 5.3 or newer; deaths show by socket alone")
+    return ok("pidfd", "available")
+
+
+def shm() -> Finding:
+    """Reported only: arenas are memfds, which no mount limits."""
+    try:
+        usage = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return ok("/dev/shm", "not mounted (not needed)")
+    return ok("/dev/shm", f"{usage.total / _GIB:.2f} GiB (not needed)")
+
+
+def user_namespaces() -> Finding:
+    """Whether an unprivileged process may make namespaces."""
+    limit = _proc("/proc/sys/user/max_user_namespaces")
+    debian = _proc("/proc/sys/kernel/unprivileged_userns_clone")
+    allowed = limit not in ("", "0") and debian != "0"
+    return ok("user namespaces", ("available" if allowed else "not available") + " (not needed yet)")
+
+
+def seccomp() -> Finding:
+    """System call filters."""
+    actions = _proc("/proc/sys/kernel/seccomp/actions_avail")
+    return ok("seccomp", ("available" if actions else "not available") + " (not needed yet)")
+
+
+def landlock() -> Finding:
+    """File access rules."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(444, None, 0, 1)  # landlock_create_ruleset(LANDLOCK_CREATE_RULESET_VERSION)
+    return ok("landlock", (f"ABI {version}" if version > 0 else "not available") + " (not needed yet)")
+
+
+def cgroups() -> Finding:
+    """Which kind of cgroups."""
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return ok("cgroups", "v2 (not needed yet)")
+    if Path("/sys/fs/cgroup/unified").exists():
+        return ok("cgroups", "v1 with a v2 tree (not needed yet)")
+    return ok("cgroups", ("v1" if Path("/sys/fs/cgroup/memory").exists() else "none") + " (not needed yet)")
+
+
+def descriptors() -> Finding:
+    """How many files may be open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1024:
+        return Finding("open files", Grade.WARNING, f"{soft} (hard {hard})", "ulimit -n 4096")
+    return ok("open files", f"{soft} (hard {hard})")
+
+
+def extra(name: str, modules: tuple[tuple[str, str], ...]) -> Callable[[], Finding]:
+    """A probe for an optional dependency group: (module, distribution) pairs."""
+
+    def probe() -> Finding:
+        found, lacking = [], []
+        for module, distribution in modules:
+            if util.find_spec(module) is None:
+                lacking.append(module)
+            else:
+                found.append(f"{module} {metadata.version(distribution)}")
+        if lacking:
+            mend = f"pip install 'dataflower[{name}]' if a workflow needs it"
+            return Finding(f"extra {name}", Grade.WARNING, "lacks " + ", ".join(lacking), mend)
+        return ok(f"extra {name}", ", ".join(found))
+
+    return probe
+
+
+def models() -> Finding:
+    """The packaged models that the shipped workflows use."""
+    from functions import assets
+
+    wanted = [getattr(assets, name) for name in vars(assets) if name.isupper()]
+    lacking = [folder for folder in wanted if not (assets.cache() / folder).is_dir()]
+    if lacking:
+        detail = f"lacks {', '.join(lacking)} in {assets.cache()}"
+        return Finding("models", Grade.WARNING, detail, "make models, if you want to run the shipped workflows")
+    return ok("models", f"{len(wanted)} packages in {assets.cache()}")
+
+
+def disk(config: Config) -> Finding:
+    """Room where the state lives."""
+    place = config.state_dir
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / _GIB
+    if free < 1:
+        return Finding("disk", Grade.WARNING, f"{free:.1f} GiB free at {place}", "set DATAFLOWER_STATE_DIR elsewhere")
+    return ok("disk", f"{free:.1f} GiB free at {place}")
+
+
+def port(config: Config) -> Finding:
+    """Whether `serve` could listen."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.address, config.port))
+        except OSError as error:
+            detail = f"{config.address}:{config.port}: {error.strerror}"
+            return Finding("port", Grade.WARNING, detail, "a server runs already, or choose another with --port")
+    return ok("port", f"{config.address}:{config.port} is free")
+
+
+def hop() -> Finding:
+    """Median round trip of a short message between two processes, on one core and wherever they are put."""
+    allowed = os.sched_getaffinity(0)
+    free = 1e6 * _ping_pong(2000)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        pinned = 1e6 * _ping_pong(2000)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    detail = f"{free:.1f} us round trip between two processes, {pinned:.1f} us on one core (medians)"
+    if free > 1000:
+        return Finding("hop", Grade.WARNING, detail, "the machine is busy; look again when it is idle")
+    return ok("hop", detail)
+
+
+def _ping_pong(rounds: int) -> float:
+    """Seconds, median. The peer is a fresh interpreter: forking a process that may have threads is not safe."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        peer = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _PEER, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+        )
+        theirs.close()
+        samples = []
+        ours.recv(64)
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            ours.send(b"ping")
+            ours.recv(64)
+            samples.append(time.perf_counter() - begin)
+    peer.wait()
+    return sorted(samples)[rounds // 2]
+
+
+def bandwidth() -> Finding:
+    """How fast memory is copied: what passing tensors by reference saves."""
+    import numpy as np
+
+    source = np.ones(64 * 1024 * 1024, np.uint8)
+    target = np.zeros_like(source)
+    best = min(_timed(lambda: np.copyto(target, source)) for _ in range(5))
+    return ok("memcpy", f"{source.nbytes / best / 1e9:.1f} GB/s (64 MB, one core, best of 5)")
+
+
+def _timed(action: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def _proc(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def probes(config: Config) -> tuple[Callable[[], Finding], ...]:
+    """All of them, in the order of the report."""
+    return (
+        python,
+        cores,
+        memory,
+        memfd,
+        seqpacket,
+        pidfd,
+        descriptors,
+        lambda: disk(config),
+        lambda: port(config),
+        shm,
+        user_namespaces,
+        seccomp,
+        landlock,
+        cgroups,
+        extra("llm", (("torch", "torch"), ("transformers", "transformers"))),
+        extra("video", (("av", "av"), ("cv2", "opencv-python-headless"))),
+        models,
+        hop,
+        bandwidth,
+    )

@@ -1,0 +1,168 @@
+"""The one place where a `Config` comes to be: defaults < file < environment < flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataflower.config.settings import Composed, Config, Origin
+from dataflower.errors import InvalidArgument, Problem
+
+PREFIX = "DATAFLOWER_"
+FILES = ("dataflower.toml", "dataflower.yaml", "dataflower.yml")
+"""Looked for in the working directory, in this order, when no file is named."""
+
+_FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+_TYPES = typing.get_type_hints(Config)
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_TIMES = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+class ConfigInvalid(InvalidArgument):
+    """Settings that can't be read, a line for each: in which file and line, or in which variable or flag."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+
+
+def compose(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Composed:
+    """Compose the configuration.
+
+    Args:
+        flags: settings given on the command line; None values count as not given.
+        file: a file to read instead of the first of `FILES` found in `directory`.
+        environment: instead of `os.environ`.
+        directory: instead of the working directory.
+
+    Raises:
+        ConfigInvalid: with every problem found.
+    """
+    environment = os.environ if environment is None else environment
+    file = file or _find(directory or Path.cwd())
+    values: dict[str, Any] = {}
+    origins = {name: Origin("default") for name in _FIELDS}
+    problems: list[str] = []
+
+    def put(name: str, value: Any, origin: Origin, at: str) -> None:
+        try:
+            values[name] = read(name, value)
+            origins[name] = origin
+        except (ValueError, TypeError) as error:
+            problems.append(f"{at}: {name}: {error}")
+
+    if file is not None:
+        text, content = _parse(file)
+        for name, value in content.items():
+            line = _line(text, name)
+            if name not in _FIELDS:
+                problems.append(str(Problem(str(file), line, 1, f"unknown setting {name!r}", _nearest(name))))
+            else:
+                put(name, value, Origin("file", str(file)), f"{file}:{line}:1")
+    for name in _FIELDS:
+        variable = PREFIX + name.upper()
+        if (given := environment.get(variable)) not in (None, ""):
+            put(name, given, Origin("environment", variable), variable)
+    for name, value in (flags or {}).items():
+        if value is not None:
+            put(name, value, Origin("flag"), "--" + name.replace("_", "-"))
+    if problems:
+        raise ConfigInvalid(problems)
+    return Composed(Config(**values), origins)
+
+
+def read(name: str, value: Any) -> Any:
+    """Bring a value, which may be text from a variable or a file, to the type of the setting `name`.
+
+    Raises:
+        ValueError: it does not fit; the message says what would.
+    """
+    type_ = _TYPES[name]
+    if isinstance(type_, types.UnionType):
+        if value is None or value == "none":
+            return None
+        type_ = next(t for t in typing.get_args(type_) if t is not type(None))
+    if type_ is Path:
+        return Path(str(value)).expanduser()
+    if typing.get_origin(type_) is tuple:
+        parts = value.split(os.pathsep) if isinstance(value, str) else value
+        return tuple(str(part) for part in parts if str(part))
+    if isinstance(value, bool) and type_ is not bool:
+        raise ValueError(f"expected {type_.__name__}, not {value!r}")
+    if type_ is float:
+        return _scaled(value, _TIMES, "a duration such as 30, 500ms or 2m")
+    if type_ is int and name.endswith("_bytes"):
+        return int(_scaled(value, _SIZES, "a size such as 1048576, 256MiB or 1GiB"))
+    if type_ is int:
+        return _whole(value)
+    return str(value)
+
+
+def _whole(value: Any) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ValueError(f"expected a whole number, not {value!r}") from None
+
+
+def _scaled(value: Any, units: Mapping[str, float], expected: str) -> float:
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(value))
+    if match is None:
+        raise ValueError(f"expected {expected}, not {value!r}")
+    number, unit = match.groups()
+    scale = units.get(unit, units.get(unit.upper()))
+    if scale is None:
+        raise ValueError(f"expected {expected}, not {value!r}")
+    return float(number) * scale
+
+
+def _find(directory: Path) -> Path | None:
+    return next((directory / name for name in FILES if (directory / name).is_file()), None)
+
+
+def _parse(file: Path) -> tuple[str, dict[str, Any]]:
+    text = file.read_text()
+    try:
+        if file.suffix == ".toml":
+            content: Any = tomllib.loads(text)
+        else:
+            from ruamel.yaml import YAML
+
+            content = YAML(typ="safe", pure=True).load(text) or {}
+    except Exception as error:  # two parsers, each with errors of its own
+        raise ConfigInvalid([str(_unreadable(file, error))]) from error
+    if not isinstance(content, dict):
+        raise ConfigInvalid([f"{file}:1:1: expected settings, name and value"])
+    return text, content
+
+
+def _unreadable(file: Path, error: Exception) -> Problem:
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return Problem(str(file), mark.line + 1, mark.column + 1, str(getattr(error, "problem", error)))
+    where = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+    line, column = (int(n) for n in where.groups()) if where else (1, 1)
+    return Problem(str(file), line, column, re.sub(r" \(at line.*\)", "", str(error)))
+
+
+def _line(text: str, name: str) -> int:
+    pattern = re.compile(rf"\s*[\"']?{re.escape(str(name))}[\"']?\s*[=:]")
+    return next((i for i, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(str(name), _FIELDS, n=1)
+    return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(_FIELDS)

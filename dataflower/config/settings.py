@@ -1,0 +1,83 @@
+"""What can be set about a server and its clients, and the defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_PORT = 8001
+"""gRPC's port, as Triton's."""
+_MIB = 1024 * 1024
+
+
+def _state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "dataflower"
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The effective configuration; composed in `config.compose` alone. Durations in seconds, sizes in bytes.
+
+    A setting of the host or of the gateway has the name that it has there.
+    """
+
+    server: str = f"127.0.0.1:{DEFAULT_PORT}"
+    """Where client verbs look for a server: `host:port`, or `unix:/path`."""
+    address: str = "127.0.0.1"
+    """Interface that `serve` listens on."""
+    port: int = DEFAULT_PORT
+    """Port that `serve` listens on; 0 picks a free one."""
+    max_message_bytes: int = 256 * _MIB
+    """Longest gRPC message that `serve` takes."""
+
+    state_dir: Path = field(default_factory=_state_dir)
+    """Where a server keeps workflows, invocations and logs."""
+    code_path: tuple[str, ...] = (".",)
+    """Directories in which functions are looked up, before `sys.path`."""
+    cpus: int = field(default_factory=_cpus)
+    """Cores to plan with."""
+    max_containers: int = 64
+    cancel_grace_s: float = 2.0
+    """How long a container may take to let go of a cancelled task before it is killed."""
+    stop_grace_s: float = 5.0
+    """How long a stopped container may take to leave before it is killed."""
+    drain_timeout_s: float = 10.0
+    """How long running invocations may go on when the server stops."""
+    container_arena_bytes: int = 1024 * _MIB
+    """Cap on the shared memory of one container."""
+    host_arena_bytes: int = 2048 * _MIB
+    """Cap on the shared memory for the inputs of running invocations."""
+    max_input_bytes: int = 1024 * _MIB
+    """All inputs of one invocation together, or one item of a stream input."""
+    recorded_bytes: int = _MIB
+    """Outputs of a synchronous invocation are kept in its record up to this size."""
+    keep_finished: int = 10_000
+    """How many finished invocations stay readable."""
+    keep_finished_s: float = 7 * 86400.0
+    """And for how long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a setting came from: `default`, `file PATH`, `environment NAME`, `flag`."""
+
+    kind: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.detail}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A configuration and the origin of each of its fields."""
+
+    config: Config
+    origins: Mapping[str, Origin]
