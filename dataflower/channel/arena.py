@@ -1,17 +1,39 @@
-"""Memory that one process writes and others read: the owner's side."""
+"""Memory that one process writes and others read: the owner's side.
+
+An arena is a growing set of *segments*, each a memfd that is mapped writable here and then sealed, so that nobody else can
+write it and nobody at all can resize it. Segments are sparse: what costs is the first touch of a page, so slots are recycled
+and never given back before the end.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
+import os
+import threading
+import weakref
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from dataflower.channel import seals
+from dataflower.channel.blocks import PAGE, Blocks, rounded
+from dataflower.errors import Closed, Code, DataflowerError, ResourceExhausted, WouldBlock
 from dataflower.wire import TensorRef
 
 SEGMENT_BYTES = 64 << 20
-"""Size of a first segment. Segments are sparse: memory is spent on pages that were written, not on size."""
+"""Largest step by which an arena grows, unless one slot needs more. Memory is spent on pages written, not on size."""
+FIRST_SEGMENT_BYTES = 1 << 20
+GROWTH = 8
+
+_SEALS = seals.RESIZE | seals.FUTURE_WRITE
+_SHIFT = 48  # the allocator's address of a slot: segment number << 48 | offset
+_MASK = (1 << _SHIFT) - 1
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -24,7 +46,10 @@ class Slot(msgspec.Struct, frozen=True):
 
     def ref(self, dtype: str, shape: Sequence[int], offset: int = 0, nbytes: int | None = None) -> TensorRef:
         """Name `nbytes` (default: the rest of the slot) at `offset` bytes into the slot, for a message."""
-        raise NotImplementedError
+        size = self.nbytes - offset if nbytes is None else nbytes
+        if offset < 0 or size < 0 or offset + size > self.nbytes:
+            raise ValueError(f"{size} bytes at {offset} lie outside a slot of {self.nbytes}")
+        return TensorRef(self.arena, self.slot, self.slot + offset, size, dtype, tuple(shape))
 
 
 class ArenaStatistics(msgspec.Struct, frozen=True):
@@ -34,6 +59,41 @@ class ArenaStatistics(msgspec.Struct, frozen=True):
     reserved_bytes: int
     slots: int
     segments: int
+
+
+class _Segment:
+    """A mapped memfd. The mapping lives as long as anything points into it, the descriptor until `close`."""
+
+    __slots__ = ("address", "arena", "buffer", "fd", "map", "nbytes")
+
+    def __init__(self, arena: int, nbytes: int) -> None:
+        self.arena, self.nbytes = arena, nbytes
+        self.fd = seals.make(f"dataflower-arena-{arena}", nbytes)
+        try:
+            self.map = mmap.mmap(self.fd, nbytes)
+            seals.seal(self.fd, _SEALS)  # after the mapping: a later writable one is what the seal forbids
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.buffer = memoryview(self.map)
+        self.address = int(np.frombuffer(self.map, np.uint8, 1).__array_interface__["data"][0])
+
+
+class _Live:
+    """Who still needs a slot: a receiver (`sent`), a local array (`local`), or both."""
+
+    __slots__ = ("local", "sent", "size")
+
+    def __init__(self, size: int, sent: bool, local: bool) -> None:
+        self.size, self.sent, self.local = size, sent, local
+
+
+class _Watch(weakref.ref):  # type: ignore[type-arg]
+    """Weak reference to a local array, that knows its slot."""
+
+    __slots__ = ("key",)
+    __hash__ = object.__hash__  # arrays have none
+    __eq__ = object.__eq__
 
 
 class Arena:
@@ -55,8 +115,30 @@ class Arena:
 
         The descriptor stays the arena's and open until `close`. `announce` may block; no lock that `release` needs is
         held meanwhile. Nothing is mapped before the first allocation. Arena numbers are `owner << 16 | n`.
+
+        `cap_bytes` limits what live slots take. Segments together may be up to twice as large, and more only where
+        a slot is larger than each of them.
         """
-        raise NotImplementedError
+        self._owner = owner
+        self._cap = -(-cap_bytes // PAGE) * PAGE
+        self._announce = announce
+        self._step = min(-(-segment_bytes // PAGE) * PAGE, self._cap)
+        # A garbage collection can run `_local_gone` in the middle of any of our own statements: the lock is
+        # re-entrant, and `_inside` tells a nested call to leave its work to the interrupted one.
+        self._lock = threading.RLock()
+        self._inside = False
+        self._dead: deque[_Watch] = deque()
+        self._growing = threading.Lock()
+        self._waiters: deque[threading.Lock] = deque()
+        self._blocks = Blocks()
+        self._live: dict[int, _Live] = {}
+        self._watches: set[_Watch] = set()
+        self._local: list[int] = []  # slots of the arrays made here, sorted
+        self._segments: list[_Segment] = []
+        self._by_address: list[tuple[int, int]] = []  # (address, number) of segments, sorted
+        self._used = 0
+        self._reserved = 0
+        self._closed = False
 
     def allocate(self, nbytes: int, *, cancelled: Callable[[], bool] | None = None) -> Slot:
         """A slot that its receiver must `release`. Blocks while the cap is reached.
@@ -64,17 +146,41 @@ class Arena:
         Raises ResourceExhausted (bigger than the cap), Closed, DataflowerError with CANCELLED when `cancelled()` is
         true (looked at before each wait, and again after `interrupt`).
         """
-        raise NotImplementedError
+        return self._slot(self._wait_for(nbytes, True, cancelled), nbytes)
 
     def allocate_nowait(self, nbytes: int) -> Slot:
         """Like `allocate`, but raises WouldBlock where that would wait."""
-        raise NotImplementedError
+        key = self._obtain(nbytes, True)
+        if key is None:
+            raise WouldBlock(f"the arena is full ({self._used} of {self._cap} bytes in use)")
+        return self._slot(key, nbytes)
 
     def array(
         self, shape: Sequence[int], dtype: Any, *, cancelled: Callable[[], bool] | None = None
     ) -> np.ndarray[Any, Any]:
-        """A writable, uninitialised array in the arena, freed when garbage-collected unless `share` gave it to a receiver."""
-        raise NotImplementedError
+        """A writable, uninitialised array in the arena. Waits and raises like `allocate`.
+
+        It is freed when it and all views of it are garbage-collected, and not before the release of those to whom
+        `share` gave it.
+        """
+        kind = np.dtype(dtype)
+        key = self._wait_for(math.prod(shape) * kind.itemsize, False, cancelled)
+        try:
+            made: np.ndarray[Any, Any] = np.ndarray(shape, kind, self._segments[key >> _SHIFT].map, key & _MASK)
+            watch = _Watch(made, self._local_gone)
+        except BaseException:
+            with self._lock:
+                self._free(key, self._live[key])
+            raise
+        watch.key = key
+        with self._lock:
+            self._inside = True
+            try:
+                self._watches.add(watch)
+                insort(self._local, key)
+            finally:
+                self._leave()
+        return made
 
     def share(self, address: int, nbytes: int) -> tuple[int, int, int] | None:
         """Claim local memory (made by `array`) for sending by reference: (arena, slot, offset as in TensorRef).
@@ -82,24 +188,226 @@ class Arena:
         From here on the slot also needs one `release`. None if the memory is elsewhere, or is already
         with a receiver (the caller copies then: two claims could not be told apart when they are released).
         """
-        raise NotImplementedError
+        with self._lock:
+            self._inside = True
+            try:
+                found = self._find(address, nbytes)
+                if found is None:
+                    return None
+                live = self._live[(found[0] & 0xFFFF) << _SHIFT | found[1]]
+                if live.sent:
+                    return None
+                live.sent = True
+                return found
+            finally:
+                self._leave()
 
     def release(self, slots: Iterable[tuple[int, int]]) -> None:
-        """The receivers are done with these (arena, slot) pairs. ValueError for one that none of them has (nothing of the call is undone)."""
-        raise NotImplementedError
+        """The receivers are done with these (arena, slot) pairs.
+
+        ValueError for one that no receiver has: a bug, or a peer that must not be trusted. Those before it are released.
+        """
+        with self._lock:
+            self._inside = True
+            try:
+                for arena, slot in slots:
+                    key = (arena & 0xFFFF) << _SHIFT | slot
+                    live = self._live.get(key) if arena >> 16 == self._owner and 0 <= slot <= _MASK else None
+                    if live is None or not live.sent:
+                        raise ValueError(f"slot {slot} of arena {arena} is not with any receiver")
+                    live.sent = False
+                    if not live.local:
+                        self._free(key, live)
+            finally:
+                self._leave()
+        self._wake()
 
     def interrupt(self) -> None:
         """Make every waiting `allocate` look at its `cancelled` again."""
-        raise NotImplementedError
+        self._wake()
 
     def find(self, address: int, nbytes: int) -> tuple[int, int, int] | None:
-        """(arena, slot, offset as in TensorRef) of memory inside a live slot, or None."""
-        raise NotImplementedError
+        """(arena, slot, offset as in TensorRef) of memory inside an array made by `array`, or None."""
+        with self._lock:
+            self._inside = True
+            try:
+                return self._find(address, nbytes)
+            finally:
+                self._leave()
 
     def statistics(self) -> ArenaStatistics:
         """Sizes and counts now."""
-        raise NotImplementedError
+        with self._lock:
+            return ArenaStatistics(self._used, self._reserved, len(self._live), len(self._segments))
 
     def close(self) -> None:
         """Give the memory back as soon as no local view needs it. Idempotent; waiting `allocate`s raise Closed."""
-        raise NotImplementedError
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._watches.clear()  # before anything else: a watch that is dropped never calls back
+            self._dead.clear()
+            for segment in self._segments:
+                os.close(segment.fd)
+            self._segments.clear()
+            self._by_address.clear()
+            self._local.clear()
+            self._live.clear()
+            self._blocks = Blocks()
+            self._used = self._reserved = 0
+        self._wake()
+
+    def _slot(self, key: int, nbytes: int) -> Slot:
+        try:
+            segment = self._segments[key >> _SHIFT]
+        except IndexError:  # another thread closed us since
+            raise Closed("the arena is closed") from None
+        offset = key & _MASK
+        return Slot(segment.arena, offset, nbytes, segment.buffer[offset : offset + nbytes])
+
+    def _wait_for(self, nbytes: int, sent: bool, cancelled: Callable[[], bool] | None) -> int:
+        """Address of a new slot."""
+        key = self._obtain(nbytes, sent)
+        if key is not None:
+            return key
+        waiter = threading.Lock()
+        waiter.acquire()
+        try:
+            while True:
+                self._waiters.append(waiter)  # before looking again, so that no release in between is missed
+                key = self._obtain(nbytes, sent)
+                if key is not None:
+                    return key
+                if cancelled is not None and cancelled():
+                    raise DataflowerError("cancelled while waiting for room in the arena", code=Code.CANCELLED)
+                waiter.acquire()
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+
+    def _obtain(self, nbytes: int, sent: bool) -> int | None:
+        """Address of a new slot, or None if one must be released first."""
+        if nbytes < 0:
+            raise ValueError(f"{nbytes} bytes")
+        if nbytes > self._cap:
+            raise ResourceExhausted(
+                f"{nbytes} bytes can never fit into the arena: it is capped at {self._cap} bytes (setting arena_bytes)"
+            )
+        size = rounded(nbytes)
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise Closed("the arena is closed")
+                self._inside = True
+                try:
+                    key = self._take(size, sent)
+                    growth = self._growth(size) if key is None else 0
+                finally:
+                    self._leave()
+            if not growth:
+                return key
+            with self._growing:
+                if len(self._segments) == growth >> _SHIFT:  # else another thread has grown the arena meanwhile
+                    self._grow(growth & _MASK)
+
+    def _take(self, size: int, sent: bool) -> int | None:
+        if self._used + size > self._cap:
+            return None
+        key = self._blocks.take(size)
+        if key is not None:
+            self._used += size
+            self._live[key] = _Live(size, sent, not sent)
+        return key
+
+    def _growth(self, size: int) -> int:
+        """Segments there are << 48 | bytes to grow by so that `size` fits; 0: don't, wait for a release."""
+        count = len(self._segments)
+        if self._used + size > self._cap or count > 0xFFFF:
+            return 0
+        least = -(-size // PAGE) * PAGE
+        if count < 8 and (early := FIRST_SEGMENT_BYTES * GROWTH**count) < self._step:
+            nbytes = max(early, least)
+        else:
+            nbytes = max(self._step, least, self._reserved // 2 // PAGE * PAGE)
+        if self._reserved + nbytes > 2 * self._cap:
+            nbytes = least
+            # Every slot that is released brings the joined-up blocks nearer to a whole segment.
+            if self._reserved + nbytes > 2 * self._cap and any(s.nbytes >= size for s in self._segments):
+                return 0
+        return count << _SHIFT | nbytes
+
+    def _grow(self, nbytes: int) -> None:
+        number = len(self._segments)
+        segment = _Segment(self._owner << 16 | number, nbytes)
+        try:
+            self._announce(segment.arena, nbytes, segment.fd)
+            with self._lock:
+                if self._closed:
+                    raise Closed("the arena is closed")
+                self._inside = True
+                try:
+                    self._segments.append(segment)
+                    insort(self._by_address, (segment.address, number))
+                    self._blocks.give(number << _SHIFT, nbytes)
+                    self._reserved += nbytes
+                finally:
+                    self._leave()
+        except BaseException:
+            os.close(segment.fd)
+            raise
+
+    def _find(self, address: int, nbytes: int) -> tuple[int, int, int] | None:
+        at = bisect_left(self._by_address, (address + 1, 0)) - 1
+        if at < 0:
+            return None
+        start, number = self._by_address[at]
+        segment = self._segments[number]
+        offset = address - start
+        if offset + nbytes > segment.nbytes:
+            return None
+        place = number << _SHIFT | offset
+        at = bisect_right(self._local, place) - 1
+        if at < 0:
+            return None
+        key = self._local[at]
+        if key + self._live[key].size < place + nbytes:
+            return None
+        return segment.arena, key & _MASK, offset
+
+    def _free(self, key: int, live: _Live) -> None:
+        del self._live[key]
+        self._used -= live.size
+        self._blocks.give(key, live.size)
+
+    def _local_gone(self, watch: _Watch) -> None:
+        """The last local view of a slot died. May run inside any other method of this object, in the same thread."""
+        self._dead.append(watch)
+        with self._lock:
+            if not self._inside:
+                self._leave()
+
+    def _leave(self) -> None:
+        """Leave a critical section: local deaths that came in meanwhile are dealt with here."""
+        self._inside = False
+        while self._dead:
+            self._inside = True
+            try:
+                while self._dead:
+                    watch = self._dead.popleft()
+                    self._watches.discard(watch)
+                    if self._closed:
+                        continue
+                    del self._local[bisect_left(self._local, watch.key)]
+                    live = self._live[watch.key]
+                    live.local = False
+                    if not live.sent:
+                        self._free(watch.key, live)
+            finally:
+                self._inside = False
+            self._wake()
+
+    def _wake(self) -> None:
+        while self._waiters:
+            with contextlib.suppress(IndexError, RuntimeError):  # another thread woke it first
+                self._waiters.popleft().release()

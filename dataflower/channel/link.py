@@ -10,6 +10,7 @@ A message travels as it is, in one system call on each side. Only when it is lon
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import os
 import select
@@ -65,7 +66,8 @@ class Link:
     def __init__(self, end: int | socket.socket) -> None:
         """Take over an open SEQPACKET socket, blocking or not (an integer: its descriptor)."""
         self._socket = socket.socket(fileno=end) if isinstance(end, int) else end
-        self._socket.settimeout(None) if self._socket.gettimeout() else None
+        if self._socket.gettimeout():
+            self._socket.settimeout(None)
         self._closed = False
         self._reset = False
         self._busy: list[None] = []  # one entry per thread inside a system call; append and pop are atomic
@@ -124,10 +126,8 @@ class Link:
             return
         # Closing a descriptor wakes nobody, and its number could be reused under a thread that is about to enter
         # the kernel with it. So wake them by a shutdown; the last one out closes (see `_leave`).
-        try:
+        with contextlib.suppress(OSError):  # not connected any more: then they wake anyway
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # not connected any more, so they wake anyway
         if not self._busy:
             self._socket.close()
 

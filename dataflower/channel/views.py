@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+import os
+import threading
+import weakref
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from dataflower.channel import seals
 from dataflower.wire import TensorRef
+
+Slots = tuple[tuple[int, int], ...]
+"""(arena, slot) pairs."""
+
+NUMPY_DTYPES = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype("u1"),
+}
+"""Open Inference Protocol datatype -> how its bytes lie in memory (BF16: its bits)."""
+
+_SEALS = seals.RESIZE | seals.FUTURE_WRITE
 
 
 class ViewsStatistics(msgspec.Struct, frozen=True):
@@ -19,11 +50,42 @@ class ViewsStatistics(msgspec.Struct, frozen=True):
     held: int
 
 
+class _Attached:
+    """Somebody else's segment: mapped when first read; the mapping lives as long as a view of it."""
+
+    __slots__ = ("address", "fd", "map", "nbytes", "slots")
+
+    def __init__(self, nbytes: int, fd: int) -> None:
+        self.nbytes, self.fd = nbytes, fd
+        self.map: mmap.mmap | None = None
+        self.address = 0
+        self.slots: list[int] = []  # of live views, sorted
+
+
+class _Held:
+    """A slot with live views. `end`: how far into the arena they reach at most."""
+
+    __slots__ = ("end", "reported", "views")
+
+    def __init__(self) -> None:
+        self.views = 0
+        self.end = 0
+        self.reported = False
+
+
+class _Watch(weakref.ref):  # type: ignore[type-arg]
+    """Weak reference to the array that all views made from it keep alive; it knows slot and segment."""
+
+    __slots__ = ("key", "segment")
+    __hash__ = object.__hash__  # arrays have none
+    __eq__ = object.__eq__
+
+
 class Views:
     """Other processes' arenas, read-only. Thread-safe. Arenas are mapped when first read."""
 
     def __init__(
-        self, on_unheld: Callable[[tuple[tuple[int, int], ...]], None] | None = None, *, keep_descriptors: bool = False
+        self, on_unheld: Callable[[Slots], None] | None = None, *, keep_descriptors: bool = False
     ) -> None:
         """`on_unheld(slots)` is called when the last view of slots that `held` reported dies.
 
@@ -31,54 +93,206 @@ class Views:
         queue and wake (deque.append, SimpleQueue.put, eventfd), not take locks.
         `keep_descriptors`: keep them for `descriptor` (the host passes them on); otherwise mapping closes them.
         """
-        raise NotImplementedError
+        self._on_unheld = on_unheld
+        self._keep = keep_descriptors
+        # As in Arena: a garbage collection may call `_gone` in the middle of any statement below.
+        self._lock = threading.RLock()
+        self._inside = False
+        self._dead: deque[_Watch] = deque()
+        self._attached: dict[int, _Attached] = {}
+        self._by_address: list[tuple[int, int]] = []  # (address, arena) of what is mapped, sorted
+        self._held: dict[tuple[int, int], _Held] = {}
+        self._watches: set[_Watch] = set()
+        self._arrived = threading.Condition(threading.Lock())
 
     def attach(self, arena: int, nbytes: int, fd: int) -> None:
         """Take over the descriptor of an arena (closed here also on errors).
 
         Raises ValueError if the size differs, the seals are missing or the number is taken.
         """
-        raise NotImplementedError
+        try:
+            seals.check(fd, nbytes, _SEALS)
+            if nbytes <= 0:
+                raise ValueError("an empty arena")
+            with self._arrived:
+                if arena in self._attached:
+                    raise ValueError(f"arena {arena} is attached already")
+                self._attached[arena] = _Attached(nbytes, fd)
+                self._arrived.notify_all()
+        except BaseException:
+            os.close(fd)
+            raise
 
     def detach(self, arena: int) -> None:
         """Forget an arena; unmapped when its last view is gone. ValueError if it isn't attached."""
-        raise NotImplementedError
+        with self._lock:
+            self._inside = True
+            try:
+                segment = self._attached.pop(arena, None)
+                if segment is None:
+                    raise ValueError(f"arena {arena} is not attached")
+                if segment.map is not None:
+                    self._by_address.remove((segment.address, arena))
+                if segment.fd >= 0:
+                    os.close(segment.fd)
+                    segment.fd = -1
+            finally:
+                gone = self._leave()
+        self._tell(gone)
 
     def wait_attached(self, arenas: Iterable[int], timeout_s: float | None = None) -> bool:
-        """Block until all of these are attached (they come on another socket than the messages that need them)."""
-        raise NotImplementedError
+        """Block until all of these are attached (they may come on another socket than the messages that need them)."""
+        wanted = set(arenas)
+        if wanted <= self._attached.keys():
+            return True
+        with self._arrived:
+            return self._arrived.wait_for(lambda: wanted <= self._attached.keys(), timeout_s)
 
     def descriptor(self, arena: int) -> int:
         """Descriptor of an attached arena (with `keep_descriptors`), still owned here. ValueError if there is none."""
-        raise NotImplementedError
+        segment = self._attached.get(arena)
+        if segment is None or segment.fd < 0:
+            raise ValueError(f"no descriptor of arena {arena} is kept")
+        return segment.fd
 
     def view(self, ref: TensorRef) -> np.ndarray[Any, Any]:
         """The bytes as a read-only uint8 array. The slot is held while it, or anything made from it, lives.
 
         Raises ValueError for a reference that lies outside its arena or names one that isn't attached.
         """
-        raise NotImplementedError
+        return self._view(ref, NUMPY_DTYPES["UINT8"], (ref.nbytes,))
 
     def array(self, ref: TensorRef) -> np.ndarray[Any, Any]:
         """Like `view`, with dtype and shape of the reference (BF16 as uint16)."""
-        raise NotImplementedError
+        kind = NUMPY_DTYPES.get(ref.dtype)
+        if kind is None:
+            raise ValueError(f"unknown dtype {ref.dtype!r}")
+        if math.prod(ref.shape) * kind.itemsize != ref.nbytes or (ref.shape and min(ref.shape) < 0):
+            raise ValueError(f"{ref.dtype}{list(ref.shape)} does not take {ref.nbytes} bytes")
+        return self._view(ref, kind, ref.shape)
 
-    def held(self, slots: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    def held(self, slots: Iterable[tuple[int, int]]) -> Slots:
         """Which of these slots still have live views. Each will be given to `on_unheld` once, when it has none.
 
         That may happen as soon as this returns, so the caller must queue what it says about `held` (TaskDone) ahead of
-        what `on_unheld` says, e.g. by holding its outgoing queue's lock round both.
+        what `on_unheld` says.
         """
-        raise NotImplementedError
+        with self._lock:
+            self._inside = True
+            try:
+                found = []
+                for slot in dict.fromkeys(slots):
+                    entry = self._held.get(slot)
+                    if entry is not None:
+                        entry.reported = True
+                        found.append(slot)
+            finally:
+                gone = self._leave()
+        self._tell(gone)
+        return tuple(found)
 
     def find(self, address: int, nbytes: int) -> tuple[int, int, int] | None:
         """(arena, slot, offset as in TensorRef) of memory inside a live view, or None."""
-        raise NotImplementedError
+        with self._lock:
+            self._inside = True
+            try:
+                found = self._find(address, nbytes)
+            finally:
+                gone = self._leave()
+        self._tell(gone)
+        return found
 
     def statistics(self) -> ViewsStatistics:
         """Counts now."""
-        raise NotImplementedError
+        return ViewsStatistics(len(self._attached), len(self._by_address), len(self._held))
 
     def close(self) -> None:
         """Detach everything. Views that live stay valid. Idempotent."""
-        raise NotImplementedError
+        for arena in list(self._attached):
+            self.detach(arena)
+
+    def _view(self, ref: TensorRef, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        start, end = ref.offset, ref.offset + ref.nbytes
+        key = (ref.arena, ref.slot)
+        with self._lock:
+            self._inside = True
+            try:
+                segment = self._attached.get(ref.arena)
+                if segment is None:
+                    raise ValueError(f"arena {ref.arena} is not attached")
+                if not 0 <= ref.slot <= start <= end <= segment.nbytes:
+                    raise ValueError(f"bytes {start} to {end} lie outside slot {ref.slot} or arena {ref.arena}")
+                memory = segment.map or self._map(ref.arena, segment)
+                # Numpy makes this array the base of every view of it and of views of those, so it dies last.
+                root: np.ndarray[Any, Any] = np.ndarray(shape, kind, memory, start)
+                watch = _Watch(root, self._gone)
+                watch.key, watch.segment = key, segment
+                self._watches.add(watch)
+                entry = self._held.get(key)
+                if entry is None:
+                    entry = self._held[key] = _Held()
+                    insort(segment.slots, ref.slot)
+                entry.views += 1
+                entry.end = max(entry.end, end)
+            finally:
+                gone = self._leave()
+        if gone:
+            self._tell(gone)
+        return root
+
+    def _map(self, arena: int, segment: _Attached) -> mmap.mmap:
+        segment.map = mmap.mmap(segment.fd, segment.nbytes, mmap.MAP_SHARED, mmap.PROT_READ)
+        segment.address = int(np.frombuffer(segment.map, np.uint8, 1).__array_interface__["data"][0])
+        insort(self._by_address, (segment.address, arena))
+        if not self._keep:
+            os.close(segment.fd)
+            segment.fd = -1
+        return segment.map
+
+    def _find(self, address: int, nbytes: int) -> tuple[int, int, int] | None:
+        at = bisect_left(self._by_address, (address + 1, 0)) - 1
+        if at < 0:
+            return None
+        start, arena = self._by_address[at]
+        segment = self._attached[arena]
+        offset = address - start
+        at = bisect_right(segment.slots, offset) - 1
+        if offset + nbytes > segment.nbytes or at < 0:
+            return None
+        slot = segment.slots[at]
+        return (arena, slot, offset) if offset + nbytes <= self._held[arena, slot].end else None
+
+    def _gone(self, watch: _Watch) -> None:
+        """A root array died. May run inside any other method of this object, in the same thread."""
+        self._dead.append(watch)
+        with self._lock:
+            if self._inside:
+                return  # the interrupted call deals with it
+            gone = self._leave()
+        self._tell(gone)
+
+    def _leave(self) -> list[tuple[int, int]]:
+        """Leave a critical section: deaths that came in meanwhile are dealt with. Returns what to tell, unlocked."""
+        self._inside = False
+        gone: list[tuple[int, int]] = []
+        while self._dead:
+            self._inside = True
+            try:
+                while self._dead:
+                    watch = self._dead.popleft()
+                    self._watches.discard(watch)
+                    entry = self._held[watch.key]
+                    entry.views -= 1
+                    if not entry.views:
+                        del self._held[watch.key]
+                        slots = watch.segment.slots
+                        del slots[bisect_left(slots, watch.key[1])]
+                        if entry.reported:
+                            gone.append(watch.key)
+            finally:
+                self._inside = False
+        return gone
+
+    def _tell(self, gone: list[tuple[int, int]]) -> None:
+        if gone and self._on_unheld is not None:
+            self._on_unheld(tuple(gone))
