@@ -46,6 +46,8 @@ class StageStatus:
     idle: int
     busy: int
     queued: int
+    done: int = 0
+    """Tasks ended so far, in whatever way, as far as the host counts them."""
 
 
 @dataclass(frozen=True, slots=True)
