@@ -1,0 +1,1 @@
+"""What happens next: the decisions of one host, without any I/O."""

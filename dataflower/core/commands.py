@@ -70,7 +70,7 @@ class TakeInput(Struct, frozen=True):
 
 
 class FinishInvocation(Struct, frozen=True):
-    """The invocation is over; failure None means success. Answer with `InvocationReleased` when its outputs are read."""
+    """The invocation is over; failure None means success. `InvocationReleased` is due once its outputs are read."""
 
     invocation: str
     failure: Failure | None

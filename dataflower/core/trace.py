@@ -37,7 +37,7 @@ class TaskTrace(Struct):
 
 
 class InvocationTrace(Struct):
-    """All tasks of an invocation in the order in which they were queued (at most `LIMIT`; `dropped` counts the rest)."""
+    """All tasks of an invocation in the order of queueing (at most `LIMIT`; `dropped` counts the rest)."""
 
     invocation: str
     key: str

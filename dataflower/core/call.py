@@ -1,0 +1,56 @@
+"""One invocation and one deployed workflow, as the host core keeps them."""
+
+from __future__ import annotations
+
+from dataflower.core.instance import Instance
+from dataflower.core.matching import Flow
+from dataflower.core.pool import Pool
+from dataflower.core.program import Program
+from dataflower.core.timers import Timer
+from dataflower.core.trace import LIMIT, InvocationTrace, TaskTrace
+
+
+class Deployment:
+    """A workflow that can be invoked: its program and a pool for each stage that runs in containers."""
+
+    __slots__ = ("calls", "key", "pools", "program", "removed")
+
+    def __init__(self, key: str, program: Program, pools: dict[int, Pool]) -> None:
+        self.key = key
+        self.program = program
+        self.pools = pools
+        self.calls = 0
+        self.removed = False
+
+
+class Call:
+    """A running (or finished but still read) invocation."""
+
+    __slots__ = ("deadline", "deadline_timer", "deployment", "finished", "flow", "released", "running", "trace")
+
+    def __init__(self, flow: Flow, deployment: Deployment, deadline: float, now: float) -> None:
+        self.flow = flow
+        self.deployment = deployment
+        self.deadline = deadline
+        self.deadline_timer: Timer | None = None
+        self.running = 0
+        """Tasks in containers, doomed ones included."""
+        self.finished = False
+        self.released = False
+        self.trace = InvocationTrace(
+            invocation=flow.invocation, key=deployment.key, arrived=now, deadline=deadline, tasks=[]
+        )
+
+    def record(self, instance: Instance, now: float) -> None:
+        """A task of it was queued: begin its trace."""
+        trace = TaskTrace(instance.program.name, instance.tag, instance.attempt + 1, now)
+        instance.trace = trace
+        if len(self.trace.tasks) < LIMIT:
+            self.trace.tasks.append(trace)
+        else:
+            self.trace.dropped += 1
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing refers to it any more."""
+        return self.finished and self.released and not self.running

@@ -1,0 +1,225 @@
+"""The pieces of a running invocation: instances (tasks waiting, running or done), their streams, and credit."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from dataflower.core.program import StageProgram
+from dataflower.core.trace import TaskTrace
+from dataflower.wire import Tag, Value
+
+if TYPE_CHECKING:
+    from dataflower.core.matching import Flow
+
+
+class Absent(enum.Enum):
+    """The token that carries no data: its branch was not taken, or its producer left the port out."""
+
+    ABSENT = enum.auto()
+
+
+ABSENT: Final = Absent.ABSENT
+
+Payload = Value | tuple[Value, ...]
+"""What an input holds once it is there: a value, or a list that was gathered or merged."""
+
+
+class Phase(enum.IntEnum):
+    """Of an instance. RETRYING waits for its next attempt; DONE covers skipped, caught and failed."""
+
+    WAITING = 0
+    QUEUED = 1
+    RUNNING = 2
+    RETRYING = 3
+    DONE = 4
+
+
+class Emitter:
+    """Credit account of one producer of items (a running task, or the caller on one stream input).
+
+    `outstanding`: items that a consumer could take and has not taken. The producer may be `credit` items ahead of
+    those that are settled, so its limit is `emitted - outstanding + credit`, and never goes back.
+    """
+
+    __slots__ = (
+        "bytes",
+        "credit_bytes",
+        "credit_items",
+        "emitted",
+        "granted",
+        "granted_bytes",
+        "open",
+        "out_bytes",
+        "outstanding",
+        "owner",
+        "port",
+    )
+
+    def __init__(self, credit_items: int, credit_bytes: int, owner: Instance, port: str = "") -> None:
+        self.credit_items = credit_items
+        self.credit_bytes = credit_bytes
+        self.owner = owner
+        self.port = port
+        self.open = True
+        self.emitted = 0
+        self.bytes = 0
+        self.outstanding = 0
+        self.out_bytes = 0
+        self.granted = credit_items
+        self.granted_bytes = credit_bytes
+
+    def limits(self) -> tuple[int, int]:
+        """How many items and bytes may have been emitted in all, by the present state."""
+        return (
+            max(self.granted, self.emitted - self.outstanding + self.credit_items),
+            max(self.granted_bytes, self.bytes - self.out_bytes + self.credit_bytes),
+        )
+
+    def wants_grant(self) -> bool:
+        """Whether the limit has moved far enough for a message: by half the credit, or the producer stands still."""
+        items, nbytes = self.limits()
+        more = items - self.granted
+        more_bytes = nbytes - self.granted_bytes
+        if not more and not more_bytes:
+            return False
+        stalled = self.emitted >= self.granted or self.bytes >= self.granted_bytes
+        return stalled or 2 * more >= self.credit_items or 2 * more_bytes >= self.credit_bytes
+
+
+class Item:
+    """One item of a stream, as credit sees it. `uses`: consumers that could take it now and have not."""
+
+    __slots__ = ("emitter", "nbytes", "uses")
+
+    def __init__(self, emitter: Emitter, nbytes: int) -> None:
+        self.emitter = emitter
+        self.nbytes = nbytes
+        self.uses = 0
+
+    def use(self) -> None:
+        """A consumer could take it from now on."""
+        if not self.uses:
+            self.emitter.outstanding += 1
+            self.emitter.out_bytes += self.nbytes
+        self.uses += 1
+
+    def settle(self) -> bool:
+        """A consumer has taken it; True if nobody else is waiting to."""
+        self.uses -= 1
+        if self.uses:
+            return False
+        self.emitter.outstanding -= 1
+        self.emitter.out_bytes -= self.nbytes
+        return True
+
+
+class StreamInput:
+    """Items of a stream input that its task has not let go of yet; `base` is the number of the first of them."""
+
+    __slots__ = ("base", "ended", "entries", "reported", "sent", "taken")
+
+    def __init__(self) -> None:
+        self.entries: deque[tuple[Value, Item | None]] = deque()
+        self.base = 0
+        self.sent = 0
+        """Items told to the container."""
+        self.taken = 0
+        """Items that user code has read."""
+        self.ended = False
+        self.reported = False
+        """Whether the container knows the end."""
+
+    @property
+    def length(self) -> int:
+        """Items that have come so far."""
+        return self.base + len(self.entries)
+
+    def unsent(self) -> tuple[Value, ...]:
+        """Items that the container has not been told; marks them as told."""
+        values = tuple(self.entries[i][0] for i in range(self.sent - self.base, len(self.entries)))
+        self.sent = self.length
+        return values
+
+
+class MergeState:
+    """What has come to an input that several edges feed."""
+
+    __slots__ = ("arrived", "by_edge", "spoken")
+
+    def __init__(self, edges: int) -> None:
+        self.by_edge: list[Value | None] = [None] * edges
+        self.arrived: list[Value] = []
+        self.spoken = 0
+
+
+class Instance:
+    """One task-to-be: a stage under one tag, from its first token until it is done with and every edge has spoken."""
+
+    __slots__ = (
+        "attempt",
+        "cancelled",
+        "children",
+        "container",
+        "delivered",
+        "emitter",
+        "flow",
+        "items",
+        "merges",
+        "missing",
+        "payloads",
+        "phase",
+        "pooled",
+        "program",
+        "satisfied",
+        "streams",
+        "tag",
+        "task",
+        "timed_out",
+        "trace",
+        "unheard",
+    )
+
+    def __init__(self, flow: Flow, program: StageProgram, tag: Tag) -> None:
+        self.flow = flow
+        self.program = program
+        self.tag = tag
+        self.phase = Phase.WAITING
+        count = len(program.inputs)
+        self.payloads: list[Payload | None] = [None] * count
+        self.satisfied: list[bool] = [False] * count
+        self.missing = count
+        self.unheard = program.edges
+        self.streams: dict[int, StreamInput] = {}
+        self.merges: dict[int, MergeState] = {}
+        self.items: list[Item] = []
+        """Items of `each` edges that this task takes."""
+        self.attempt = 0
+        self.task = 0
+        self.container = 0
+        self.delivered = 0
+        """Items handed on so far, by whichever attempt got furthest."""
+        self.emitter: Emitter | None = None
+        self.children: dict[int, Item] = {}
+        """Items of its own that are not settled, by index: ordered gathers further down count against them."""
+        self.trace: TaskTrace | None = None
+        self.cancelled = False
+        self.timed_out = False
+        self.pooled = False
+        """Whether it stands in its stage's queue."""
+
+    @property
+    def is_doomed(self) -> bool:
+        """Whether it was told to stop; its container is expected to let go of it."""
+        return self.cancelled or self.timed_out
+
+
+def value_bytes(value: Value) -> int:
+    """Bytes of a value for credit: its tensors, or its body."""
+    total = len(value.body)
+    for ref in value.tensors:
+        total += ref.nbytes
+    if value.spilled is not None:
+        total += value.spilled.nbytes
+    return total

@@ -1,0 +1,741 @@
+"""Matching: tokens in, fireable tasks out. One `Flow` is the state of one invocation (contract: docs/semantics.md).
+
+Every edge *speaks* exactly once for each task of its consumer (a stream speaks at its end): with a token or with
+absence. An instance lives until it is over and all its edges have spoken, so a late token always finds it, and nothing
+is kept longer.
+"""
+
+from __future__ import annotations
+
+from dataflower.core.commands import EmitOutput, EndOutput
+from dataflower.core.instance import (
+    ABSENT,
+    Absent,
+    Emitter,
+    Instance,
+    Item,
+    MergeState,
+    Payload,
+    Phase,
+    StreamInput,
+    value_bytes,
+)
+from dataflower.core.ledger import Ledger
+from dataflower.core.program import (
+    CALLER,
+    OUTPUT,
+    Consumer,
+    Element,
+    InputProgram,
+    Mode,
+    Program,
+    StageProgram,
+    case_port,
+    keyed_element,
+)
+from dataflower.core.values import EMPTY, look, split_key
+from dataflower.errors import Code, Failure
+from dataflower.spec.expression import ExpressionError
+from dataflower.spec.workflow import Credit, Merge
+from dataflower.wire import Tag, Value
+
+
+class _Collector:
+    """A gather under way: what has come of one fan-out. `expected` None: its producer still runs."""
+
+    __slots__ = ("arrived", "expected", "items", "next")
+
+    def __init__(self) -> None:
+        self.items: dict[int, Value | Absent] = {}
+        self.arrived = 0
+        self.expected: int | Absent | None = None
+        self.next = 0
+        """Next item in order (ordered gathers only)."""
+
+
+class _Branch:
+    """All tasks of a stage below one tag: keeps the broadcast tokens that they share until the last of them is over."""
+
+    __slots__ = ("done", "expected", "shared")
+
+    def __init__(self) -> None:
+        self.expected: int | None = None
+        self.done = 0
+        self.shared: list[tuple[Consumer, Value | Absent | tuple[Value, ...]]] = []
+
+
+class _Groups:
+    """Items of a keyed edge by key, in order of first appearance."""
+
+    __slots__ = ("by_key",)
+
+    def __init__(self) -> None:
+        self.by_key: dict[tuple[type, object], list[Value]] = {}
+
+
+class _OutputState:
+    """A workflow output: what the caller has not copied out yet."""
+
+    __slots__ = ("emitted", "entries", "resolved", "taken")
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[Value, Item | None] | None] = []
+        self.emitted = 0
+        self.taken = 0
+        self.resolved = False
+
+
+class Flow:
+    """State of one invocation. The core reads and empties `ready`, `fed`, `granted`, `said` after each call.
+
+    ready    instances that may be queued
+    fed      running instances with stream items or ends that their container has not been told
+    granted  producers whose credit may have moved
+    said     outputs for the caller
+    """
+
+    def __init__(self, invocation: str, program: Program, ledger: Ledger) -> None:
+        self.invocation = invocation
+        self.program = program
+        self.ledger = ledger
+        self.instances: list[dict[Tag, Instance]] = [{} for _ in program.stages]
+        self.ready: list[Instance] = []
+        self.fed: list[Instance] = []
+        self.granted: list[Emitter] = []
+        self.said: list[EmitOutput | EndOutput] = []
+        self.outputs = [_OutputState() for _ in program.outputs]
+        self.unresolved = len(program.outputs)
+        self.active = 0
+        """Instances queued, running or waiting for another attempt."""
+        self.failure: Failure | None = None
+        """Set by a switch that can't be decided; the core ends the invocation."""
+        self.over = False
+        self.caller: dict[str, Emitter] = {}
+        """Stream inputs that the caller is still feeding."""
+        self._caller_items = 0
+        self._ended: list[Emitter] = []
+        self._collectors: dict[tuple[Consumer, Tag], _Collector] = {}
+        self._branches: dict[tuple[int, Tag], _Branch] = {}
+        self._groups: dict[tuple[Consumer, Tag], _Groups] = {}
+
+    # --- the caller ------------------------------------------------------------------------------------------
+
+    def start(self, inputs: dict[str, Value], open_inputs: tuple[str, ...]) -> None:
+        """The invocation arrived: its value inputs are there, `open_inputs` will be fed."""
+        stage = self.program.stages[CALLER]
+        caller = Instance(self, stage, ())
+        caller.phase = Phase.RUNNING
+        caller.unheard = 1  # kept until the caller has ended its streams
+        self.instances[CALLER][()] = caller
+        credit = Credit()
+        for port in stage.streams:
+            emitter = Emitter(credit.items, credit.bytes, caller, port)
+            self.caller[port] = emitter
+        for source in self.program.sources:
+            self._fire(self._instance(source.index, ()))
+        for name, consumers in stage.values.items():
+            self._distribute(consumers, (), inputs.get(name, ABSENT), None)
+        for port in tuple(self.caller):
+            if port not in open_inputs:
+                self.end_caller(port)
+        if not stage.streams:
+            self.instances[CALLER].clear()
+
+    def feed_caller(self, port: str, value: Value) -> bool:
+        """An item of a stream input came; False if that input isn't open."""
+        emitter = self.caller.get(port)
+        if emitter is None:
+            return False
+        index = emitter.emitted
+        self._emit(self.program.stages[CALLER].streams[port], emitter, (index,), value)
+        emitter.emitted += 1
+        self._caller_items = max(self._caller_items, emitter.emitted)
+        self.granted.append(emitter)
+        return True
+
+    def end_caller(self, port: str) -> None:
+        """The caller has sent the last item of a stream input (a repetition is ignored)."""
+        emitter = self.caller.pop(port, None)
+        if emitter is None:
+            return
+        emitter.open = False
+        stage = self.program.stages[CALLER]
+        for consumer in stage.streams[port]:
+            if consumer.mode is Mode.STREAM:
+                self._end_stream(consumer, ())
+            elif consumer.mode is Mode.KEYED:
+                self._end_groups(consumer, ())
+        self._ended.append(emitter)
+        if self.caller:
+            return
+        for done in self._ended:  # ports that ended early lack the last items
+            for index in range(done.emitted, self._caller_items):
+                self._distribute(stage.streams[done.port], (index,), ABSENT, None)
+        self._count(CALLER, (), self._caller_items)
+        self.instances[CALLER].clear()
+
+    # --- what tasks hand out ---------------------------------------------------------------------------------
+
+    def emit(self, instance: Instance, index: int, outputs: dict[str, Value]) -> None:
+        """A task yielded item `index`: all its stream ports, absent where `outputs` says nothing."""
+        emitter = instance.emitter
+        assert emitter is not None
+        nbytes = 0
+        for name in instance.program.streams:
+            if name in outputs:
+                nbytes += value_bytes(outputs[name])
+        emitter.emitted += 1
+        emitter.bytes += nbytes
+        self.granted.append(emitter)
+        if index < instance.delivered:
+            return  # an earlier attempt got this far
+        instance.delivered = index + 1
+        item = Item(emitter, nbytes)
+        if instance.program.index in self.program.ordered:
+            instance.children[index] = item
+        tag = (*instance.tag, index)
+        for name, consumers in instance.program.streams.items():
+            self._distribute(consumers, tag, outputs.get(name, ABSENT), item)
+
+    def _emit(self, consumers: list[Consumer], emitter: Emitter, tag: Tag, value: Value) -> None:
+        nbytes = value_bytes(value)
+        emitter.bytes += nbytes
+        self._distribute(consumers, tag, value, Item(emitter, nbytes))
+
+    def finish(self, instance: Instance, outputs: dict[str, Value]) -> None:
+        """A task is over, its value ports are `outputs` (others absent), its streams end where they are."""
+        self.retire(instance)
+        program, tag = instance.program, instance.tag
+        for name, consumers in program.values.items():
+            if consumers:
+                self._distribute(consumers, tag, outputs.get(name, ABSENT), None)
+        if program.streams:
+            self._end_items(instance, instance.delivered)
+        self._forget_if_heard(instance)
+
+    def skip(self, instance: Instance) -> None:
+        """It will not run: all its outputs are absent."""
+        self.retire(instance)
+        program, tag = instance.program, instance.tag
+        for consumers in program.values.values():
+            self._distribute(consumers, tag, ABSENT, None)
+        if program.streams:
+            self._end_items(instance, ABSENT)
+        self._forget_if_heard(instance)
+
+    def retire(self, instance: Instance) -> None:
+        """Make it DONE and let go of its inputs (what user code still keeps was counted as held before)."""
+        if instance.phase in (Phase.QUEUED, Phase.RUNNING, Phase.RETRYING):
+            self.active -= 1
+        counted = instance.phase is not Phase.WAITING
+        instance.phase = Phase.DONE
+        drop = self.ledger.drop
+        for payload in instance.payloads:
+            if payload is None:
+                continue
+            if isinstance(payload, tuple):
+                for value in payload:
+                    drop(value)
+            else:
+                drop(payload)
+        instance.payloads = []
+        for merge in instance.merges.values():
+            for value in merge.arrived:
+                drop(value)
+        instance.merges.clear()
+        for item in instance.items:
+            if counted and item.settle():
+                self.granted.append(item.emitter)
+        instance.items = []
+        for stream in instance.streams.values():
+            for value, entry in stream.entries:
+                drop(value)
+                if counted and entry is not None and entry.settle():
+                    self.granted.append(entry.emitter)
+        instance.streams.clear()
+        if instance.emitter is not None:
+            instance.emitter.open = False
+
+    def _end_items(self, instance: Instance, count: int | Absent) -> None:
+        program, tag = instance.program, instance.tag
+        for consumers in program.streams.values():
+            for consumer in consumers:
+                if consumer.mode is Mode.STREAM:
+                    if count is ABSENT:
+                        self._absent_stream(consumer, tag)
+                    else:
+                        self._end_stream(consumer, tag)
+                elif consumer.mode is Mode.KEYED:
+                    if count is ABSENT:
+                        self._count(keyed_element(consumer.stage), tag, ABSENT)
+                    else:
+                        self._end_groups(consumer, tag)
+        self._count(program.index, tag, count)
+
+    # --- tokens on their way ---------------------------------------------------------------------------------
+
+    def _distribute(self, consumers: list[Consumer], tag: Tag, payload: Value | Absent, item: Item | None) -> None:
+        for consumer in consumers:
+            mode = consumer.mode
+            if mode is Mode.VALUE:
+                self._hand(consumer, tag, payload, item)
+            elif mode is Mode.GATHER:
+                self._collect(consumer, tag[:-1], tag[-1], payload, item)
+            elif payload is ABSENT:
+                continue  # a stream just lacks the item
+            elif mode is Mode.STREAM:
+                self._push(consumer, tag[:-1], payload, item)
+            else:
+                self._group(consumer, tag[:-1], payload)
+
+    def _hand(
+        self, consumer: Consumer, tag: Tag, payload: Value | Absent | tuple[Value, ...], item: Item | None
+    ) -> None:
+        if consumer.stage == OUTPUT:
+            assert not isinstance(payload, tuple)
+            self._resolve(consumer.input, payload)
+        elif consumer.broadcast:
+            self._share(consumer, tag, payload)
+        else:
+            self._speak(self._instance(consumer.stage, tag), consumer, payload, item)
+
+    def _instance(self, stage: int, tag: Tag) -> Instance:
+        known = self.instances[stage].get(tag)
+        if known is not None:
+            return known
+        program = self.program.stages[stage]
+        instance = Instance(self, program, tag)
+        self.instances[stage][tag] = instance
+        if program.broadcast_depth is not None:
+            for depth in range(program.broadcast_depth, program.depth):
+                branch = self._branches.get((stage, tag[:depth]))
+                if branch is not None:
+                    for consumer, payload in tuple(branch.shared):
+                        self._speak(instance, consumer, payload, None)
+        return instance
+
+    def _share(self, consumer: Consumer, tag: Tag, payload: Value | Absent | tuple[Value, ...]) -> None:
+        self._hold(payload)
+        branch = self._branches.get((consumer.stage, tag))
+        if branch is None:
+            branch = self._branches[consumer.stage, tag] = _Branch()
+        branch.shared.append((consumer, payload))
+        depth = len(tag)
+        below = [i for t, i in self.instances[consumer.stage].items() if t[:depth] == tag]
+        for instance in below:
+            self._speak(instance, consumer, payload, None)
+        self._close_branch_if_done(self.program.stages[consumer.stage], tag)
+
+    def _speak(
+        self,
+        instance: Instance,
+        consumer: Consumer,
+        payload: Value | Absent | tuple[Value, ...],
+        item: Item | None,
+    ) -> None:
+        """An edge says its word about one task."""
+        instance.unheard -= 1
+        if instance.phase is Phase.DONE:
+            self._forget_if_heard(instance)
+            return
+        number = consumer.input
+        if instance.satisfied[number]:
+            return  # a merge that was decided by others
+        entry = instance.program.inputs[number]
+        if entry.edges > 1:
+            merged = self._merge(instance, number, entry, consumer.edge, payload)
+            if merged is None:
+                return
+            payload = merged
+        if payload is ABSENT:
+            self.skip(instance)
+            return
+        self._hold(payload)
+        instance.payloads[number] = payload
+        if item is not None:
+            instance.items.append(item)
+        self._satisfy(instance, number)
+
+    def _merge(
+        self,
+        instance: Instance,
+        number: int,
+        entry: InputProgram,
+        edge: int,
+        payload: Value | Absent | tuple[Value, ...],
+    ) -> Payload | Absent | None:
+        """The merged payload once it is decided, else None."""
+        assert not isinstance(payload, tuple)
+        state = instance.merges.get(number)
+        if state is None:
+            state = instance.merges[number] = MergeState(entry.edges)
+        state.spoken += 1
+        if not isinstance(payload, Absent):
+            self.ledger.hold(payload)
+            state.by_edge[edge] = payload
+            state.arrived.append(payload)
+        result: Payload | Absent | None = None
+        if entry.merge is Merge.ALL:
+            if state.spoken == entry.edges:
+                result = tuple(value for value in state.by_edge if value is not None)
+        elif entry.merge is Merge.FIRST and len(state.arrived) == entry.first:
+            result = tuple(state.arrived)
+        elif entry.merge is Merge.ANY and state.arrived:
+            result = state.arrived[0]
+        if result is None and state.spoken == entry.edges:
+            result = ABSENT
+        return result
+
+    def _satisfy(self, instance: Instance, number: int) -> None:
+        instance.satisfied[number] = True
+        instance.missing -= 1
+        if not instance.missing:
+            self._fire(instance)
+
+    def _fire(self, instance: Instance) -> None:
+        if instance.program.cases:
+            self._decide(instance)
+            return
+        instance.phase = Phase.QUEUED
+        self.active += 1
+        for item in instance.items:
+            item.use()
+        for stream in instance.streams.values():
+            for _, entry in stream.entries:
+                if entry is not None:
+                    entry.use()
+        self.ready.append(instance)
+
+    def _decide(self, instance: Instance) -> None:
+        """Run a switch: the first true case, else the default, else none."""
+        program = instance.program
+        taken: str | None = None
+        try:
+            variables = {
+                entry.name: look(payload)
+                for entry, payload in zip(program.inputs, instance.payloads, strict=True)
+                if not entry.is_control and payload is not None
+            }
+            for name, expression in program.cases:
+                if expression is not None and expression.evaluate(variables) is True:
+                    taken = name
+                    break
+            else:
+                taken = next((name for name, expression in program.cases if expression is None), None)
+        except (ExpressionError, ValueError) as error:
+            self.failure = Failure(Code.INVALID_ARGUMENT, "SwitchError", str(error), program.name, 1)
+        self.finish(instance, {} if taken is None else {case_port(taken): EMPTY})
+
+    # --- streams ---------------------------------------------------------------------------------------------
+
+    def _push(self, consumer: Consumer, tag: Tag, value: Value, item: Item | None) -> None:
+        if consumer.stage == OUTPUT:
+            self._say_item(consumer.input, value, item)
+            return
+        instance = self._instance(consumer.stage, tag)
+        if instance.phase is Phase.DONE:
+            return
+        stream = self._stream(instance, consumer.input)
+        self.ledger.hold(value)
+        stream.entries.append((value, item))
+        if not instance.satisfied[consumer.input]:
+            self._satisfy(instance, consumer.input)
+            return
+        if instance.phase is not Phase.WAITING and item is not None:
+            item.use()
+        if instance.phase is Phase.RUNNING:
+            self.fed.append(instance)
+
+    def _end_stream(self, consumer: Consumer, tag: Tag) -> None:
+        if consumer.stage == OUTPUT:
+            self._end_output(consumer.input, absent=False)
+            return
+        instance = self._instance(consumer.stage, tag)
+        instance.unheard -= 1
+        if instance.phase is Phase.DONE:
+            self._forget_if_heard(instance)
+            return
+        self._stream(instance, consumer.input).ended = True
+        if not instance.satisfied[consumer.input]:
+            self._satisfy(instance, consumer.input)
+        elif instance.phase is Phase.RUNNING:
+            self.fed.append(instance)
+
+    def _absent_stream(self, consumer: Consumer, tag: Tag) -> None:
+        if consumer.stage == OUTPUT:
+            self._end_output(consumer.input, absent=True)
+            return
+        instance = self._instance(consumer.stage, tag)
+        instance.unheard -= 1
+        if instance.phase is Phase.DONE:
+            self._forget_if_heard(instance)
+        else:
+            self.skip(instance)
+
+    @staticmethod
+    def _stream(instance: Instance, number: int) -> StreamInput:
+        stream = instance.streams.get(number)
+        if stream is None:
+            stream = instance.streams[number] = StreamInput()
+        return stream
+
+    def taken(self, instance: Instance, number: int, items: int) -> None:
+        """User code has read so many items: settle them, let go of all but the newest (unless a retry may need them)."""
+        stream = instance.streams.get(number)
+        if stream is None:
+            return
+        items = min(items, stream.sent)
+        for position in range(max(stream.taken, stream.base), items):
+            value, item = stream.entries[position - stream.base]
+            if item is not None:
+                stream.entries[position - stream.base] = (value, None)
+                if item.settle():
+                    self.granted.append(item.emitter)
+        stream.taken = max(stream.taken, items)
+        if instance.program.stage.retry is not None:
+            return
+        while stream.base < stream.taken - 1:
+            value, _ = stream.entries.popleft()
+            stream.base += 1
+            self.ledger.drop(value)
+
+    # --- gathers, groups, broadcasts -------------------------------------------------------------------------
+
+    def _collector(self, consumer: Consumer, tag: Tag) -> _Collector:
+        collector = self._collectors.get((consumer, tag))
+        if collector is None:
+            collector = self._collectors[consumer, tag] = _Collector()
+        return collector
+
+    def _collect(self, consumer: Consumer, tag: Tag, index: int, payload: Value | Absent, item: Item | None) -> None:
+        collector = self._collector(consumer, tag)
+        collector.items[index] = payload
+        collector.arrived += 1
+        self._hold(payload)
+        if consumer.ordered:
+            self._advance(consumer, tag, collector, item)
+        self._close_gather_if_done(consumer, tag, collector)
+
+    def _advance(self, consumer: Consumer, tag: Tag, collector: _Collector, item: Item | None) -> None:
+        """Hand on what is next in order, counted against the producer of the fan-out."""
+        while collector.next in collector.items:
+            payload = collector.items.pop(collector.next)
+            if not isinstance(payload, Absent):
+                root = self._root_item(consumer, tag, collector.next)
+                self._push(consumer, tag, payload, root)
+                self.ledger.drop(payload)
+            collector.next += 1
+
+    def _root_item(self, consumer: Consumer, tag: Tag, index: int) -> Item | None:
+        element = self.program.ordered_roots.get(consumer)
+        if element is None or element < 0:
+            return None
+        producer = self.instances[element].get(tag)
+        return None if producer is None else producer.children.pop(index, None)
+
+    def _close_gather_if_done(self, consumer: Consumer, tag: Tag, collector: _Collector) -> None:
+        expected = collector.expected
+        if expected is None or (not isinstance(expected, Absent) and collector.arrived < expected):
+            return
+        del self._collectors[consumer, tag]
+        if consumer.ordered:
+            if isinstance(expected, Absent):
+                self._absent_stream(consumer, tag)
+            else:
+                self._end_stream(consumer, tag)
+            return
+        if isinstance(expected, Absent):
+            self._hand(consumer, tag, ABSENT, None)
+            return
+        present = (collector.items[i] for i in sorted(collector.items))
+        values = tuple(value for value in present if not isinstance(value, Absent))
+        self._hand(consumer, tag, values, None)
+        for value in values:
+            self.ledger.drop(value)
+
+    def _group(self, consumer: Consumer, tag: Tag, value: Value) -> None:
+        groups = self._groups.get((consumer, tag))
+        if groups is None:
+            groups = self._groups[consumer, tag] = _Groups()
+        try:
+            key, part = split_key(value)
+        except ValueError as error:
+            name = self.program.stages[consumer.stage].name
+            self.failure = self.failure or Failure(Code.INVALID_ARGUMENT, "KeyedItemError", str(error), name, 1)
+            return
+        self.ledger.hold(part)
+        groups.by_key.setdefault((type(key), key), []).append(part)
+
+    def _end_groups(self, consumer: Consumer, tag: Tag) -> None:
+        groups = self._groups.pop((consumer, tag), None)
+        lists = list(groups.by_key.values()) if groups is not None else []
+        for index, values in enumerate(lists):
+            self._hand(consumer, (*tag, index), tuple(values), None)
+            for value in values:
+                self.ledger.drop(value)
+        self._count(keyed_element(consumer.stage), tag, len(lists))
+
+    def _count(self, element: Element, tag: Tag, count: int | Absent) -> None:
+        """The fan-out `element` under `tag` has so many items (ABSENT: it was skipped)."""
+        for stage in self.program.broadcasts.get(element, ()):
+            assert stage.broadcast_depth is not None
+            if len(tag) >= stage.broadcast_depth:
+                branch = self._branches.setdefault((stage.index, tag), _Branch())
+                branch.expected = 0 if isinstance(count, Absent) else count
+                self._close_branch_if_done(stage, tag)
+        for consumer in self.program.gathers.get(element, ()):
+            collector = self._collector(consumer, tag)
+            collector.expected = count
+            self._close_gather_if_done(consumer, tag, collector)
+
+    def _close_branch_if_done(self, stage: StageProgram, tag: Tag) -> None:
+        branch = self._branches.get((stage.index, tag))
+        if branch is None or branch.expected is None or branch.done < branch.expected:
+            return
+        if len(branch.shared) < stage.broadcasts_at.get(len(tag), 0):
+            return
+        del self._branches[stage.index, tag]
+        for _, payload in branch.shared:
+            self._drop(payload)
+        self._child_done(stage, tag)
+
+    def _child_done(self, stage: StageProgram, tag: Tag) -> None:
+        """One task, or all tasks of one branch, of a stage with broadcast inputs are over."""
+        if stage.broadcast_depth is None or len(tag) <= stage.broadcast_depth:
+            return
+        above = tag[:-1]
+        self._branches.setdefault((stage.index, above), _Branch()).done += 1
+        self._close_branch_if_done(stage, above)
+
+    def _forget_if_heard(self, instance: Instance) -> None:
+        if instance.unheard or instance.phase is not Phase.DONE:
+            return
+        if self.instances[instance.program.index].pop(instance.tag, None) is not None:
+            self._child_done(instance.program, instance.tag)
+
+    # --- outputs ---------------------------------------------------------------------------------------------
+
+    def _resolve(self, number: int, payload: Value | Absent) -> None:
+        if isinstance(payload, Absent):
+            self._end_output(number, absent=True)
+            return
+        output = self.outputs[number]
+        self.ledger.hold(payload)
+        output.entries.append((payload, None))
+        output.resolved = True
+        self.unresolved -= 1
+        self.said.append(EmitOutput(self.invocation, self.program.outputs[number].name, -1, payload))
+
+    def _say_item(self, number: int, value: Value, item: Item | None) -> None:
+        output = self.outputs[number]
+        self.ledger.hold(value)
+        if item is not None:
+            item.use()
+        output.entries.append((value, item))
+        self.said.append(EmitOutput(self.invocation, self.program.outputs[number].name, output.emitted, value))
+        output.emitted += 1
+
+    def _end_output(self, number: int, *, absent: bool) -> None:
+        self.outputs[number].resolved = True
+        self.unresolved -= 1
+        self.said.append(EndOutput(self.invocation, self.program.outputs[number].name, absent))
+
+    def output_taken(self, port: str, items: int) -> None:
+        """The caller's side has copied out so many items of an output."""
+        for program, output in zip(self.program.outputs, self.outputs, strict=True):
+            if program.name == port:
+                for position in range(output.taken, min(items, len(output.entries))):
+                    self._let_go(output, position)
+                output.taken = max(output.taken, min(items, len(output.entries)))
+
+    def _let_go(self, output: _OutputState, position: int) -> None:
+        entry = output.entries[position]
+        output.entries[position] = None
+        if entry is not None:
+            value, item = entry
+            self.ledger.drop(value)
+            if item is not None and item.settle():
+                self.granted.append(item.emitter)
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every output is decided and every sink done with."""
+        if self.unresolved:
+            return False
+        return not self.program.has_sinks or (not self.active and not self.caller)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nothing can happen any more although outputs are open (a bug, or a hole in `spec.check`)."""
+        return bool(self.unresolved) and not self.active and not self.caller
+
+    def abandon(self) -> list[Instance]:
+        """The invocation is over: let go of everything but what running tasks read.
+
+        Returns the tasks that were running or queued; a running one must be retired when it ends.
+        """
+        self.over = True
+        active: list[Instance] = []
+        for instances in self.instances[1:]:
+            for instance in tuple(instances.values()):
+                if instance.phase in (Phase.QUEUED, Phase.RUNNING):
+                    active.append(instance)
+                if instance.phase not in (Phase.RUNNING, Phase.DONE):
+                    self.retire(instance)
+            instances.clear()
+        for collector in self._collectors.values():
+            for payload in collector.items.values():
+                self._drop(payload)
+        for branch in self._branches.values():
+            for _, shared in branch.shared:
+                self._drop(shared)
+        for groups in self._groups.values():
+            for values in groups.by_key.values():
+                for value in values:
+                    self.ledger.drop(value)
+        self._collectors.clear()
+        self._branches.clear()
+        self._groups.clear()
+        self.instances[CALLER].clear()
+        self.caller.clear()
+        return active
+
+    def release_outputs(self) -> None:
+        """Nobody reads the outputs any more."""
+        for output in self.outputs:
+            for position in range(len(output.entries)):
+                self._let_go(output, position)
+
+    def _hold(self, payload: Value | Absent | tuple[Value, ...]) -> None:
+        if isinstance(payload, tuple):
+            for value in payload:
+                self.ledger.hold(value)
+        elif not isinstance(payload, Absent):
+            self.ledger.hold(payload)
+
+    def _drop(self, payload: Value | Absent | tuple[Value, ...]) -> None:
+        if isinstance(payload, tuple):
+            for value in payload:
+                self.ledger.drop(value)
+        elif not isinstance(payload, Absent):
+            self.ledger.drop(payload)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if the books disagree with each other."""
+        live = [i for instances in self.instances[1:] for i in instances.values()]
+        if self.over:
+            assert not live
+            return
+        busy = sum(1 for i in live if i.phase in (Phase.QUEUED, Phase.RUNNING, Phase.RETRYING))
+        assert self.active == busy, "active count"
+        assert self.unresolved == sum(1 for output in self.outputs if not output.resolved)
+        for instance in live:
+            assert instance.unheard >= 0
+            assert not (instance.phase is Phase.DONE and instance.unheard == 0), "an instance was not forgotten"
+            if instance.phase is Phase.WAITING:
+                assert instance.missing == instance.satisfied.count(False)
+                assert instance.missing > 0, "an instance with all its inputs does not fire"
+            emitter = instance.emitter
+            assert emitter is None or 0 <= emitter.outstanding <= emitter.emitted

@@ -1,0 +1,168 @@
+"""The containers of one stage and the tasks that wait for them: who runs where, and how many containers there are."""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import math
+from collections.abc import Callable
+
+from dataflower.core.instance import Instance, Phase
+from dataflower.spec.workflow import Stage
+from dataflower.wire import ArenaMade
+
+
+class ContainerPhase(enum.Enum):
+    """Of a container. LEAVING: told to stop; it takes no more tasks."""
+
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+
+
+class Container:
+    """A container as the core knows it."""
+
+    __slots__ = ("arenas", "held", "idle_since", "keep_alive_set", "number", "phase", "pool", "ready_at", "tasks")
+
+    def __init__(self, number: int, pool: Pool) -> None:
+        self.number = number
+        self.pool = pool
+        self.phase = ContainerPhase.STARTING
+        self.tasks: dict[int, Instance] = {}
+        self.arenas: list[int] = []
+        self.held: dict[tuple[int, int], int] = {}
+        """Slots of ended tasks' inputs that its user code still keeps a view of, and how often."""
+        self.idle_since = math.inf
+        self.ready_at = math.inf
+        self.keep_alive_set = False
+
+    def made(self, message: ArenaMade) -> None:
+        """It has a new arena."""
+        self.arenas.append(message.arena)
+
+
+class Pool:
+    """One stage's queue (earliest deadline first, then first come) and containers (most recently used first)."""
+
+    def __init__(self, key: str, stage: Stage, default_replicas: int) -> None:
+        self.key = key
+        self.stage = stage
+        self.concurrency = stage.scaling.concurrency
+        self.max_replicas = stage.scaling.max_replicas or default_replicas
+        self.min_replicas = stage.scaling.min_replicas
+        self.containers: dict[int, Container] = {}
+        self.starting = 0
+        self.queued = 0
+        self.failed_starts = 0
+        """Starts that failed in a row."""
+        self.blocked_until = 0.0
+        """No start before this time (back-off after failed starts)."""
+        self.closing = False
+        self._queue: list[tuple[float, int, Instance]] = []
+        self._free: list[Container] = []
+        self._sequence = 0
+
+    def enqueue(self, instance: Instance, deadline: float) -> None:
+        """A task is ready. `deadline` 0 = none."""
+        self._sequence += 1
+        self.queued += 1
+        instance.pooled = True
+        heapq.heappush(self._queue, (deadline or math.inf, self._sequence, instance))
+
+    def withdraw(self, instance: Instance) -> None:
+        """A queued task will not run after all; its entry is skipped when its turn comes."""
+        if instance.pooled:
+            instance.pooled = False
+            self.queued -= 1
+
+    def take(self) -> tuple[Instance, Container] | None:
+        """The next task and the container for it, or None if either is lacking."""
+        queue, free = self._queue, self._free
+        while queue and not queue[0][2].pooled:
+            heapq.heappop(queue)
+        while free and not self._has_place(free[-1]):
+            free.pop()
+        if not queue or not free:
+            return None
+        instance = heapq.heappop(queue)[2]
+        instance.pooled = False
+        self.queued -= 1
+        return instance, free[-1]
+
+    def drain(self) -> list[Instance]:
+        """All tasks that wait, in order; the queue is empty afterwards."""
+        waiting = [entry[2] for entry in sorted(self._queue, key=lambda e: e[:2]) if entry[2].pooled]
+        self._queue.clear()
+        self.queued = 0
+        for instance in waiting:
+            instance.pooled = False
+        return waiting
+
+    def _has_place(self, container: Container) -> bool:
+        return container.phase is ContainerPhase.READY and len(container.tasks) < self.concurrency
+
+    def offer(self, container: Container) -> None:
+        """The container has a free place (again): it is the most recently used, so the next to get work."""
+        if container.phase is ContainerPhase.READY and (not self._free or self._free[-1] is not container):
+            self._free.append(container)
+
+    def add(self, container: Container) -> None:
+        """A container is being started."""
+        self.containers[container.number] = container
+        self.starting += 1
+
+    def ready(self, container: Container) -> None:
+        """It said Hello."""
+        if container.phase is ContainerPhase.STARTING:
+            self.starting -= 1
+            container.phase = ContainerPhase.READY
+        self.failed_starts = 0
+        self.offer(container)
+
+    def leave(self, container: Container) -> None:
+        """It was told to stop."""
+        if container.phase is ContainerPhase.STARTING:
+            self.starting -= 1
+        container.phase = ContainerPhase.LEAVING
+
+    def remove(self, container: Container) -> None:
+        """It is gone."""
+        self.leave(container)
+        self.containers.pop(container.number, None)
+        self._free = [c for c in self._free if c is not container]
+
+    @property
+    def size(self) -> int:
+        """Containers that are or will be of use."""
+        return sum(1 for c in self.containers.values() if c.phase is not ContainerPhase.LEAVING)
+
+    @property
+    def idle(self) -> list[Container]:
+        """Ready containers without a task, longest idle first."""
+        found = [c for c in self.containers.values() if c.phase is ContainerPhase.READY and not c.tasks]
+        return sorted(found, key=lambda c: c.idle_since)
+
+    def wanted(self, now: float) -> int:
+        """How many containers to start now: enough for the queue and for the minimum, within the maximum."""
+        if self.closing or now < self.blocked_until:
+            return 0
+        size = self.size
+        short = max(0, self.queued - self.starting * self.concurrency)
+        for_queue = -(-short // self.concurrency)
+        return max(0, min(max(for_queue, self.min_replicas - size), self.max_replicas - size))
+
+    def surplus(self) -> int:
+        """How many idle containers may leave."""
+        return self.size - (0 if self.closing else self.min_replicas)
+
+    def check_integrity(self, running: Callable[[Instance], bool]) -> None:
+        """The counters agree with what they count."""
+        assert self.queued == sum(1 for _, _, i in self._queue if i.pooled), "queue count"
+        assert self.starting == sum(1 for c in self.containers.values() if c.phase is ContainerPhase.STARTING)
+        for container in self.containers.values():
+            assert len(container.tasks) <= self.concurrency, "too many tasks in a container"
+            for instance in container.tasks.values():
+                assert running(instance), "a container runs a task that isn't running"
+                assert instance.container == container.number
+        assert all(i.phase is Phase.QUEUED for _, _, i in self._queue if i.pooled)
