@@ -125,22 +125,23 @@ def _phases(task: TaskTrace, start: float, end: float, width: int) -> list[str]:
     ):
         if not begin or not stop or stop < begin or (mark is _STREAMING and task.items < 2):
             continue
-        first, past = _cell(begin, start, end, width), _cell(stop, start, end, width)
+        first, past = min(_cell(begin, start, end, width), width - 1), _cell(stop, start, end, width)
         for i in range(first, max(past, first + (mark is _RUNNING))):
             cells[i] = mark
     return cells
 
 
 def _cell(time: float, start: float, end: float, width: int) -> int:
+    """The boundary between cells that is nearest to a time: 0 is the left edge, `width` the right one."""
     share = (time - start) / (end - start) if end > start else 0.0
-    return min(width - 1, max(0, int(share * width)))
+    return min(width, max(0, round(share * width)))
 
 
 def _density(row: Row, start: float, end: float, width: int) -> list[str]:
     running = [0] * width
     for task in row.tasks:
         if task.started:
-            first = _cell(task.started, start, end, width)
+            first = min(_cell(task.started, start, end, width), width - 1)
             for i in range(first, max(first + 1, _cell(task.ended or end, start, end, width))):
                 running[i] += 1
     most = max(running)
