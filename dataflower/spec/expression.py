@@ -1,6 +1,6 @@
 """Conditions of a switch: the Common Expression Language, evaluated without side effects.
 
-An expression sees the stage's inputs and CEL's own functions, nothing else: it always ends, and can't reach the machine.
+An expression sees the stage's inputs and CEL's own functions, nothing else: it always ends and can't reach the machine.
 """
 
 from __future__ import annotations
