@@ -1,0 +1,223 @@
+"""All containers and callers of a host, played against a core without processes, one event at a time.
+
+`Script` keeps what every party would know, offers the moves that any of them could make next, and lets a chooser pick one.
+After each event it checks that the commands keep to the protocol, and the core to its own invariants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any, Protocol
+
+from dataflower import wire
+from dataflower.core import commands, events
+from dataflower.core.events import Slot
+from dataflower.errors import Failure
+from dataflower.testing.behaviour import Behaviour
+from dataflower.testing.clock import FakeClock
+from dataflower.testing.payloads import slots_of
+from dataflower.testing.scripted_caller import ScriptedCaller
+from dataflower.testing.scripted_container import Phase, ScriptedContainer
+from dataflower.testing.slots import FakeSlots
+
+Move = Callable[[], events.Event]
+"""Makes something happen outside the core and returns the event that tells it."""
+
+STEP_S = 0.0001
+"""How long everything takes."""
+
+
+class Core(Protocol):
+    """What the script needs of `core.host.HostCore`."""
+
+    def handle(self, event: events.Event, now: float) -> list[commands.Command]:
+        """What to do about an event."""
+        ...
+
+    def check_integrity(self) -> None:
+        """AssertionError if an invariant is broken."""
+        ...
+
+
+class Script:
+    """Plays a core's surroundings until nothing more can happen.
+
+    `seed` picks the interleaving: 0 first come first served, 1 last come first served, others at random. `crashes`: containers
+    that die at a random moment. `impatient`: time may jump to the core's alarm while others could still move.
+    """
+
+    def __init__(self, core: Core, *, seed: int = 0, crashes: int = 0, impatient: bool = False) -> None:
+        self.core = core
+        self.clock = FakeClock()
+        self.slots = FakeSlots()
+        self.containers: dict[int, ScriptedContainer] = {}
+        self.callers: dict[str, ScriptedCaller] = {}
+        self.wake_at = math.inf
+        self.log: list[tuple[events.Event, float]] = []
+        self.answers: list[list[commands.Command]] = []
+        self.ran: list[tuple[str, str, wire.Tag, int]] = []
+        self.crashed: list[str] = []
+        self._behaviours: dict[str, Mapping[str, Behaviour]] = {}
+        self._random = Random(seed)
+        self._seed = seed
+        self._crashes = crashes
+        self._impatient = impatient
+        self._cancels: dict[str, tuple[int, Failure]] = {}
+
+    # --- setting the scene ---
+
+    def add_workflow(self, event: events.WorkflowAdded, behaviours: Mapping[str, Behaviour]) -> None:
+        """Make a workflow known; its functions do what `behaviours` says."""
+        self._behaviours[event.key] = behaviours
+        self.tell(event)
+
+    def add_caller(self, caller: ScriptedCaller) -> None:
+        """A caller whose invocation arrives when its turn comes."""
+        self.callers[caller.invocation] = caller
+
+    def cancel_at(self, invocation: str, step: int, failure: Failure) -> None:
+        """The caller changes its mind after so many events."""
+        self._cancels[invocation] = (step, failure)
+
+    # --- playing ---
+
+    def run(self, limit: int = 5000) -> None:
+        """Play until all is quiet: no move left, no alarm set."""
+        for _ in range(limit):
+            event = self.next_event()
+            if event is None:
+                return
+            self.tell(event)
+        raise AssertionError(f"still busy after {limit} events")
+
+    def next_event(self) -> events.Event | None:
+        """Pick the next move and make it; None when nothing can happen any more."""
+        for name, (step, failure) in list(self._cancels.items()):
+            if len(self.log) >= step and self.callers[name].arrived:
+                del self._cancels[name]
+                return self.callers[name].cancel(failure)
+        if self._crashes and self._random.random() < 0.04:
+            victims = [c for c in self.containers.values() if c.phase is Phase.READY]
+            if victims:
+                self._crashes -= 1
+                return self._crash(self._random.choice(victims))
+        moves = self.moves()
+        alarm = self.wake_at < math.inf
+        if alarm and (not moves or (self._impatient and self._random.random() < 0.05)):
+            self.clock.advance_to(self.wake_at)
+            self.wake_at = math.inf
+            return events.Woke()
+        if not moves:
+            stuck = [c.invocation for c in self.callers.values() if not c.finished]
+            assert not stuck, f"nothing can happen any more, but {stuck} did not finish"
+            return None
+        if self._seed < 2:
+            return moves[-self._seed]()
+        return self._random.choice(moves)()
+
+    def moves(self) -> list[Move]:
+        """Everything that could happen next."""
+        found: list[Move] = []
+        for container in self.containers.values():
+            found += container.moves(self._random)
+        for caller in self.callers.values():
+            found += caller.moves()
+        return found
+
+    def tell(self, event: events.Event) -> list[commands.Command]:
+        """Give an event to the core and carry out what it answers."""
+        if isinstance(event, events.ContainerExited):
+            self.slots.owner_died(event.container)
+        now = self.clock.advance(STEP_S)
+        self.log.append((event, now))
+        answer = self.core.handle(event, now)
+        self.answers.append(answer)
+        for command in answer:
+            self._do(command)
+        self.core.check_integrity()
+        self._check_cancelled()
+        return answer
+
+    def check_quiet(self) -> None:
+        """All is over: nothing runs, nothing is kept, no alarm is set."""
+        assert self.wake_at == math.inf, f"an alarm is set for {self.wake_at}"
+        for container in self.containers.values():
+            assert not container.tasks, f"container {container.number} still runs {list(container.tasks)}"
+        self.slots.check_idle()
+
+    def _crash(self, container: ScriptedContainer) -> events.Event:
+        self.crashed.append(container.stage.name)
+        return container.exit("killed by signal 9")
+
+    # --- carrying out commands ---
+
+    def _do(self, command: commands.Command) -> None:
+        match command:
+            case commands.StartContainer(number, key, stage):
+                assert number not in self.containers, f"container {number} started twice"
+                assert not stage.is_switch, f"switch {stage.name} needs no container"
+                behaviour = self._behaviours[key][stage.name]
+                self.containers[number] = ScriptedContainer(number, stage, behaviour, self.slots)
+            case commands.StopContainer(number):
+                self.containers[number].stop()
+            case commands.KillContainer(number, reason):
+                self.containers[number].kill(reason)
+            case commands.Tell(number, message):
+                self._tell_container(number, message)
+            case commands.EmitOutput(invocation, port, index, value):
+                for slot in slots_of(value):
+                    self.slots.check_readable(slot)
+                self.callers[invocation].take_output(port, index, value)
+            case commands.EndOutput(invocation, port, absent):
+                self.callers[invocation].end_output(port, absent)
+            case commands.TakeInput(invocation, port, items):
+                self.callers[invocation].allow_input(port, items)
+            case commands.FinishInvocation(invocation, failure, _):
+                self.callers[invocation].finish(failure)
+            case commands.DropArena(arena):
+                for slot in self.slots.drop(arena):
+                    self._check_unread(slot, f"arena {arena} dropped")
+            case commands.WakeAt(time):
+                self.wake_at = time
+
+    def _tell_container(self, number: int, message: wire.ToContainer) -> None:
+        container = self.containers[number]
+        assert container.phase is not Phase.GONE, f"{message} for container {number}, which is gone"
+        if isinstance(message, wire.ReleaseSlots):
+            for slot in message.slots:
+                self.slots.release(number, slot)
+                self._check_unread(slot, f"slot {slot} given back")
+            return
+        if isinstance(message, wire.RunTask):
+            caller = self.callers[message.invocation]
+            assert not caller.finished, f"task of {message.invocation} starts after its end"
+            assert message.deadline_s == 0 or message.deadline_s > self.clock.monotonic(), (
+                "task starts past its deadline"
+            )
+            self.ran.append((message.invocation, container.stage.name, message.tag, message.attempt))
+        container.receive(message)
+
+    def _check_unread(self, slot: Slot, what: str) -> None:
+        for container in self.containers.values():
+            assert slot not in container.reads(), f"{what} while container {container.number} reads it"
+        for caller in self.callers.values():
+            assert slot not in caller.reads(), f"{what} while output of {caller.invocation} is unread"
+
+    def _check_cancelled(self) -> None:
+        for container in self.containers.values():
+            for task in container.tasks.values():
+                over = self.callers[task.invocation].finished
+                told = task.cancelled or container.phase in (Phase.LEAVING, Phase.KILLED)
+                assert told or not over, f"{task.invocation} is over, but task {task.number} runs on"
+
+
+def replay(core: Core, log: list[tuple[events.Event, float]]) -> list[list[commands.Command]]:
+    """What another core answers to the same events."""
+    return [core.handle(event, now) for event, now in log]
+
+
+def payloads_of(caller: ScriptedCaller) -> dict[str, Any]:
+    """The outputs that a caller has received, as the reference states them."""
+    return caller.payloads()

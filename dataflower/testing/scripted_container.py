@@ -1,0 +1,284 @@
+"""A container without a process: it obeys the protocol, and insists that the core does."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import Any
+
+from dataflower import wire
+from dataflower.core.events import ContainerExited, ContainerSaid, Event, Slot
+from dataflower.errors import Code
+from dataflower.spec.workflow import Stage
+from dataflower.testing.behaviour import Behaviour, Emit, End, FakeTensor, Hang, Raised, Read
+from dataflower.testing.payloads import pack, slots_of, unpack
+from dataflower.testing.slots import FakeSlots
+from dataflower.wire import TensorRef, Value
+
+
+class Phase(enum.Enum):
+    """Life of a container. LEAVING: told to stop; KILLED: about to be seen dead."""
+
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+    KILLED = "killed"
+    GONE = "gone"
+
+
+class _Inbox:
+    """A stream input of a running task."""
+
+    def __init__(self, opened: wire.Opened) -> None:
+        self.values = list(opened.values)
+        self.ended = opened.ended
+        self.read = 0
+        self.told = 0
+
+    def reads(self) -> set[Slot]:
+        """Slots of the items that were not let go of."""
+        return {slot for value in self.values[max(0, self.told - 1) :] for slot in slots_of(value)}
+
+
+class ScriptedTask:
+    """A running task. `request` is what its function waits for; `outcome` how it ended, before that is told."""
+
+    def __init__(self, stage: Stage, behaviour: Behaviour, message: wire.RunTask) -> None:
+        self.number = message.task
+        self.invocation = message.invocation
+        self.tag = message.tag
+        self.credit_items = message.credit_items
+        self.credit_bytes = message.credit_bytes
+        self.cancelled = False
+        self.emitted = 0
+        self.emitted_bytes = 0
+        self.fixed: set[Slot] = set()
+        self.inboxes: dict[str, _Inbox] = {}
+        inputs: dict[str, Any] = {}
+        for item in message.inputs:
+            assert item.name not in inputs and item.name not in self.inboxes, f"input {item.name!r} given twice"
+            match item:
+                case wire.Single(name, value):
+                    inputs[name] = unpack(value)
+                    self.fixed.update(slots_of(value))
+                case wire.Gathered(name, values):
+                    inputs[name] = [unpack(value) for value in values]
+                    self.fixed.update(slot for value in values for slot in slots_of(value))
+                case wire.Opened(name):
+                    self.inboxes[name] = _Inbox(item)
+        expected = {port.name for port in stage.input_ports if not port.optional}
+        assert expected <= inputs.keys() | self.inboxes.keys(), f"inputs missing: {message}"
+        for port in stage.input_ports:
+            if port.optional:
+                inputs.setdefault(port.name, port.default)
+            assert port.stream == (port.name in self.inboxes), f"input {port.name!r} comes in the wrong form"
+        streams = tuple(port.name for port in stage.input_ports if port.stream)
+        self.steps = behaviour.start(stage, message.tag, inputs, streams, message.attempt)
+        self.request: Any = None
+        self.outcome: Any = None
+        self.proceed(None)
+
+    def proceed(self, answer: Any) -> None:
+        """Let the function run to its next request or its end."""
+        try:
+            self.request = self.steps.send(answer)
+        except StopIteration as stop:
+            self.outcome = stop.value
+            self.request = None
+        except Raised as raised:
+            self.outcome = raised
+            self.request = None
+
+    def reads(self) -> set[Slot]:
+        """Slots that user code may look at."""
+        return self.fixed.union(*(inbox.reads() for inbox in self.inboxes.values()))
+
+
+class ScriptedContainer:
+    """Plays one container; `moves` are what it could do next."""
+
+    def __init__(self, number: int, stage: Stage, behaviour: Behaviour, slots: FakeSlots) -> None:
+        self.number = number
+        self.stage = stage
+        self.phase = Phase.STARTING
+        self.tasks: dict[int, ScriptedTask] = {}
+        self.held: list[Slot] = []
+        self.most_unread = 0
+        self._behaviour = behaviour
+        self._slots = slots
+        self._arena = 0
+        self._reason = ""
+
+    # --- from the core ---
+
+    def receive(self, message: wire.ToContainer) -> None:
+        """Take a message; AssertionError if the core may not send it now."""
+        match message:
+            case wire.RunTask():
+                assert self.phase is Phase.READY, f"task for container {self.number} while {self.phase.value}"
+                assert len(self.tasks) < self.stage.scaling.concurrency, f"container {self.number} has no place"
+                assert message.task not in self.tasks, f"task {message.task} started twice"
+                task = ScriptedTask(self.stage, self._behaviour, message)
+                for slot in task.reads():
+                    self._slots.check_readable(slot)
+                self.tasks[message.task] = task
+            case wire.Feed(number, name, values):
+                inbox = self._inbox(number, name)
+                if inbox is not None:
+                    for value in values:
+                        for slot in slots_of(value):
+                            self._slots.check_readable(slot)
+                    inbox.values += values
+            case wire.FeedEnd(number, name):
+                inbox = self._inbox(number, name)
+                if inbox is not None:
+                    inbox.ended = True
+            case wire.Grant(number, items, nbytes):
+                task = self.tasks[number]
+                assert items >= task.credit_items and nbytes >= task.credit_bytes, "credit taken back"
+                task.credit_items, task.credit_bytes = items, nbytes
+            case wire.CancelTask(number):
+                self.tasks[number].cancelled = True
+            case wire.AttachArena() | wire.DetachArena() | wire.ReleaseSlots():
+                pass
+
+    def stop(self) -> None:
+        """Told to leave."""
+        assert self.phase in (Phase.STARTING, Phase.READY), f"container {self.number} stopped while {self.phase.value}"
+        assert not self.tasks, f"container {self.number} stopped while it runs {list(self.tasks)}"
+        self.phase = Phase.LEAVING
+
+    def kill(self, reason: str) -> None:
+        """About to die."""
+        assert self.phase is not Phase.GONE, f"container {self.number} killed when gone"
+        self.phase = Phase.KILLED
+        self._reason = reason
+
+    def _inbox(self, number: int, name: str) -> _Inbox:
+        assert number in self.tasks, f"stream {name!r} fed to task {number}, which does not run"
+        inbox = self.tasks[number].inboxes[name]
+        assert not inbox.ended, f"stream {name!r} of task {number} fed after its end"
+        return inbox
+
+    # --- to the core ---
+
+    def reads(self) -> set[Slot]:
+        """Slots that somebody in here may look at."""
+        if self.phase is Phase.GONE:
+            return set()
+        return set(self.held).union(*(task.reads() for task in self.tasks.values()))
+
+    def moves(self, random: Random) -> list[Callable[[], Event]]:
+        """What it could do next."""
+        match self.phase:
+            case Phase.GONE:
+                return []
+            case Phase.LEAVING | Phase.KILLED:
+                return [partial(self.exit, self._reason or "exited with status 0")]
+            case Phase.STARTING:
+                return [self._hello]
+        found: list[Callable[[], Event]] = []
+        for task in self.tasks.values():
+            found += self._task_moves(task, random)
+        if self.held:
+            found.append(self._unheld)
+        return found
+
+    def exit(self, reason: str) -> Event:
+        """Die, whatever it was doing."""
+        self.phase = Phase.GONE
+        self.tasks.clear()
+        self.held.clear()
+        return ContainerExited(self.number, reason)
+
+    def _say(self, message: wire.FromContainer) -> Event:
+        return ContainerSaid(self.number, message)
+
+    def _hello(self) -> Event:
+        self.phase = Phase.READY
+        return self._say(wire.Hello(wire.VERSION, 1000 + self.number))
+
+    def _unheld(self) -> Event:
+        return self._say(wire.Unheld((self.held.pop(),)))
+
+    def _task_moves(self, task: ScriptedTask, random: Random) -> list[Callable[[], Event]]:
+        found: list[Callable[[], Event]] = []
+        # Reading tells nobody anything, so it happens as soon as it can.
+        while isinstance(task.request, Read):
+            inbox = task.inboxes[task.request.name]
+            if inbox.read < len(inbox.values):
+                inbox.read += 1
+                task.proceed(unpack(inbox.values[inbox.read - 1]))
+            elif inbox.ended:
+                task.proceed(End.END)
+            else:
+                break
+            if random.random() < 0.5:
+                break
+        for name, inbox in task.inboxes.items():
+            if inbox.told < inbox.read:
+                found.append(partial(self._taken, task, name))
+        if task.cancelled:
+            found.append(partial(self._cancelled, task, random))
+        if isinstance(task.request, Emit):
+            if not self._arena:
+                found.append(self._make_arena)
+            elif task.emitted < task.credit_items and task.emitted_bytes < task.credit_bytes:
+                found.append(partial(self._emit, task, task.request))
+        elif task.request is None:
+            found.append(partial(self._end, task, random) if self._arena else self._make_arena)
+        elif isinstance(task.request, Read) and task.inboxes[task.request.name].read < len(
+            task.inboxes[task.request.name].values
+        ):
+            found += self._task_moves(task, random)
+        assert not isinstance(task.request, Hang) or task.cancelled or self.stage.timeout_s is not None
+        return found
+
+    def _make_arena(self) -> Event:
+        self._arena = self._slots.make_arena(self.number)
+        return self._say(wire.ArenaMade(self._arena, 1 << 20))
+
+    def _taken(self, task: ScriptedTask, name: str) -> Event:
+        inbox = task.inboxes[name]
+        inbox.told = inbox.read
+        return self._say(wire.Taken(task.number, name, inbox.read))
+
+    def _emit(self, task: ScriptedTask, request: Emit) -> Event:
+        outputs = self._pack_all(dict(request.outputs))
+        index = task.emitted
+        task.emitted += 1
+        task.emitted_bytes += sum(len(v.body) + sum(ref.nbytes for ref in v.tensors) for v in outputs.values())
+        task.proceed(None)
+        return self._say(wire.TokenSent(task.number, index, outputs))
+
+    def _end(self, task: ScriptedTask, random: Random) -> Event:
+        outcome = task.outcome
+        if isinstance(outcome, Raised):
+            error = wire.ErrorRecord(Code.INTERNAL, outcome.kind, outcome.message)
+            return self._say(wire.TaskFailed(task.number, error, wire.Times(), self._leave(task, random)))
+        outputs = self._pack_all(dict(outcome))
+        return self._say(wire.TaskDone(task.number, outputs, task.emitted, wire.Times(), self._leave(task, random)))
+
+    def _cancelled(self, task: ScriptedTask, random: Random) -> Event:
+        error = wire.ErrorRecord(Code.CANCELLED, "Cancelled", "told to stop")
+        return self._say(wire.TaskFailed(task.number, error, wire.Times(), self._leave(task, random)))
+
+    def _leave(self, task: ScriptedTask, random: Random) -> tuple[Slot, ...]:
+        """End a task; now and then user code keeps views of its inputs."""
+        del self.tasks[task.number]
+        kept = tuple(slot for slot in sorted(task.reads()) if random.random() < 0.2)
+        self.held += kept
+        return kept
+
+    def _pack_all(self, payloads: dict[str, Any]) -> dict[str, Value]:
+        placed: dict[int, TensorRef] = {}
+
+        def allocate(tensor: FakeTensor) -> TensorRef:
+            # One tensor in two ports of a yield lies in one slot.
+            if id(tensor) not in placed:
+                placed[id(tensor)] = self._slots.allocate(self._arena, tensor)
+            return placed[id(tensor)]
+
+        return {port: pack(payload, allocate) for port, payload in payloads.items()}

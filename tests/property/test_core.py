@@ -1,0 +1,175 @@
+"""The core against the reference executor: random workflows, inputs, behaviours and interleavings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+from hypothesis import assume, event, given
+from hypothesis import strategies as st
+
+from dataflower.core.events import WorkflowAdded
+from dataflower.core.host import CoreConfig, HostCore
+from dataflower.core.program import compile_program
+from dataflower.errors import Code, Failure
+from dataflower.testing.reference import Fails, Outcome, TooMany, outcomes
+from dataflower.testing.scripted import Script, replay
+from dataflower.testing.scripted_caller import ScriptedCaller
+from dataflower.testing.workflows import Features, Scenario, scenarios
+
+SEEDS = st.integers(0, 1 << 16)
+CANCELLED = Failure(Code.CANCELLED, "Cancelled", "not wanted any more")
+
+
+def play(scenario: Scenario, script: Script, *invocations: ScriptedCaller) -> list[ScriptedCaller]:
+    """Run a script to its end and check that nothing is left."""
+    workflow = scenario.workflow
+    script.add_workflow(WorkflowAdded("w@1", compile_program(workflow)), scenario.behaviours)
+    callers = list(invocations) or [ScriptedCaller("a", "w@1", workflow, scenario.inputs)]
+    for caller in callers:
+        script.add_caller(caller)
+    script.run()
+    script.check_quiet()
+    return callers
+
+
+def all_outcomes(scenario: Scenario, limit: int = 400) -> list[Outcome]:
+    """The legal ends; scenarios with too many are not for us."""
+    try:
+        return list(outcomes(scenario.workflow, scenario.behaviours, scenario.inputs, limit))
+    except TooMany:
+        assume(False)
+        raise
+
+
+def check_legal(caller: ScriptedCaller, ends: list[Outcome]) -> None:
+    """The caller saw one of the legal ends."""
+    if caller.failure is not None:
+        met = Fails(caller.failure.stage, caller.failure.kind, caller.failure.attempt)
+        legal = frozenset().union(*(end.failures for end in ends))
+        assert met in legal, f"failed with {caller.failure}, legal are {sorted(map(str, legal))}"
+        event("failed")
+        return
+    results = caller.payloads()
+    legal_results = [dict(end.outputs) for end in ends if end.outputs is not None]
+    assert results in legal_results, f"got {results}, legal are {legal_results[:5]}"
+    event("succeeded")
+
+
+def check_tasks(script: Script, caller: ScriptedCaller, ends: list[Outcome]) -> None:
+    """Only tasks ran that may, each attempt once."""
+    mine = [(stage, tag, attempt) for invocation, stage, tag, attempt in script.ran if invocation == caller.invocation]
+    assert len(mine) == len(set(mine)), f"a task ran twice: {mine}"
+    legal = frozenset().union(*(end.tasks for end in ends))
+    assert {(stage, tag) for stage, tag, _ in mine} <= legal
+
+
+@given(scenarios(), SEEDS)
+def test_outputs_and_failures_equal_the_reference(scenario: Scenario, seed: int) -> None:
+    ends = all_outcomes(scenario)
+    script = Script(HostCore(CoreConfig()), seed=seed)
+    (caller,) = play(scenario, script)
+    check_legal(caller, ends)
+    check_tasks(script, caller, ends)
+
+
+@given(scenarios(Features(faults=False, tight_credit=True, partial_reads=False)), SEEDS)
+def test_tight_credit_changes_no_result_and_blocks_nothing(scenario: Scenario, seed: int) -> None:
+    ends = all_outcomes(scenario)
+    script = Script(HostCore(CoreConfig(cpus=1)), seed=seed)
+    (caller,) = play(scenario, script)
+    assert caller.failure is None
+    check_legal(caller, ends)
+
+
+@given(scenarios(Features(hangs=True)), SEEDS)
+def test_hanging_tasks_time_out(scenario: Scenario, seed: int) -> None:
+    ends = all_outcomes(scenario)
+    script = Script(HostCore(CoreConfig()), seed=seed)
+    (caller,) = play(scenario, script)
+    check_legal(caller, ends)
+
+
+@given(scenarios(Features(retry_all=True, stages=5)), SEEDS, st.integers(1, 3))
+def test_crashes_with_retry_change_no_result(scenario: Scenario, seed: int, crashes: int) -> None:
+    ends = all_outcomes(scenario)
+    script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes)
+    (caller,) = play(scenario, script)
+    assert caller.failure is None
+    check_legal(caller, ends)
+
+
+@given(scenarios(Features(faults=False, stages=5)), SEEDS)
+def test_a_crash_without_retry_is_a_typed_failure(scenario: Scenario, seed: int) -> None:
+    ends = all_outcomes(scenario)
+    script = Script(HostCore(CoreConfig()), seed=seed, crashes=1)
+    (caller,) = play(scenario, script)
+    if caller.failure is None:
+        check_legal(caller, ends)
+    else:
+        assert caller.failure.kind == "ContainerCrashed"
+        assert caller.failure.stage in script.crashed
+        assert caller.failure.attempt == 1
+
+
+@given(scenarios(), SEEDS, st.integers(1, 60))
+def test_cancellation_at_any_moment_leaves_nothing(scenario: Scenario, seed: int, step: int) -> None:
+    ends = all_outcomes(scenario)
+    script = Script(HostCore(CoreConfig()), seed=seed)
+    caller = ScriptedCaller("a", "w@1", scenario.workflow, scenario.inputs)
+    script.cancel_at("a", step, CANCELLED)
+    play(scenario, script, caller)
+    if caller.failure is not None and caller.failure.kind == CANCELLED.kind:
+        event("cancelled")
+        assert caller.failure.code is Code.CANCELLED
+    else:
+        check_legal(caller, ends)
+
+
+@given(scenarios(Features(hangs=True)), SEEDS, st.integers(1, 60))
+def test_a_deadline_ends_it_at_once(scenario: Scenario, seed: int, steps: int) -> None:
+    ends = all_outcomes(scenario)
+    script = Script(HostCore(CoreConfig()), seed=seed, impatient=True)
+    deadline = script.clock.monotonic() + steps * 0.0001
+    caller = ScriptedCaller("a", "w@1", scenario.workflow, scenario.inputs, deadline=deadline)
+    play(scenario, script, caller)
+    if caller.failure is not None and caller.failure.code is Code.DEADLINE_EXCEEDED and not caller.failure.stage:
+        event("too late")
+    else:
+        check_legal(caller, ends)
+
+
+@given(st.lists(scenarios(Features(stages=4)), min_size=2, max_size=3), SEEDS)
+def test_invocations_do_not_disturb_each_other(several: list[Scenario], seed: int) -> None:
+    script = Script(HostCore(CoreConfig()), seed=seed)
+    callers = []
+    for number, scenario in enumerate(several):
+        key = f"w{number}@1"
+        workflow = replace(scenario.workflow, name=f"w{number}")
+        script.add_workflow(WorkflowAdded(key, compile_program(workflow)), scenario.behaviours)
+        for copy in range(2):
+            caller = ScriptedCaller(f"{number}/{copy}", key, workflow, scenario.inputs)
+            script.add_caller(caller)
+            callers.append((caller, all_outcomes(scenario)))
+    script.run()
+    script.check_quiet()
+    for caller, ends in callers:
+        check_legal(caller, ends)
+        check_tasks(script, caller, ends)
+
+
+@given(scenarios(Features(hangs=True)), SEEDS, st.integers(0, 2))
+def test_the_same_events_give_the_same_commands(scenario: Scenario, seed: int, crashes: int) -> None:
+    script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes)
+    play(scenario, script)
+    again = replay(HostCore(CoreConfig()), script.log)
+    for (said, _), first, second in zip(script.log, script.answers, again, strict=True):
+        assert first == second, f"after {said}"
+
+
+@given(scenarios())
+def test_the_reference_agrees_with_itself(scenario: Scenario) -> None:
+    def first_ends() -> list[Outcome]:
+        return list(islice(outcomes(scenario.workflow, scenario.behaviours, scenario.inputs), 20))
+
+    assert first_ends() == first_ends()
