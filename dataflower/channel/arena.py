@@ -1,8 +1,8 @@
 """Memory that one process writes and others read: the owner's side.
 
-An arena is a growing set of *segments*, each a memfd that is mapped writable here and then sealed, so that nobody else can
-write it and nobody at all can resize it. Segments are sparse: what costs is the first touch of a page, so slots are recycled
-and never given back before the end.
+An arena is a growing set of *segments*, each a memfd that is mapped writable here and then sealed, so that nobody
+else can write it and nobody at all can resize it. Segments are sparse: what costs is the first touch of a page, so
+slots are recycled and never given back before the end.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class _Watch(weakref.ref):  # type: ignore[type-arg]
     """Weak reference to a local array, that knows its slot."""
 
     __slots__ = ("key",)
+    key: int
     __hash__ = object.__hash__  # arrays have none
     __eq__ = object.__eq__
 
@@ -205,7 +206,7 @@ class Arena:
     def release(self, slots: Iterable[tuple[int, int]]) -> None:
         """The receivers are done with these (arena, slot) pairs.
 
-        ValueError for one that no receiver has: a bug, or a peer that must not be trusted. Those before it are released.
+        ValueError for one that no receiver has: a bug, or a peer not to be trusted. Those before it are released.
         """
         with self._lock:
             self._inside = True

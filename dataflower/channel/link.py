@@ -61,7 +61,17 @@ class Link:
     itself is shut down only when threads of this process wait on this very end.
     """
 
-    __slots__ = ("_busy", "_closed", "_received", "_received_bytes", "_reset", "_sent", "_sent_bytes", "_socket", "_spilled")
+    __slots__ = (
+        "_busy",
+        "_closed",
+        "_received",
+        "_received_bytes",
+        "_reset",
+        "_sent",
+        "_sent_bytes",
+        "_socket",
+        "_spilled",
+    )
 
     def __init__(self, end: int | socket.socket) -> None:
         """Take over an open SEQPACKET socket, blocking or not (an integer: its descriptor)."""

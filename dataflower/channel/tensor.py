@@ -1,18 +1,141 @@
-"""User values to and from `wire.Value`."""
+"""User values to and from `wire.Value`.
+
+What a value may be: None, bool, int (64 bits), float, str, bytes, lists, tuples (they become lists), dicts with string keys,
+numpy arrays and scalars (scalars become Python's), torch tensors on the CPU. Subclasses of these (OrderedDict, Counter,
+named tuples, IntEnum) become the plain type. Anything else is refused with its place in the value.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgpack
 import numpy as np
 
+from dataflower.channel import plain
 from dataflower.channel.arena import Arena
-from dataflower.channel.views import Views
-from dataflower.wire import Value
+from dataflower.channel.views import NUMPY_DTYPES, Views
+from dataflower.spec.function import DTYPES
+from dataflower.wire import EXT_INLINE_TENSOR, EXT_TENSOR, TensorRef, Value
 
 INLINE_TENSOR_BYTES = 8192
+"""Tensors up to this size ride inside the message."""
 INLINE_BODY_BYTES = 32768
+"""Longer bodies go to the arena."""
+
+Array = np.ndarray[Any, Any]
+
+_pack = msgpack.packb
+_unpack = msgpack.unpackb
+
+
+class Bf16Bits(Array):
+    """BF16 data in a process without torch: the raw bits as uint16, encoded as BF16 again. No arithmetic."""
+
+    __array_ufunc__ = None
+
+
+class _Encoder:
+    """What the values of one message share: where tensors go, and what has to be taken back if one fails."""
+
+    __slots__ = (
+        "arena",
+        "cancelled",
+        "claimed",
+        "inline_body_bytes",
+        "inline_tensor_bytes",
+        "made",
+        "tensors",
+        "views",
+    )
+
+    def __init__(
+        self,
+        arena: Arena | None,
+        views: Views | None,
+        cancelled: Callable[[], bool] | None,
+        inline_tensor_bytes: int,
+        inline_body_bytes: int,
+    ) -> None:
+        self.arena, self.views, self.cancelled = arena, views, cancelled
+        self.inline_tensor_bytes, self.inline_body_bytes = inline_tensor_bytes, inline_body_bytes
+        self.tensors: list[TensorRef] = []
+        self.made: list[tuple[int, int]] = []  # slots of our arena that this message names
+        self.claimed: set[tuple[int, int]] = set()  # those of them that hold the user's own arrays
+
+    def value(self, value: Any, name: str) -> Value:
+        self.tensors = []
+        try:
+            if type(value) not in plain.TYPES:
+                plain.check(value)
+            body = _pack(value, default=self._convert, strict_types=True)
+        except (plain.Refused, OverflowError, ValueError, UnicodeEncodeError, RecursionError) as error:
+            raise plain.explain(value, name, error) from None
+        if len(body) > self.inline_body_bytes and self.arena is not None:
+            slot = self.arena.allocate(len(body), cancelled=self.cancelled)
+            self.made.append((slot.arena, slot.slot))
+            slot.buffer[:] = body
+            return Value(b"", tuple(self.tensors), slot.ref("BYTES", (len(body),)))
+        return Value(body, tuple(self.tensors))
+
+    def take_back(self) -> None:
+        if self.made and self.arena is not None:
+            self.arena.release(self.made)
+
+    def _convert(self, value: Any) -> Any:
+        """What MessagePack doesn't know, as something that it does."""
+        if isinstance(value, np.ndarray):
+            return self._tensor(value, "BF16" if isinstance(value, Bf16Bits) else "")
+        if isinstance(value, np.generic):
+            return plain.from_scalar(value)
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
+            return self._tensor(*plain.from_torch(torch, value))
+        return plain.from_subclass(value)
+
+    def _tensor(self, array: Array, dtype: str) -> msgpack.ExtType:
+        dtype = dtype or plain.array_dtype(array)
+        kind = NUMPY_DTYPES[dtype]
+        if array.nbytes <= self.inline_tensor_bytes or self.arena is None:
+            if array.dtype.isnative or array.dtype.num not in plain.OIP_DTYPES:
+                data = array.tobytes()
+            else:
+                data = array.astype(kind).tobytes()
+            return msgpack.ExtType(EXT_INLINE_TENSOR, _pack((dtype, array.shape, data)))
+        place = self._place(array) if array.flags.c_contiguous and array.dtype.isnative else None
+        if place is None:
+            place = self._copy(array, kind)
+        self.tensors.append(TensorRef(*place, array.nbytes, dtype, array.shape))
+        return msgpack.ExtType(EXT_TENSOR, _pack(len(self.tensors) - 1))
+
+    def _place(self, array: Array) -> tuple[int, int, int] | None:
+        """Where in shared memory the array already lies, claimed for the receiver; or None."""
+        assert self.arena is not None
+        address, nbytes = array.__array_interface__["data"][0], array.nbytes
+        if self.views is not None and (found := self.views.find(address, nbytes)) is not None:
+            return found
+        found = self.arena.find(address, nbytes)
+        if found is None or found[:2] in self.claimed:
+            return found
+        found = self.arena.share(address, nbytes)
+        if found is not None:
+            self.claimed.add(found[:2])
+            self.made.append(found[:2])
+            with contextlib.suppress(ValueError):
+                array.flags.writeable = False  # it has readers now: a later write through this name is an error
+        return found
+
+    def _copy(self, array: Array, kind: np.dtype[Any]) -> tuple[int, int, int]:
+        assert self.arena is not None
+        slot = self.arena.allocate(array.nbytes, cancelled=self.cancelled)
+        self.made.append((slot.arena, slot.slot))
+        source = array if array.dtype.num in plain.OIP_DTYPES else array.view(kind)
+        np.copyto(np.ndarray(array.shape, kind, slot.buffer), source.view(np.ndarray))
+        return slot.arena, slot.slot, slot.slot
 
 
 def encode(
@@ -27,11 +150,22 @@ def encode(
 ) -> Value:
     """Pack a user value. Slots that the result names must be released by its receivers.
 
-    Arrays that live in `arena` or `views` go by reference (own arrays become read-only), others are copied once into the
-    arena, small ones ride inside. Without an arena everything rides inside. On any error nothing stays allocated.
-    `name` is the root of paths in messages. Raises InvalidArgument (naming type and path), and what `Arena.allocate` raises.
+    Arrays that live in `views` or are made by `arena.array` go by reference (the latter become read-only), others are
+    copied once into the arena, small ones ride inside. Without an arena everything rides inside. On any error nothing stays
+    allocated. `name` is the root of paths in messages. Raises InvalidArgument (with type and path), and what
+    `Arena.allocate` raises.
     """
-    raise NotImplementedError
+    if type(value) in plain.TYPES:
+        with contextlib.suppress(OverflowError, ValueError):  # refused below, with the reason
+            body = _pack(value)
+            if len(body) <= inline_body_bytes or arena is None:
+                return Value(body)
+    encoder = _Encoder(arena, views, cancelled, inline_tensor_bytes, inline_body_bytes)
+    try:
+        return encoder.value(value, name)
+    except BaseException:
+        encoder.take_back()
+        raise
 
 
 def encode_ports(
@@ -44,7 +178,12 @@ def encode_ports(
     inline_body_bytes: int = INLINE_BODY_BYTES,
 ) -> dict[str, Value]:
     """`encode` for the ports of one message: all or nothing, and two ports may name the same own slot."""
-    raise NotImplementedError
+    encoder = _Encoder(arena, views, cancelled, inline_tensor_bytes, inline_body_bytes)
+    try:
+        return {name: encoder.value(value, name) for name, value in values.items()}
+    except BaseException:
+        encoder.take_back()
+        raise
 
 
 def decode(value: Value, views: Views | None, *, copy: bool = False) -> Any:
@@ -52,23 +191,79 @@ def decode(value: Value, views: Views | None, *, copy: bool = False) -> Any:
 
     `copy`: writable copies instead, nothing held. Raises ValueError for a value that does not hold together.
     """
-    raise NotImplementedError
+
+    def extension(code: int, data: bytes) -> Any:
+        if code == EXT_INLINE_TENSOR:
+            dtype, shape, content = _unpack(data)
+            kind = NUMPY_DTYPES[dtype]
+            if math.prod(shape) * kind.itemsize != len(content):
+                raise ValueError(f"{dtype}{shape} does not take {len(content)} bytes")
+            array: Array = np.ndarray(shape, kind, content)
+        elif code == EXT_TENSOR:
+            if views is None:
+                raise ValueError("a tensor by reference where no arena is attached")
+            index = _unpack(data)
+            if not 0 <= index < len(value.tensors):
+                raise ValueError(f"tensor {index} of {len(value.tensors)}")
+            ref = value.tensors[index]
+            dtype, array = ref.dtype, views.array(ref)
+        else:
+            raise ValueError(f"unknown extension {code}")
+        if copy:
+            array = array.copy()
+        return _bf16(array) if dtype == "BF16" else array
+
+    try:
+        if value.spilled is None:
+            return _unpack(value.body, ext_hook=extension)
+        if views is None:
+            raise ValueError("a body by reference where no arena is attached")
+        return _unpack(views.view(value.spilled).data, ext_hook=extension)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        raise ValueError(f"a value does not hold together: {error}") from error
 
 
 def empty(
     arena: Arena, shape: Sequence[int], dtype: Any = "FP32", *, cancelled: Callable[[], bool] | None = None
-) -> np.ndarray[Any, Any]:
+) -> Array:
     """A writable array already in the arena; returning or yielding it copies nothing (and makes it read-only).
 
-    `dtype`: a numpy dtype, or a name in either spelling of `spec.function.DTYPES`.
+    `dtype`: a numpy dtype, or a name in either spelling of `spec.function.DTYPES` (BF16 gives `Bf16Bits`).
     """
-    raise NotImplementedError
+    if isinstance(dtype, str):
+        dtype = DTYPES.get(dtype, dtype)
+        if dtype == "bfloat16":
+            return arena.array(shape, NUMPY_DTYPES["BF16"], cancelled=cancelled).view(Bf16Bits)
+    return arena.array(shape, dtype, cancelled=cancelled)
 
 
-def to_torch(view: np.ndarray[Any, Any]) -> Any:
-    """A torch tensor on the same memory (small arrays are copied). Read-only: an in-place write to it kills the process."""
-    raise NotImplementedError
+class _Alias:
+    """The memory of a read-only array under numpy's array interface as if it were writable; keeps the array alive."""
+
+    __slots__ = ("__array_interface__", "view")
+
+    def __init__(self, view: Array) -> None:
+        self.view = view
+        interface = dict(view.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
 
 
-class Bf16Bits(np.ndarray[Any, Any]):
-    """BF16 data in a process without torch: the raw bits as uint16, encoded as BF16 again. No arithmetic."""
+def to_torch(view: Array) -> Any:
+    """A torch tensor on the same memory (arrays of up to INLINE_TENSOR_BYTES are copied); `Bf16Bits` become bfloat16.
+
+    Treat it as read-only: torch can't know that it is, and an in-place write to another process's memory kills this one.
+    """
+    import torch
+
+    source = view.view(np.ndarray)
+    if not source.flags.writeable:  # torch would warn; the alias says the same in this docstring
+        source = source.copy() if source.nbytes <= INLINE_TENSOR_BYTES else np.asarray(_Alias(source))
+    if isinstance(view, Bf16Bits):
+        return torch.from_numpy(source.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(source)
+
+
+def _bf16(array: Array) -> Any:
+    bits = array.view(Bf16Bits)
+    return to_torch(bits) if "torch" in sys.modules else bits

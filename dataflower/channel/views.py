@@ -77,6 +77,8 @@ class _Watch(weakref.ref):  # type: ignore[type-arg]
     """Weak reference to the array that all views made from it keep alive; it knows slot and segment."""
 
     __slots__ = ("key", "segment")
+    key: tuple[int, int]
+    segment: _Attached
     __hash__ = object.__hash__  # arrays have none
     __eq__ = object.__eq__
 
@@ -84,10 +86,8 @@ class _Watch(weakref.ref):  # type: ignore[type-arg]
 class Views:
     """Other processes' arenas, read-only. Thread-safe. Arenas are mapped when first read."""
 
-    def __init__(
-        self, on_unheld: Callable[[Slots], None] | None = None, *, keep_descriptors: bool = False
-    ) -> None:
-        """`on_unheld(slots)` is called when the last view of slots that `held` reported dies.
+    def __init__(self, on_unheld: Callable[[Slots], None] | None = None, *, keep_descriptors: bool = False) -> None:
+        """`on_unheld(slots)` is called when the last view of slots that `held` or `watch` was asked about dies.
 
         It runs wherever the last reference is dropped, perhaps inside a garbage collection in any thread: it may only
         queue and wake (deque.append, SimpleQueue.put, eventfd), not take locks.
@@ -171,25 +171,32 @@ class Views:
             raise ValueError(f"{ref.dtype}{list(ref.shape)} does not take {ref.nbytes} bytes")
         return self._view(ref, kind, ref.shape)
 
-    def held(self, slots: Iterable[tuple[int, int]]) -> Slots:
-        """Which of these slots still have live views. Each will be given to `on_unheld` once, when it has none.
+    def held(self, slots: Iterable[tuple[int, int]], *, watch: bool = True) -> Slots:
+        """Which of these slots still have live views; with `watch`, `on_unheld` is told of each when it has none left.
 
-        That may happen as soon as this returns, so the caller must queue what it says about `held` (TaskDone) ahead of
-        what `on_unheld` says.
+        That may happen before the caller has passed the answer on. Where order matters (TaskDone ahead of Unheld):
+        `held(slots, watch=False)`, send, then `watch`.
         """
+        found = tuple(slot for slot in dict.fromkeys(slots) if slot in self._held)
+        if watch and found:
+            self.watch(found)
+        return found
+
+    def watch(self, slots: Iterable[tuple[int, int]]) -> None:
+        """Have `on_unheld` told of each of these slots, once, when it has no live view (at once if none now)."""
         with self._lock:
             self._inside = True
             try:
-                found = []
+                missing = []
                 for slot in dict.fromkeys(slots):
                     entry = self._held.get(slot)
-                    if entry is not None:
+                    if entry is None:
+                        missing.append(slot)
+                    else:
                         entry.reported = True
-                        found.append(slot)
             finally:
                 gone = self._leave()
-        self._tell(gone)
-        return tuple(found)
+        self._tell(missing + gone)
 
     def find(self, address: int, nbytes: int) -> tuple[int, int, int] | None:
         """(arena, slot, offset as in TensorRef) of memory inside a live view, or None."""
