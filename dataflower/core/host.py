@@ -216,7 +216,7 @@ class HostCore:
     def _output_taken(self, event: events.OutputTaken, now: float) -> None:
         call = self._calls.get(event.invocation)
         if call is not None:
-            call.flow.output_taken(event.port, event.items)
+            call.flow.outputs.taken(event.port, event.items)
             self._settle(call, now)
 
     def _invocation_released(self, event: events.InvocationReleased, now: float) -> None:
@@ -225,7 +225,7 @@ class HostCore:
             return
         if not call.finished:
             self._finish(call, Failure(Code.CANCELLED, "Cancelled", "released by its caller"), now)
-        call.flow.release_outputs()
+        call.flow.outputs.release()
         call.released = True
         self._forget_if_gone(call)
 
@@ -238,13 +238,14 @@ class HostCore:
     def _settle(self, call: Call, now: float) -> None:
         """Carry on what a change in the flow brought: outputs, feeds, credit, ready tasks, perhaps the end."""
         flow = call.flow
-        if flow.said:
+        outputs = flow.outputs
+        if outputs.said:
             if not call.trace.first_output:
                 call.trace.first_output = now
-            self._out.extend(flow.said)
-            flow.said = []
+            self._out.extend(outputs.said)
+            outputs.said = []
         if call.finished:
-            flow.granted = []
+            flow.granted.clear()
             return
         if flow.failure is not None:
             self._finish(call, flow.failure, now)
@@ -260,9 +261,10 @@ class HostCore:
         fed, flow.fed = flow.fed, []
         for instance in fed:
             self._feed(instance)
-        granted, flow.granted = flow.granted, []
-        for emitter in granted:
-            self._grant(call, emitter)
+        if flow.granted:
+            for emitter in flow.granted:
+                self._grant(call, emitter)
+            flow.granted.clear()
         if flow.is_stuck:
             failure = Failure(Code.INTERNAL, "StuckInvocation", "no task can run and outputs are missing")
             self._finish(call, failure, now)

@@ -6,6 +6,7 @@ import enum
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from dataflower.core.ledger import Ledger
 from dataflower.core.program import StageProgram
 from dataflower.core.trace import TaskTrace
 from dataflower.wire import Tag, Value
@@ -223,3 +224,21 @@ def value_bytes(value: Value) -> int:
     if value.spilled is not None:
         total += value.spilled.nbytes
     return total
+
+
+def hold(ledger: Ledger, payload: Value | Absent | tuple[Value, ...]) -> None:
+    """Hold every slot of a payload."""
+    if isinstance(payload, tuple):
+        for value in payload:
+            ledger.hold(value)
+    elif not isinstance(payload, Absent):
+        ledger.hold(payload)
+
+
+def drop(ledger: Ledger, payload: Value | Absent | tuple[Value, ...]) -> None:
+    """Undo one `hold`."""
+    if isinstance(payload, tuple):
+        for value in payload:
+            ledger.drop(value)
+    elif not isinstance(payload, Absent):
+        ledger.drop(payload)

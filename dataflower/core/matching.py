@@ -7,7 +7,7 @@ is kept longer.
 
 from __future__ import annotations
 
-from dataflower.core.commands import EmitOutput, EndOutput
+from dataflower.core.branches import Branches
 from dataflower.core.instance import (
     ABSENT,
     Absent,
@@ -18,9 +18,12 @@ from dataflower.core.instance import (
     Payload,
     Phase,
     StreamInput,
+    drop,
+    hold,
     value_bytes,
 )
 from dataflower.core.ledger import Ledger
+from dataflower.core.outputs import Outputs
 from dataflower.core.program import (
     CALLER,
     OUTPUT,
@@ -29,7 +32,6 @@ from dataflower.core.program import (
     InputProgram,
     Mode,
     Program,
-    StageProgram,
     case_port,
     keyed_element,
 )
@@ -53,17 +55,6 @@ class _Collector:
         """Next item in order (ordered gathers only)."""
 
 
-class _Branch:
-    """All tasks of a stage below one tag: keeps the broadcast tokens that they share until the last of them is over."""
-
-    __slots__ = ("done", "expected", "shared")
-
-    def __init__(self) -> None:
-        self.expected: int | None = None
-        self.done = 0
-        self.shared: list[tuple[Consumer, Value | Absent | tuple[Value, ...]]] = []
-
-
 class _Groups:
     """Items of a keyed edge by key, in order of first appearance."""
 
@@ -73,25 +64,12 @@ class _Groups:
         self.by_key: dict[tuple[type, object], list[Value]] = {}
 
 
-class _OutputState:
-    """A workflow output: what the caller has not copied out yet."""
-
-    __slots__ = ("emitted", "entries", "resolved", "taken")
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[Value, Item | None] | None] = []
-        self.emitted = 0
-        self.taken = 0
-        self.resolved = False
-
-
 class Flow:
-    """State of one invocation. The core reads and empties `ready`, `fed`, `granted`, `said` after each call.
+    """State of one invocation. The core reads and empties `ready`, `fed`, `granted`, `outputs.said` after each call.
 
     ready    instances that may be queued
     fed      running instances with stream items or ends that their container has not been told
     granted  producers whose credit may have moved
-    said     outputs for the caller
     """
 
     def __init__(self, invocation: str, program: Program, ledger: Ledger) -> None:
@@ -102,9 +80,7 @@ class Flow:
         self.ready: list[Instance] = []
         self.fed: list[Instance] = []
         self.granted: list[Emitter] = []
-        self.said: list[EmitOutput | EndOutput] = []
-        self.outputs = [_OutputState() for _ in program.outputs]
-        self.unresolved = len(program.outputs)
+        self.outputs = Outputs(invocation, program.outputs, ledger, self.granted)
         self.active = 0
         """Instances queued, running or waiting for another attempt."""
         self.failure: Failure | None = None
@@ -115,7 +91,7 @@ class Flow:
         self._caller_items = 0
         self._ended: list[Emitter] = []
         self._collectors: dict[tuple[Consumer, Tag], _Collector] = {}
-        self._branches: dict[tuple[int, Tag], _Branch] = {}
+        self._branches = Branches(ledger)
         self._groups: dict[tuple[Consumer, Tag], _Groups] = {}
 
     # --- the caller ------------------------------------------------------------------------------------------
@@ -293,7 +269,7 @@ class Flow:
     ) -> None:
         if consumer.stage == OUTPUT:
             assert not isinstance(payload, tuple)
-            self._resolve(consumer.input, payload)
+            self.outputs.resolve(consumer.input, payload)
         elif consumer.broadcast:
             self._share(consumer, tag, payload)
         else:
@@ -306,25 +282,17 @@ class Flow:
         program = self.program.stages[stage]
         instance = Instance(self, program, tag)
         self.instances[stage][tag] = instance
-        if program.broadcast_depth is not None:
-            for depth in range(program.broadcast_depth, program.depth):
-                branch = self._branches.get((stage, tag[:depth]))
-                if branch is not None:
-                    for consumer, payload in tuple(branch.shared):
-                        self._speak(instance, consumer, payload, None)
+        for consumer, payload in self._branches.shared_with(program, tag):
+            self._speak(instance, consumer, payload, None)
         return instance
 
     def _share(self, consumer: Consumer, tag: Tag, payload: Value | Absent | tuple[Value, ...]) -> None:
-        self._hold(payload)
-        branch = self._branches.get((consumer.stage, tag))
-        if branch is None:
-            branch = self._branches[consumer.stage, tag] = _Branch()
-        branch.shared.append((consumer, payload))
+        self._branches.share(consumer, tag, payload)
         depth = len(tag)
         below = [i for t, i in self.instances[consumer.stage].items() if t[:depth] == tag]
         for instance in below:
             self._speak(instance, consumer, payload, None)
-        self._close_branch_if_done(self.program.stages[consumer.stage], tag)
+        self._branches.close_if_done(self.program.stages[consumer.stage], tag)
 
     def _speak(
         self,
@@ -350,7 +318,7 @@ class Flow:
         if payload is ABSENT:
             self.skip(instance)
             return
-        self._hold(payload)
+        hold(self.ledger, payload)
         instance.payloads[number] = payload
         if item is not None:
             instance.items.append(item)
@@ -430,7 +398,7 @@ class Flow:
 
     def _push(self, consumer: Consumer, tag: Tag, value: Value, item: Item | None) -> None:
         if consumer.stage == OUTPUT:
-            self._say_item(consumer.input, value, item)
+            self.outputs.push(consumer.input, value, item)
             return
         instance = self._instance(consumer.stage, tag)
         if instance.phase is Phase.DONE:
@@ -448,7 +416,7 @@ class Flow:
 
     def _end_stream(self, consumer: Consumer, tag: Tag) -> None:
         if consumer.stage == OUTPUT:
-            self._end_output(consumer.input, absent=False)
+            self.outputs.end(consumer.input, absent=False)
             return
         instance = self._instance(consumer.stage, tag)
         instance.unheard -= 1
@@ -463,7 +431,7 @@ class Flow:
 
     def _absent_stream(self, consumer: Consumer, tag: Tag) -> None:
         if consumer.stage == OUTPUT:
-            self._end_output(consumer.input, absent=True)
+            self.outputs.end(consumer.input, absent=True)
             return
         instance = self._instance(consumer.stage, tag)
         instance.unheard -= 1
@@ -480,7 +448,7 @@ class Flow:
         return stream
 
     def taken(self, instance: Instance, number: int, items: int) -> None:
-        """User code has read so many items: settle them, let go of all but the newest (unless a retry may need them)."""
+        """User code has read so many items: settle them, keep the newest (all if a retry may come)."""
         stream = instance.streams.get(number)
         if stream is None:
             return
@@ -511,7 +479,7 @@ class Flow:
         collector = self._collector(consumer, tag)
         collector.items[index] = payload
         collector.arrived += 1
-        self._hold(payload)
+        hold(self.ledger, payload)
         if consumer.ordered:
             self._advance(consumer, tag, collector, item)
         self._close_gather_if_done(consumer, tag, collector)
@@ -578,98 +546,31 @@ class Flow:
     def _count(self, element: Element, tag: Tag, count: int | Absent) -> None:
         """The fan-out `element` under `tag` has so many items (ABSENT: it was skipped)."""
         for stage in self.program.broadcasts.get(element, ()):
-            assert stage.broadcast_depth is not None
-            if len(tag) >= stage.broadcast_depth:
-                branch = self._branches.setdefault((stage.index, tag), _Branch())
-                branch.expected = 0 if isinstance(count, Absent) else count
-                self._close_branch_if_done(stage, tag)
+            self._branches.expect(stage, tag, 0 if isinstance(count, Absent) else count)
         for consumer in self.program.gathers.get(element, ()):
             collector = self._collector(consumer, tag)
             collector.expected = count
             self._close_gather_if_done(consumer, tag, collector)
 
-    def _close_branch_if_done(self, stage: StageProgram, tag: Tag) -> None:
-        branch = self._branches.get((stage.index, tag))
-        if branch is None or branch.expected is None or branch.done < branch.expected:
-            return
-        if len(branch.shared) < stage.broadcasts_at.get(len(tag), 0):
-            return
-        del self._branches[stage.index, tag]
-        for _, payload in branch.shared:
-            self._drop(payload)
-        self._child_done(stage, tag)
-
-    def _child_done(self, stage: StageProgram, tag: Tag) -> None:
-        """One task, or all tasks of one branch, of a stage with broadcast inputs are over."""
-        if stage.broadcast_depth is None or len(tag) <= stage.broadcast_depth:
-            return
-        above = tag[:-1]
-        self._branches.setdefault((stage.index, above), _Branch()).done += 1
-        self._close_branch_if_done(stage, above)
-
     def _forget_if_heard(self, instance: Instance) -> None:
         if instance.unheard or instance.phase is not Phase.DONE:
             return
         if self.instances[instance.program.index].pop(instance.tag, None) is not None:
-            self._child_done(instance.program, instance.tag)
-
-    # --- outputs ---------------------------------------------------------------------------------------------
-
-    def _resolve(self, number: int, payload: Value | Absent) -> None:
-        if isinstance(payload, Absent):
-            self._end_output(number, absent=True)
-            return
-        output = self.outputs[number]
-        self.ledger.hold(payload)
-        output.entries.append((payload, None))
-        output.resolved = True
-        self.unresolved -= 1
-        self.said.append(EmitOutput(self.invocation, self.program.outputs[number].name, -1, payload))
-
-    def _say_item(self, number: int, value: Value, item: Item | None) -> None:
-        output = self.outputs[number]
-        self.ledger.hold(value)
-        if item is not None:
-            item.use()
-        output.entries.append((value, item))
-        self.said.append(EmitOutput(self.invocation, self.program.outputs[number].name, output.emitted, value))
-        output.emitted += 1
-
-    def _end_output(self, number: int, *, absent: bool) -> None:
-        self.outputs[number].resolved = True
-        self.unresolved -= 1
-        self.said.append(EndOutput(self.invocation, self.program.outputs[number].name, absent))
-
-    def output_taken(self, port: str, items: int) -> None:
-        """The caller's side has copied out so many items of an output."""
-        for program, output in zip(self.program.outputs, self.outputs, strict=True):
-            if program.name == port:
-                for position in range(output.taken, min(items, len(output.entries))):
-                    self._let_go(output, position)
-                output.taken = max(output.taken, min(items, len(output.entries)))
-
-    def _let_go(self, output: _OutputState, position: int) -> None:
-        entry = output.entries[position]
-        output.entries[position] = None
-        if entry is not None:
-            value, item = entry
-            self.ledger.drop(value)
-            if item is not None and item.settle():
-                self.granted.append(item.emitter)
+            self._branches.child_done(instance.program, instance.tag)
 
     # --- the end ---------------------------------------------------------------------------------------------
 
     @property
     def is_complete(self) -> bool:
         """Whether every output is decided and every sink done with."""
-        if self.unresolved:
+        if self.outputs.unresolved:
             return False
         return not self.program.has_sinks or (not self.active and not self.caller)
 
     @property
     def is_stuck(self) -> bool:
         """Whether nothing can happen any more although outputs are open (a bug, or a hole in `spec.check`)."""
-        return bool(self.unresolved) and not self.active and not self.caller
+        return bool(self.outputs.unresolved) and not self.active and not self.caller
 
     def abandon(self) -> list[Instance]:
         """The invocation is over: let go of everything but what running tasks read.
@@ -687,10 +588,7 @@ class Flow:
             instances.clear()
         for collector in self._collectors.values():
             for payload in collector.items.values():
-                self._drop(payload)
-        for branch in self._branches.values():
-            for _, shared in branch.shared:
-                self._drop(shared)
+                drop(self.ledger, payload)
         for groups in self._groups.values():
             for values in groups.by_key.values():
                 for value in values:
@@ -702,26 +600,6 @@ class Flow:
         self.caller.clear()
         return active
 
-    def release_outputs(self) -> None:
-        """Nobody reads the outputs any more."""
-        for output in self.outputs:
-            for position in range(len(output.entries)):
-                self._let_go(output, position)
-
-    def _hold(self, payload: Value | Absent | tuple[Value, ...]) -> None:
-        if isinstance(payload, tuple):
-            for value in payload:
-                self.ledger.hold(value)
-        elif not isinstance(payload, Absent):
-            self.ledger.hold(payload)
-
-    def _drop(self, payload: Value | Absent | tuple[Value, ...]) -> None:
-        if isinstance(payload, tuple):
-            for value in payload:
-                self.ledger.drop(value)
-        elif not isinstance(payload, Absent):
-            self.ledger.drop(payload)
-
     def check_integrity(self) -> None:
         """Raise AssertionError if the books disagree with each other."""
         live = [i for instances in self.instances[1:] for i in instances.values()]
@@ -730,7 +608,7 @@ class Flow:
             return
         busy = sum(1 for i in live if i.phase in (Phase.QUEUED, Phase.RUNNING, Phase.RETRYING))
         assert self.active == busy, "active count"
-        assert self.unresolved == sum(1 for output in self.outputs if not output.resolved)
+        self.outputs.check_integrity()
         for instance in live:
             assert instance.unheard >= 0
             assert not (instance.phase is Phase.DONE and instance.unheard == 0), "an instance was not forgotten"
