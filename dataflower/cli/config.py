@@ -24,9 +24,13 @@ def config(
     Example: DATAFLOWER_PORT=9001 dataflower config
     """
     from dataflower.config.compose import compose
+    from dataflower.config.settings import SECRETS
 
     composed = compose(file=file)
-    values = {name: _plain(value) for name, value in dataclasses.asdict(composed.config).items()}
+    values = {
+        name: "(set)" if name in SECRETS and value else _plain(value)
+        for name, value in dataclasses.asdict(composed.config).items()
+    }
     data = {name: {"value": value, "origin": str(composed.origins[name])} for name, value in values.items()}
 
     def table() -> Any:

@@ -6,11 +6,12 @@ import io
 import sys
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -36,6 +37,7 @@ class Screen:
         self._port = ""
         self._line = ""
         self._stages: tuple[StageStatus, ...] = ()
+        self._spinner = Spinner("dots", "running ...", style="dim")
         self._live: Live | None = None
         if live is not None:
             self._live = Live(
@@ -103,7 +105,9 @@ class Screen:
         self._port = ""
 
     def _render(self) -> RenderableType:
-        return Group(*([Text(self._line)] if self._line and self._out is None else []), stage_table(self._stages))
+        pending = [Text(self._line)] if self._line and self._out is None else []
+        below = stage_table(self._stages) if self._stages else self._spinner
+        return Group(*pending, below)
 
 
 def stage_table(stages: Iterable[StageStatus]) -> RenderableType:
@@ -119,7 +123,7 @@ def stage_table(stages: Iterable[StageStatus]) -> RenderableType:
         counts = (stage.busy, stage.queued, stage.done, stage.starting)
         style = "bold" if stage.busy else "dim"
         table.add_row(stage.stage, *(str(n) if n else "-" for n in counts), style=style)
-    return table if shown else Text("starting ...", style="dim")
+    return table
 
 
 def screen(terminal: Terminal, *, items: bool = True) -> Screen:
@@ -129,14 +133,3 @@ def screen(terminal: Terminal, *, items: bool = True) -> Screen:
     if items and watched and out.is_terminal:
         return Screen(out, None)
     return Screen(err if watched else None, sys.stdout if items else io.StringIO())
-
-
-def results(outputs: dict[str, Any], streamed: Iterable[str]) -> RenderableType:
-    """The outputs that were not shown as they came."""
-    rest = {name: value for name, value in outputs.items() if name not in set(streamed)}
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rest.items():
-        table.add_row(name, Text(text(value)))
-    return table

@@ -15,6 +15,7 @@ from typing import Any
 
 from dataflower.config.settings import Composed, Config, Origin
 from dataflower.errors import InvalidArgument, Problem
+from dataflower.spec.units import parse_duration, parse_size
 
 PREFIX = "DATAFLOWER_"
 FILES = ("dataflower.toml", "dataflower.yaml", "dataflower.yml")
@@ -22,8 +23,7 @@ FILES = ("dataflower.toml", "dataflower.yaml", "dataflower.yml")
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 _TYPES = typing.get_type_hints(Config)
-_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_TIMES = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
 class ConfigInvalid(InvalidArgument):
@@ -98,17 +98,27 @@ def read(name: str, value: Any) -> Any:
     if type_ is Path:
         return Path(str(value)).expanduser()
     if typing.get_origin(type_) is tuple:
-        parts = value.split(os.pathsep) if isinstance(value, str) else value
+        separator = os.pathsep if name.endswith("_path") else ","
+        parts = value.split(separator) if isinstance(value, str) else value
         return tuple(str(part) for part in parts if str(part))
-    if isinstance(value, bool) and type_ is not bool:
+    if type_ is bool:
+        return _truth(value)
+    if isinstance(value, bool):
         raise ValueError(f"expected {type_.__name__}, not {value!r}")
     if type_ is float:
-        return _scaled(value, _TIMES, "a duration such as 30, 500ms or 2m")
+        return parse_duration(_number(value))
     if type_ is int and name.endswith("_bytes"):
-        return int(_scaled(value, _SIZES, "a size such as 1048576, 256MiB or 1GiB"))
+        return parse_size(_number(value))
     if type_ is int:
         return _whole(value)
     return str(value)
+
+
+def _truth(value: Any) -> bool:
+    word = str(value).lower()
+    if word not in _TRUE | _FALSE:
+        raise ValueError(f"expected true or false, not {value!r}")
+    return word in _TRUE
 
 
 def _whole(value: Any) -> int:
@@ -118,15 +128,11 @@ def _whole(value: Any) -> int:
         raise ValueError(f"expected a whole number, not {value!r}") from None
 
 
-def _scaled(value: Any, units: Mapping[str, float], expected: str) -> float:
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(value))
-    if match is None:
-        raise ValueError(f"expected {expected}, not {value!r}")
-    number, unit = match.groups()
-    scale = units.get(unit, units.get(unit.upper()))
-    if scale is None:
-        raise ValueError(f"expected {expected}, not {value!r}")
-    return float(number) * scale
+def _number(value: Any) -> Any:
+    """Digits from a variable or a flag are the number that a file would have held."""
+    if isinstance(value, str) and re.fullmatch(r"\d+", value):
+        return int(value)
+    return float(value) if isinstance(value, str) and re.fullmatch(r"\d*\.\d+", value) else value
 
 
 def _find(directory: Path) -> Path | None:

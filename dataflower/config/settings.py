@@ -30,12 +30,24 @@ class Config:
 
     server: str = f"127.0.0.1:{DEFAULT_PORT}"
     """Where client verbs look for a server: `host:port`, or `unix:/path`."""
+    api_key: str = ""
+    """What client verbs show to a server that asks for a key."""
+    tls_ca_file: Path | None = None
+    """PEM certificates that client verbs trust; set, they speak TLS."""
+
     address: str = "127.0.0.1"
     """Interface that `serve` listens on."""
     port: int = DEFAULT_PORT
     """Port that `serve` listens on; 0 picks a free one."""
-    max_message_bytes: int = 256 * _MIB
-    """Longest gRPC message that `serve` takes."""
+    max_message_bytes: int = 64 * _MIB
+    """Longest gRPC message taken or sent."""
+    tls_cert_file: Path | None = None
+    """PEM certificate chain of the server; with `tls_key_file`, calls must use TLS."""
+    tls_key_file: Path | None = None
+    api_keys: tuple[str, ...] = ()
+    """If any, calls to the server must carry one."""
+    reflection: bool = True
+    """Whether tools may ask the server for the descriptors of its services."""
 
     state_dir: Path = field(default_factory=_state_dir)
     """Where a server keeps workflows, invocations and logs."""
@@ -62,6 +74,10 @@ class Config:
     """How many finished invocations stay readable."""
     keep_finished_s: float = 7 * 86400.0
     """And for how long."""
+
+
+SECRETS = frozenset({"api_key", "api_keys"})
+"""Settings that are never printed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,10 +45,15 @@ def test_without_any_source_there_are_the_defaults(tmp_path: Path) -> None:
         ("drain_timeout_s", "2m", 120.0),
         ("drain_timeout_s", 3, 3.0),
         ("host_arena_bytes", "4GiB", 4 * 2**30),
-        ("host_arena_bytes", "1.5 MB", 1_500_000),
+        ("host_arena_bytes", "1.5MB", 1_500_000),
         ("port", "0", 0),
         ("code_path", f"a{os.pathsep}b", ("a", "b")),
         ("code_path", ["a"], ("a",)),
+        ("api_keys", "k1,k2", ("k1", "k2")),
+        ("reflection", "off", False),
+        ("reflection", True, True),
+        ("tls_cert_file", "/a/b", Path("/a/b")),
+        ("tls_cert_file", "none", None),
     ],
 )
 def test_text_becomes_the_type_of_the_setting(name: str, value: object, expected: object) -> None:
@@ -60,8 +65,9 @@ def test_text_becomes_the_type_of_the_setting(name: str, value: object, expected
     [
         ("port", "x", "whole number"),
         ("port", True, "expected int"),
-        ("drain_timeout_s", "5 parsecs", "a duration such as"),
-        ("host_arena_bytes", "much", "a size such as"),
+        ("reflection", "perhaps", "true or false"),
+        ("drain_timeout_s", "5 parsecs", "is not a duration"),
+        ("host_arena_bytes", "much", "is not a size"),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, value: object, message: str) -> None:
