@@ -8,6 +8,7 @@ is kept longer.
 from __future__ import annotations
 
 from dataflower.core.branches import Branches
+from dataflower.core.gathers import Gathers, Groups
 from dataflower.core.instance import (
     ABSENT,
     Absent,
@@ -35,33 +36,11 @@ from dataflower.core.program import (
     case_port,
     keyed_element,
 )
-from dataflower.core.values import EMPTY, look, split_key
+from dataflower.core.values import EMPTY, look
 from dataflower.errors import Code, Failure
 from dataflower.spec.expression import ExpressionError
 from dataflower.spec.workflow import Credit, Merge
 from dataflower.wire import Tag, Value
-
-
-class _Collector:
-    """A gather under way: what has come of one fan-out. `expected` None: its producer still runs."""
-
-    __slots__ = ("arrived", "expected", "items", "next")
-
-    def __init__(self) -> None:
-        self.items: dict[int, Value | Absent] = {}
-        self.arrived = 0
-        self.expected: int | Absent | None = None
-        self.next = 0
-        """Next item in order (ordered gathers only)."""
-
-
-class _Groups:
-    """Items of a keyed edge by key, in order of first appearance."""
-
-    __slots__ = ("by_key",)
-
-    def __init__(self) -> None:
-        self.by_key: dict[tuple[type, object], list[Value]] = {}
 
 
 class Flow:
@@ -90,9 +69,9 @@ class Flow:
         """Stream inputs that the caller is still feeding."""
         self._caller_items = 0
         self._ended: list[Emitter] = []
-        self._collectors: dict[tuple[Consumer, Tag], _Collector] = {}
+        self._gathers = Gathers(ledger)
         self._branches = Branches(ledger)
-        self._groups: dict[tuple[Consumer, Tag], _Groups] = {}
+        self._groups = Groups(ledger)
 
     # --- the caller ------------------------------------------------------------------------------------------
 
@@ -256,7 +235,7 @@ class Flow:
             if mode is Mode.VALUE:
                 self._hand(consumer, tag, payload, item)
             elif mode is Mode.GATHER:
-                self._collect(consumer, tag[:-1], tag[-1], payload, item)
+                self._collect(consumer, tag[:-1], tag[-1], payload)
             elif payload is ABSENT:
                 continue  # a stream just lacks the item
             elif mode is Mode.STREAM:
@@ -469,88 +448,55 @@ class Flow:
 
     # --- gathers, groups, broadcasts -------------------------------------------------------------------------
 
-    def _collector(self, consumer: Consumer, tag: Tag) -> _Collector:
-        collector = self._collectors.get((consumer, tag))
-        if collector is None:
-            collector = self._collectors[consumer, tag] = _Collector()
-        return collector
-
-    def _collect(self, consumer: Consumer, tag: Tag, index: int, payload: Value | Absent, item: Item | None) -> None:
-        collector = self._collector(consumer, tag)
-        collector.items[index] = payload
-        collector.arrived += 1
-        hold(self.ledger, payload)
+    def _collect(self, consumer: Consumer, tag: Tag, index: int, payload: Value | Absent) -> None:
+        self._gathers.add(consumer, tag, index, payload)
         if consumer.ordered:
-            self._advance(consumer, tag, collector, item)
-        self._close_gather_if_done(consumer, tag, collector)
-
-    def _advance(self, consumer: Consumer, tag: Tag, collector: _Collector, item: Item | None) -> None:
-        """Hand on what is next in order, counted against the producer of the fan-out."""
-        while collector.next in collector.items:
-            payload = collector.items.pop(collector.next)
-            if not isinstance(payload, Absent):
-                root = self._root_item(consumer, tag, collector.next)
-                self._push(consumer, tag, payload, root)
-                self.ledger.drop(payload)
-            collector.next += 1
+            for position, value in self._gathers.in_order(consumer, tag):
+                self._push(consumer, tag, value, self._root_item(consumer, tag, position))
+                self.ledger.drop(value)
+        self._close_gather(consumer, tag)
 
     def _root_item(self, consumer: Consumer, tag: Tag, index: int) -> Item | None:
+        """The item of the fan-out's producer that this one goes back to: it is what a slow reader holds up."""
         element = self.program.ordered_roots.get(consumer)
         if element is None or element < 0:
             return None
         producer = self.instances[element].get(tag)
         return None if producer is None else producer.children.pop(index, None)
 
-    def _close_gather_if_done(self, consumer: Consumer, tag: Tag, collector: _Collector) -> None:
-        expected = collector.expected
-        if expected is None or (not isinstance(expected, Absent) and collector.arrived < expected):
+    def _close_gather(self, consumer: Consumer, tag: Tag) -> None:
+        gathered = self._gathers.close(consumer, tag)
+        if gathered is None:
             return
-        del self._collectors[consumer, tag]
-        if consumer.ordered:
-            if isinstance(expected, Absent):
-                self._absent_stream(consumer, tag)
-            else:
-                self._end_stream(consumer, tag)
-            return
-        if isinstance(expected, Absent):
-            self._hand(consumer, tag, ABSENT, None)
-            return
-        present = (collector.items[i] for i in sorted(collector.items))
-        values = tuple(value for value in present if not isinstance(value, Absent))
-        self._hand(consumer, tag, values, None)
-        for value in values:
-            self.ledger.drop(value)
+        if not consumer.ordered:
+            self._hand(consumer, tag, gathered, None)
+            drop(self.ledger, gathered)
+        elif gathered is ABSENT:
+            self._absent_stream(consumer, tag)
+        else:
+            self._end_stream(consumer, tag)
 
     def _group(self, consumer: Consumer, tag: Tag, value: Value) -> None:
-        groups = self._groups.get((consumer, tag))
-        if groups is None:
-            groups = self._groups[consumer, tag] = _Groups()
         try:
-            key, part = split_key(value)
+            self._groups.add(consumer, tag, value)
         except ValueError as error:
             name = self.program.stages[consumer.stage].name
             self.failure = self.failure or Failure(Code.INVALID_ARGUMENT, "KeyedItemError", str(error), name, 1)
-            return
-        self.ledger.hold(part)
-        groups.by_key.setdefault((type(key), key), []).append(part)
 
     def _end_groups(self, consumer: Consumer, tag: Tag) -> None:
-        groups = self._groups.pop((consumer, tag), None)
-        lists = list(groups.by_key.values()) if groups is not None else []
-        for index, values in enumerate(lists):
-            self._hand(consumer, (*tag, index), tuple(values), None)
-            for value in values:
-                self.ledger.drop(value)
-        self._count(keyed_element(consumer.stage), tag, len(lists))
+        groups = self._groups.close(consumer, tag)
+        for index, values in enumerate(groups):
+            self._hand(consumer, (*tag, index), values, None)
+            drop(self.ledger, values)
+        self._count(keyed_element(consumer.stage), tag, len(groups))
 
     def _count(self, element: Element, tag: Tag, count: int | Absent) -> None:
         """The fan-out `element` under `tag` has so many items (ABSENT: it was skipped)."""
         for stage in self.program.broadcasts.get(element, ()):
             self._branches.expect(stage, tag, 0 if isinstance(count, Absent) else count)
         for consumer in self.program.gathers.get(element, ()):
-            collector = self._collector(consumer, tag)
-            collector.expected = count
-            self._close_gather_if_done(consumer, tag, collector)
+            self._gathers.expect(consumer, tag, count)
+            self._close_gather(consumer, tag)
 
     def _forget_if_heard(self, instance: Instance) -> None:
         if instance.unheard or instance.phase is not Phase.DONE:
@@ -586,16 +532,9 @@ class Flow:
                 if instance.phase not in (Phase.RUNNING, Phase.DONE):
                     self.retire(instance)
             instances.clear()
-        for collector in self._collectors.values():
-            for payload in collector.items.values():
-                drop(self.ledger, payload)
-        for groups in self._groups.values():
-            for values in groups.by_key.values():
-                for value in values:
-                    self.ledger.drop(value)
-        self._collectors.clear()
-        self._branches.clear()
+        self._gathers.clear()
         self._groups.clear()
+        self._branches.clear()
         self.instances[CALLER].clear()
         self.caller.clear()
         return active

@@ -74,7 +74,7 @@ class PortType:
 
     def __str__(self) -> str:
         if self.kind is not Kind.TENSOR:
-            return self.kind.value
+            return str(self.kind.value)
         dims = "..." if self.shape is None else ", ".join(str(d) for d in self.shape)
         return f"{self.dtype or 'tensor'}[{dims}]"
 
