@@ -29,7 +29,6 @@ from dataflower.wire import TensorRef
 SEGMENT_BYTES = 64 << 20
 """Largest step by which an arena grows, unless one slot needs more. Memory is spent on pages written, not on size."""
 FIRST_SEGMENT_BYTES = 1 << 20
-GROWTH = 8
 
 _SEALS = seals.RESIZE | seals.FUTURE_WRITE
 _SHIFT = 48  # the allocator's address of a slot: segment number << 48 | offset
@@ -327,7 +326,8 @@ class Arena:
         if self._used + size > self._cap or count > 0xFFFF:
             return 0
         least = -(-size // PAGE) * PAGE
-        if count < 8 and (early := FIRST_SEGMENT_BYTES * GROWTH**count) < self._step:
+        early = FIRST_SEGMENT_BYTES << 3 * count  # 1, 8, 64 MiB
+        if early < self._step:
             nbytes = max(early, least)
         else:
             nbytes = max(self._step, least, self._reserved // 2 // PAGE * PAGE)

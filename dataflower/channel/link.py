@@ -1,7 +1,7 @@
 """One end of a SEQPACKET socket pair: whole messages in order, descriptors riding along.
 
-A message travels as it is, in one system call on each side. Only when it is longer than `INLINE_BYTES`, empty, or starts with
-`ESCAPE` (a byte that no MessagePack message starts with) is it wrapped:
+A message travels as it is, in one system call on each side. Only when it is longer than `INLINE_BYTES`,
+empty, or starts with `ESCAPE` (a byte that no MessagePack message starts with) is it wrapped:
 
 * `ESCAPE 0 payload`: an empty message (which would look like the end of the stream), or one that starts with ESCAPE;
 * `ESCAPE 1 length`: the payload is in a sealed memfd, the first descriptor of the message.
@@ -57,8 +57,8 @@ class LinkStatistics(msgspec.Struct, frozen=True):
 class Link:
     """One end. Any thread may send and receive; the kernel hands each message to one receiver, whole and in order.
 
-    Owns its descriptor until `close` or `detach`. A parent may `close` the end that it passed to a child: the connection
-    itself is shut down only when threads of this process wait on this very end.
+    Owns its descriptor until `close` or `detach`. A parent may `close` the end that it passed to a child: the
+    connection itself is shut down only when threads of this process wait on this very end.
     """
 
     __slots__ = (
@@ -218,7 +218,7 @@ class Link:
                         raise WouldBlock("no message") from None
                     self._wait(select.POLLIN)
                 except ConnectionError:
-                    # The peer died without reading all of ours. What it had sent before is still queued: hand that out first.
+                    # The peer died without reading all of ours. What it had sent is still queued: hand that out first.
                     self._reset = True
         finally:
             self._leave()

@@ -72,6 +72,7 @@ def from_subclass(value: Any) -> Any:
 
 
 def from_scalar(value: np.generic) -> Any:
+    """A numpy scalar as a Python one. Raises Refused."""
     if isinstance(value, (np.bool_, np.integer)):
         return value.item()
     if isinstance(value, np.floating) and value.dtype.itemsize <= 8:
@@ -79,7 +80,7 @@ def from_scalar(value: np.generic) -> Any:
     if isinstance(value, (np.str_, np.bytes_)):
         return value.item()
     if value.dtype.name == "bfloat16":
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     raise Refused(f"{_type_name(value)} (convert it to a float, an int or a string)")
 
 

@@ -1,8 +1,8 @@
 """User values to and from `wire.Value`.
 
-What a value may be: None, bool, int (64 bits), float, str, bytes, lists, tuples (they become lists), dicts with string keys,
-numpy arrays and scalars (scalars become Python's), torch tensors on the CPU. Subclasses of these (OrderedDict, Counter,
-named tuples, IntEnum) become the plain type. Anything else is refused with its place in the value.
+What a value may be: None, bool, int (64 bits), float, str, bytes, lists, tuples (they become lists), dicts with string
+keys, numpy arrays and scalars (scalars become Python's), torch tensors on the CPU. Subclasses of these (OrderedDict,
+Counter, named tuples, IntEnum) become the plain type. Anything else is refused with its place in the value.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _unpack = msgpack.unpackb
 class Bf16Bits(Array):
     """BF16 data in a process without torch: the raw bits as uint16, encoded as BF16 again. No arithmetic."""
 
-    __array_ufunc__ = None
+    __array_ufunc__ = None  # type: ignore[assignment]
 
 
 class _Encoder:
@@ -151,8 +151,8 @@ def encode(
     """Pack a user value. Slots that the result names must be released by its receivers.
 
     Arrays that live in `views` or are made by `arena.array` go by reference (the latter become read-only), others are
-    copied once into the arena, small ones ride inside. Without an arena everything rides inside. On any error nothing stays
-    allocated. `name` is the root of paths in messages. Raises InvalidArgument (with type and path), and what
+    copied once into the arena, small ones ride inside. Without an arena everything rides inside. On any error nothing
+    stays allocated. `name` is the root of paths in messages. Raises InvalidArgument (with type and path), and what
     `Arena.allocate` raises.
     """
     if type(value) in plain.TYPES:
@@ -252,7 +252,7 @@ class _Alias:
 def to_torch(view: Array) -> Any:
     """A torch tensor on the same memory (arrays of up to INLINE_TENSOR_BYTES are copied); `Bf16Bits` become bfloat16.
 
-    Treat it as read-only: torch can't know that it is, and an in-place write to another process's memory kills this one.
+    Treat it as read-only: torch can't know that it is, and an in-place write to shared memory kills this process.
     """
     import torch
 
