@@ -1,0 +1,339 @@
+"""The data unit (DLU): everything that goes in and out of a container, so that user code does nothing but compute.
+
+Threads: the function unit's threads receive tasks and send their own results (no hand-over on the way); one thread of
+this unit listens to the control socket while user code runs; another, started when first needed, reports late views.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from dataflower import wire
+from dataflower.channel import tensor
+from dataflower.channel.arena import Arena
+from dataflower.channel.link import Link
+from dataflower.channel.views import Views
+from dataflower.clock import SystemClock
+from dataflower.container.failpoints import FailPoints, Point
+from dataflower.container.failure import Cancelled, TypeMismatch
+from dataflower.container.running import RunningTask
+from dataflower.container.stream import StreamReader, refs_of
+from dataflower.errors import Closed, EndOfStream, InvalidArgument, PeerGone
+from dataflower.wire import Value
+
+Slots = tuple[tuple[int, int], ...]
+
+STOPPED_STATUS = 0
+"""Exit status when the host closed a socket, whether idle or busy."""
+BROKEN_STATUS = 70
+"""Exit status when the host said something that makes no sense."""
+
+_UNLIMITED_BYTES = 1 << 46
+_FINISHED_KEPT = 4096
+
+_monotonic = SystemClock().monotonic
+_encode = wire.encode
+
+
+class DataUnit:
+    """Owns both sockets, the container's arena and its views of other containers' arenas. Thread-safe."""
+
+    def __init__(
+        self,
+        container: int,
+        tasks: Link,
+        control: Link,
+        *,
+        arena_cap_bytes: int = 0,
+        failpoints: FailPoints | None = None,
+        leave: Callable[[int], None] = os._exit,
+    ) -> None:
+        """Take over both links. `arena_cap_bytes` 0: no cap. `leave` ends the process at once."""
+        self._container = container
+        self._tasks = tasks
+        self._control = control
+        self._failpoints = failpoints
+        self._leave = leave
+        self.arena = Arena(container, cap_bytes=arena_cap_bytes or _UNLIMITED_BYTES, announce=self._announce)
+        self.views = Views(on_unheld=self._on_unheld)
+        self._lock = threading.Lock()
+        self._attached: set[int] = set()
+        self._running: dict[int, RunningTask] = {}
+        self._early: dict[int, list[wire.ToContainer]] = {}
+        """Control messages that overtook their RunTask."""
+        self._finished: dict[int, None] = {}
+        """The last tasks that ended: what still comes for them is thrown away."""
+        self._ready = False
+        self._stopping = False
+        self._report_lock = threading.Lock()
+        """Held while saying what is held, so that `Unheld` can't come first."""
+        self._declared: set[tuple[int, int]] = set()
+        """Slots that the host was told are held, until `Unheld` is due."""
+        self._unheld: queue.SimpleQueue[Slots] = queue.SimpleQueue()
+        self._unheld_thread: threading.Thread | None = None
+
+    # --- start and stop
+
+    def start(self) -> None:
+        """Listen to the control socket from now on."""
+        threading.Thread(target=self._listen, name="data-unit", daemon=True).start()
+
+    def hello(self, import_s: float, setup_s: float) -> None:
+        """Tell the host that tasks may come."""
+        with self._lock:
+            self._ready = True
+        self._send(wire.Hello(wire.VERSION, os.getpid(), import_s, setup_s))
+
+    def start_failed(self, error: wire.ErrorRecord) -> None:
+        """Tell the host that no task will ever run here."""
+        self._send(wire.StartFailed(error))
+
+    def _stop(self) -> None:
+        """A socket was closed: leave at once if user code runs, else let `next_task` end."""
+        with self._lock:
+            self._stopping = True
+            busy = bool(self._running) or not self._ready
+        if busy:
+            self._quit(STOPPED_STATUS)
+        self._tasks.close()
+
+    def _quit(self, status: int) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # user code may have put anything there
+                stream.flush()
+        self._leave(status)
+
+    # --- tasks in
+
+    def next_task(self) -> RunningTask | None:
+        """Block until there is a task for the calling thread; None when it is time to leave."""
+        while True:
+            try:
+                payload, fds = self._tasks.receive()
+            except (EndOfStream, PeerGone, Closed):
+                self._stop()
+                return None
+            received = _monotonic()
+            message = wire.decode_to_container(payload)
+            if type(message) is wire.RunTask:
+                return self._begin(RunningTask(message, received))
+            self._handle(message, fds)
+
+    def _begin(self, task: RunningTask) -> RunningTask | None:
+        with self._lock:
+            if self._stopping:
+                return None
+            self._finished.pop(task.number, None)
+            for entry in task.run.inputs:
+                if type(entry) is wire.Opened:
+                    task.streams[entry.name] = StreamReader(
+                        task, entry.name, entry.values, entry.ended, decode=self._take_in, report=self._report_taken
+                    )
+            self._running[task.number] = task
+            early = self._early.pop(task.number, ()) if self._early else ()
+            for message in early:
+                _apply(task, message)
+        return task
+
+    def fetch(self, task: RunningTask) -> dict[str, Any]:
+        """The task's inputs, tensors as read-only views."""
+        inputs: dict[str, Any] = {}
+        for entry in task.run.inputs:
+            if type(entry) is wire.Single:
+                inputs[entry.name] = self._take_in(entry.value, task.slots)
+            elif type(entry) is wire.Gathered:
+                inputs[entry.name] = [self._take_in(value, task.slots) for value in entry.values]
+            else:
+                inputs[entry.name] = task.streams[entry.name]
+        task.fetched = _monotonic()
+        return inputs
+
+    def _take_in(self, value: Value, slots: list[tuple[int, int]] | None = None) -> Any:
+        if value.tensors or value.spilled is not None:
+            for ref in refs_of(value):
+                if ref.arena not in self._attached:  # on its way to another thread of this container
+                    self.views.wait_attached((ref.arena,))
+                if slots is not None:
+                    slots.append((ref.arena, ref.slot))
+        return tensor.decode(value, self.views)
+
+    # --- results out
+
+    def send_item(self, task: RunningTask, ports: Mapping[str, Any]) -> None:
+        """Send one item of the task's streams (there is credit for it). Raises as `encode_outputs`."""
+        failpoints = self._failpoints
+        if failpoints is not None:
+            failpoints.hit(Point.MID_COMPUTE, task.run.attempt)
+        outputs = self.encode_outputs(task, ports)
+        if failpoints is not None:
+            failpoints.hit(Point.MID_WRITE, task.run.attempt)
+        if not task.emitted_items:
+            task.first_output = _monotonic()
+        self._send(wire.TokenSent(task.number, task.emitted_items, outputs))
+        task.emitted_items += 1
+        task.emitted_bytes += sum(value_bytes(value) for value in outputs.values())
+
+    def encode_outputs(self, task: RunningTask, ports: Mapping[str, Any]) -> dict[str, Value]:
+        """Bring values into their form on the wire; may wait for room in the arena.
+
+        Raises TypeMismatch (no such type on the wire), ResourceExhausted, Cancelled; then nothing stays allocated.
+        """
+        try:
+            return tensor.encode_ports(ports, arena=self.arena, views=self.views, cancelled=task.is_cancelled)
+        except InvalidArgument as error:
+            raise TypeMismatch(f"output {error.message}") from None
+        except Exception:
+            if task.reason is not None:
+                raise Cancelled(task.reason) from None
+            raise
+
+    def finish(self, task: RunningTask, outputs: dict[str, Value]) -> None:
+        """Report success. The caller has let go of the task's inputs."""
+        ended = _monotonic()
+        first = task.first_output or (ended if outputs else 0.0)
+        times = wire.Times(task.received, task.fetched, task.started, first, ended)
+        if self._failpoints is not None:
+            self._failpoints.hit(Point.MID_WRITE, task.run.attempt)
+        self._end(task, lambda held: wire.TaskDone(task.number, outputs, task.emitted_items, times, held))
+        if self._failpoints is not None:
+            self._failpoints.hit(Point.AFTER_HANDOVER, task.run.attempt)
+
+    def fail(self, task: RunningTask, error: wire.ErrorRecord) -> None:
+        """Report failure or cancellation. The caller has let go of the task's inputs and the exception's frames."""
+        times = wire.Times(task.received, task.fetched, task.started, task.first_output, _monotonic())
+        self._end(task, lambda held: wire.TaskFailed(task.number, error, times, held))
+
+    def _end(self, task: RunningTask, message: Callable[[Slots], wire.FromContainer]) -> None:
+        with self._lock:
+            del self._running[task.number]
+            finished = self._finished
+            finished[task.number] = None
+            if len(finished) > _FINISHED_KEPT:
+                del finished[next(iter(finished))]
+        slots = task.slots
+        if task.streams:
+            slots = [*slots, *(slot for stream in task.streams.values() for slot in stream.all_slots())]
+        if slots:
+            self._declare(slots, message)
+        else:
+            self._send(message(()))
+
+    def _report_taken(self, stream: StreamReader, task: RunningTask) -> None:
+        slots = stream.take_slots()
+        number, name, taken = task.number, stream.name, stream.taken
+        if slots:
+            self._declare(slots, lambda held: wire.Taken(number, name, taken, held))
+        else:
+            self._send(wire.Taken(number, name, taken))
+
+    # --- views that outlive their task
+
+    def _declare(self, slots: Iterable[tuple[int, int]], message: Callable[[Slots], wire.FromContainer]) -> None:
+        """Send a message that names those slots of which views live, each once until it is `Unheld`."""
+        with self._report_lock:
+            fresh = set(slots) - self._declared
+            self._declared |= fresh  # before asking: a view may die as soon as `held` has answered
+            held = self.views.held(fresh)
+            self._declared.difference_update(fresh.difference(held))
+            self._send(message(held))
+            if held and self._unheld_thread is None:
+                self._unheld_thread = threading.Thread(target=self._say_unheld, name="data-unit-unheld", daemon=True)
+                self._unheld_thread.start()
+
+    def _on_unheld(self, slots: Slots) -> None:
+        """Called from wherever the last view died, perhaps inside a garbage collection: takes no lock."""
+        self._declared.difference_update(slots)
+        self._unheld.put(slots)
+
+    def _say_unheld(self) -> None:
+        while True:
+            slots = self._unheld.get()
+            with self._report_lock:
+                self._send(wire.Unheld(slots))
+
+    # --- control
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                try:
+                    payload, fds = self._control.receive()
+                except (EndOfStream, PeerGone, Closed):
+                    self._stop()
+                    return
+                self._handle(wire.decode_to_container(payload), fds)
+        except BaseException:  # the host broke the protocol, or this is a bug: say so and let it see the death
+            traceback.print_exc()
+            self._quit(BROKEN_STATUS)
+
+    def _handle(self, message: wire.ToContainer, fds: list[int]) -> None:
+        if isinstance(message, wire.AttachArena):
+            self._attach(message, fds)
+            return
+        for fd in fds:
+            os.close(fd)
+        if isinstance(message, wire.ReleaseSlots):
+            self.arena.release(message.slots)
+        elif isinstance(message, wire.DetachArena):
+            with self._lock:
+                self._attached.discard(message.arena)
+            self.views.detach(message.arena)
+        else:
+            self._tell(message)
+
+    def _tell(self, message: wire.RunTask | wire.Feed | wire.FeedEnd | wire.Grant | wire.CancelTask) -> None:
+        with self._lock:
+            task = self._running.get(message.task)
+            if task is None:
+                if message.task not in self._finished:
+                    self._early.setdefault(message.task, []).append(message)
+                return
+            _apply(task, message)
+        if isinstance(message, wire.CancelTask):
+            self.arena.interrupt()
+
+    def _attach(self, message: wire.AttachArena, fds: list[int]) -> None:
+        (fd,) = fds
+        with self._lock:
+            if message.arena in self._attached:
+                os.close(fd)
+                return
+            self.views.attach(message.arena, message.nbytes, fd)
+            self._attached.add(message.arena)
+
+    def _announce(self, arena: int, nbytes: int, fd: int) -> None:
+        self._send(wire.ArenaMade(arena, nbytes), (fd,))
+
+    def _send(self, message: wire.FromContainer, fds: tuple[int, ...] = ()) -> None:
+        try:
+            self._tasks.send(_encode(message), fds)
+        except (PeerGone, Closed):  # nobody is left to work for
+            self._quit(STOPPED_STATUS)
+
+
+def _apply(task: RunningTask, message: wire.ToContainer) -> None:
+    if isinstance(message, wire.Feed):
+        task.feed(message.name, message.values, False)
+    elif isinstance(message, wire.FeedEnd):
+        task.feed(message.name, (), True)
+    elif isinstance(message, wire.Grant):
+        task.grant(message.items, message.bytes)
+    elif isinstance(message, wire.CancelTask):
+        task.cancel(message.reason)
+    else:
+        raise InvalidArgument(f"{type(message).__name__} does not belong on the control socket")
+
+
+def value_bytes(value: Value) -> int:
+    """Bytes of a value as credit counts them: its body and its tensors."""
+    total = len(value.body)
+    for ref in refs_of(value):
+        total += ref.nbytes
+    return total

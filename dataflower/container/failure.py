@@ -1,0 +1,84 @@
+"""From an exception of user code to the record that the host gets."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import dataflower
+from dataflower.errors import Code, DataflowerError
+from dataflower.wire import ErrorRecord
+
+_MESSAGE_CHARS = 4096
+_TRACEBACK_CHARS = 16384
+_OWN = str(Path(dataflower.__file__).parent) + "/"
+
+
+class Cancelled(BaseException):
+    """Raised inside user code when the host has cancelled its task. `finally` blocks run; don't swallow it."""
+
+
+class TypeMismatch(DataflowerError):
+    """What a function handed out, or was given, does not fit the types of its ports."""
+
+
+def error_record(error: BaseException, code: Code = Code.INTERNAL) -> ErrorRecord:
+    """Describe `error` with the user's frames only. A DataflowerError brings its own code; else it is `code`."""
+    if isinstance(error, DataflowerError):
+        code = error.code
+    elif isinstance(error, Cancelled):
+        code = Code.CANCELLED
+    return ErrorRecord(code, type(error).__name__, _message(error), user_traceback(error))
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback without the frames of this package and of the import system; shortened in the middle."""
+    try:
+        description = traceback.TracebackException.from_exception(error)
+        _cut(description, set())
+        text = "".join(description.format())
+    except Exception as broken:  # a user exception's own __str__, for one, may raise
+        return f"{type(error).__name__} (its traceback can't be shown: {type(broken).__name__})"
+    if len(text) > _TRACEBACK_CHARS:
+        half = _TRACEBACK_CHARS // 2
+        text = f"{text[:half]}\n  ...\n{text[-half:]}"
+    return text
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the local variables that the error's frames keep alive: they hold views of the task's inputs."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        traceback.clear_frames(current.__traceback__)
+        current.__traceback__ = None
+        pending += (current.__cause__, current.__context__)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as broken:  # user code: __str__ of the user's own exception
+        text = f"(its message can't be shown: {type(broken).__name__})"
+    if not text and isinstance(error, SystemExit):
+        text = "the function called sys.exit"
+    return text if len(text) <= _MESSAGE_CHARS else text[:_MESSAGE_CHARS] + "..."
+
+
+def _cut(description: traceback.TracebackException, seen: set[int]) -> None:
+    if id(description) in seen:
+        return
+    seen.add(id(description))
+    kept = [
+        frame
+        for frame in description.stack
+        if not frame.filename.startswith((_OWN, "<frozen importlib")) and "/importlib/" not in frame.filename
+    ]
+    description.stack[:] = kept
+    for other in (description.__cause__, description.__context__, *(description.exceptions or ())):
+        if other is not None:
+            _cut(other, seen)

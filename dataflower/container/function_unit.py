@@ -1,0 +1,230 @@
+"""The function unit (FLU): runs user code on the thread that the kernel woke, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import AsyncGenerator, Generator, Mapping
+from functools import partial
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import Any, Protocol
+
+from dataflower.channel import tensor
+from dataflower.channel.arena import Arena
+from dataflower.clock import SystemClock
+from dataflower.container.context import TaskContext
+from dataflower.container.failpoints import FailPoints, Point
+from dataflower.container.failure import Cancelled, error_record, forget_frames
+from dataflower.container.outputs import Inputs, Outputs
+from dataflower.container.running import RunningTask
+from dataflower.container.stream import StreamReader
+from dataflower.container.target import Target
+from dataflower.errors import Code, DataflowerError
+from dataflower.wire import ErrorRecord, InputPort, OutputPort, Value
+
+_monotonic = SystemClock().monotonic
+
+
+class Transport(Protocol):
+    """What the function unit needs of a data unit."""
+
+    arena: Arena
+
+    def next_task(self) -> RunningTask | None:
+        """Block for a task; None to leave."""
+        ...
+
+    def fetch(self, task: RunningTask) -> dict[str, Any]:
+        """The inputs by name."""
+        ...
+
+    def send_item(self, task: RunningTask, ports: Mapping[str, Any]) -> None:
+        """Send one item of the streams."""
+        ...
+
+    def encode_outputs(self, task: RunningTask, ports: Mapping[str, Any]) -> dict[str, Value]:
+        """Encode the value outputs."""
+        ...
+
+    def finish(self, task: RunningTask, outputs: dict[str, Value]) -> None:
+        """Report success."""
+        ...
+
+    def fail(self, task: RunningTask, error: ErrorRecord) -> None:
+        """Report failure."""
+        ...
+
+
+class DeadlineExceeded(DataflowerError):
+    """The task's time was up before it started."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class FunctionUnit:
+    """Runs tasks, one at a time on each thread that calls `serve`."""
+
+    def __init__(
+        self,
+        target: Target,
+        data: Transport,
+        *,
+        inputs: tuple[InputPort, ...],
+        outputs: tuple[OutputPort, ...],
+        stage: str,
+        failpoints: FailPoints | None = None,
+    ) -> None:
+        self._target = target
+        self._data = data
+        self._inputs = Inputs(inputs)
+        self._outputs = Outputs(outputs)
+        self._stage = stage
+        self._failpoints = failpoints
+        self._loops = threading.local()
+        self._plain = not (self._inputs or target.torch or target.context or target.constants)
+        """Whether the inputs go to the function just as they come."""
+
+    def serve(self) -> None:
+        """Run tasks on the calling thread until it is time to leave."""
+        while (task := self._data.next_task()) is not None:
+            self.run(task)
+
+    def run(self, task: RunningTask) -> None:
+        """Run one task to its end and report it. Raises nothing, whatever user code does."""
+        record: ErrorRecord
+        try:
+            outputs = self._compute(task)
+        except BaseException as error:  # user code: also sys.exit, KeyboardInterrupt
+            if task.reason is not None and not isinstance(error, Cancelled):
+                record = error_record(Cancelled(task.reason))
+            else:
+                record = error_record(error)
+            forget_frames(error)
+        else:
+            self._data.finish(task, outputs)
+            return
+        self._data.fail(task, record)
+
+    def _compute(self, task: RunningTask) -> dict[str, Value]:
+        result = self._call(task)
+        kind = type(result)
+        if kind is GeneratorType:
+            ports = self._drive(task, result)
+        elif kind is CoroutineType or kind is AsyncGeneratorType or inspect.isawaitable(result):
+            ports = self._run_async(task, result)
+        else:
+            ports = self._hand_out(task, result)
+        del result
+        return self._data.encode_outputs(task, ports) if ports else {}
+
+    def _call(self, task: RunningTask) -> Any:
+        if task.reason is not None:
+            raise Cancelled(task.reason)
+        inputs = self._data.fetch(task)
+        if not self._plain:
+            inputs = self._prepare(task, inputs)
+        if self._failpoints is not None:
+            self._failpoints.hit(Point.BEFORE_RUN, task.run.attempt)
+        task.started = now = _monotonic()
+        if task.run.deadline_s and now > task.run.deadline_s:
+            raise DeadlineExceeded("the deadline passed before the task started")
+        invoke = self._target.invoke
+        task.enter_user()
+        try:
+            return invoke(inputs)
+        finally:
+            task.leave_user()
+
+    def _prepare(self, task: RunningTask, inputs: dict[str, Any]) -> dict[str, Any]:
+        target = self._target
+        for name, value in inputs.items():
+            wants_torch = name in target.torch
+            if isinstance(value, StreamReader):
+                value.refine(partial(self._refine, task, name, wants_torch))
+            elif wants_torch or self._inputs:
+                inputs[name] = self._refine(task, name, wants_torch, value)
+        if target.context is not None:
+            inputs[target.context] = TaskContext(task, self._data.arena, self._stage)
+        return {**target.constants, **inputs} if target.constants else inputs
+
+    def _refine(self, task: RunningTask, name: str, torch: bool, value: Any) -> Any:
+        """Check a value against its port and give it the form that the parameter asks for."""
+        self._inputs.check(name, value, task.sizes)
+        if not torch:
+            return value
+        if isinstance(value, list):
+            return [_to_torch(item) for item in value]
+        return _to_torch(value)
+
+    # --- the three ways of handing out
+
+    def _hand_out(self, task: RunningTask, result: Any) -> Mapping[str, Any]:
+        """Of a plain function: lists become items."""
+        if not self._outputs.streams:
+            return self._outputs.whole(result, task.sizes)[1]
+        rows, values = self._outputs.whole(result, task.sizes)
+        for row in rows:
+            self._wait_for_credit(task)
+            self._data.send_item(task, row)
+        return values
+
+    def _drive(self, task: RunningTask, generator: Generator[Any, Any, Any]) -> Mapping[str, Any]:
+        """Of a generator: each yield leaves before user code goes on."""
+        try:
+            while True:
+                task.enter_user()
+                try:
+                    item = next(generator)
+                except StopIteration as stop:
+                    returned = stop.value
+                    break
+                finally:
+                    task.leave_user()
+                ports = self._outputs.item(item, task.sizes)
+                self._wait_for_credit(task)
+                self._data.send_item(task, ports)
+                del item, ports
+        finally:
+            generator.close()
+        return self._outputs.returned(returned, task.sizes)
+
+    def _run_async(self, task: RunningTask, result: Any) -> Mapping[str, Any]:
+        """Of a coroutine or asynchronous generator: on this thread's own loop, which is kept."""
+        loop = getattr(self._loops, "loop", None)
+        if loop is None:
+            loop = self._loops.loop = asyncio.new_event_loop()
+        driver = self._drive_async if isinstance(result, AsyncGeneratorType) else self._await
+        try:
+            return loop.run_until_complete(driver(task, result))
+        except asyncio.CancelledError:
+            if task.reason is not None:
+                raise Cancelled(task.reason) from None
+            raise
+        finally:
+            task.unbind()
+
+    async def _await(self, task: RunningTask, awaitable: Any) -> Mapping[str, Any]:
+        task.bind(asyncio.current_task())
+        return self._hand_out(task, await awaitable)
+
+    async def _drive_async(self, task: RunningTask, generator: AsyncGenerator[Any, Any]) -> Mapping[str, Any]:
+        task.bind(asyncio.current_task())
+        try:
+            async for item in generator:
+                ports = self._outputs.item(item, task.sizes)
+                if not task.has_credit():
+                    await task.wait_async(task.has_credit)
+                self._data.send_item(task, ports)
+                del item, ports
+        finally:
+            await generator.aclose()
+        return {}
+
+    def _wait_for_credit(self, task: RunningTask) -> None:
+        if not task.has_credit():
+            task.wait(task.has_credit)
+
+
+def _to_torch(value: Any) -> Any:
+    return tensor.to_torch(value) if hasattr(value, "__array_interface__") else value

@@ -1,0 +1,140 @@
+"""What a forked child does from its first instruction to its last."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import io
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import msgspec
+
+from dataflower.channel.link import Link
+from dataflower.clock import SystemClock
+from dataflower.container import failpoints, sandbox, target
+from dataflower.container.data_unit import BROKEN_STATUS, STOPPED_STATUS, DataUnit
+from dataflower.container.failpoints import Point
+from dataflower.container.failure import error_record, forget_frames
+from dataflower.container.function_unit import FunctionUnit
+from dataflower.container.target import Target
+from dataflower.container.threads import set_compute_threads
+from dataflower.errors import Code
+from dataflower.wire import Fork
+
+START_FAILED_STATUS = 3
+"""Exit status after `StartFailed`."""
+
+_monotonic = SystemClock().monotonic
+
+
+def run(fork: Fork, task_fd: int, control_fd: int, log_fd: int) -> NoReturn:
+    """Be the container that `fork` describes. Takes over the descriptors; never returns to the zygote's stack."""
+    status = BROKEN_STATUS
+    try:
+        _settle_in(fork, log_fd)
+        status = _serve(fork, task_fd, control_fd)
+    except BaseException:  # the last line of defence: whatever it is, it belongs in the log
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # user code may have put anything there
+                stream.flush()
+        os._exit(status)
+
+
+def _settle_in(fork: Fork, log_fd: int) -> None:
+    """Session, limits, signals, log, threads, module path."""
+    _open_log(log_fd)
+    sandbox.reset_signals()
+    sandbox.enter(fork.memory_bytes)
+    gc.enable()
+    sys.path[:0] = [path for path in fork.code_path if path not in sys.path]
+    importlib.invalidate_caches()  # the zygote listed those directories long ago
+
+
+def _open_log(log_fd: int) -> None:
+    """Make the log file stdout and stderr, line by line, and /dev/null stdin."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, wanted in ((null, 0), (log_fd, 1), (log_fd, 2)):
+        os.dup2(source, wanted)
+    os.close(null)
+    if log_fd > 2:
+        os.close(log_fd)
+    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")
+    sys.stdout = _line_writer(1)
+    sys.stderr = _line_writer(2)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(invocation)s %(stage)s: %(message)s"))
+    logger = logging.getLogger("dataflower.task")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+
+
+def _line_writer(fd: int) -> io.TextIOWrapper:
+    raw = io.FileIO(fd, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def _serve(fork: Fork, task_fd: int, control_fd: int) -> int:
+    points = failpoints.load(os.environ, fork.stage)
+    data = DataUnit(
+        fork.container,
+        Link(task_fd),
+        Link(control_fd),
+        arena_cap_bytes=fork.arena_cap_bytes,
+        failpoints=points,
+    )
+    data.start()
+    if points is not None:
+        points.hit(Point.BEFORE_START)
+    ready = _prepare(fork, data)
+    if ready is None:
+        return START_FAILED_STATUS
+    unit = FunctionUnit(ready, data, inputs=fork.inputs, outputs=fork.outputs, stage=fork.stage, failpoints=points)
+    others = [
+        threading.Thread(target=unit.serve, name=f"function-unit-{n}", daemon=True) for n in range(1, fork.concurrency)
+    ]
+    for thread in others:
+        thread.start()
+    unit.serve()
+    for thread in others:
+        thread.join()
+    try:
+        ready.close()
+    except Exception:  # user code: its teardown hook
+        traceback.print_exc()
+    return STOPPED_STATUS
+
+
+def _prepare(fork: Fork, data: DataUnit) -> Target | None:
+    """Import and set up the user's function, and say so; None if that failed (said so, too)."""
+    set_compute_threads(fork.threads)
+    began = _monotonic()
+    found = _attempt(data, Code.FAILED_PRECONDITION, lambda: target.find(fork.function))
+    if found is None:
+        return None
+    set_compute_threads(fork.threads)  # again: the import may have brought torch in
+    imported = _monotonic()
+    params = msgspec.msgpack.decode(fork.params) if fork.params else {}
+    ready: Target | None = _attempt(data, Code.INTERNAL, lambda: target.build(found, params))
+    if ready is not None:
+        data.hello(imported - began, _monotonic() - imported)
+    return ready
+
+
+def _attempt(data: DataUnit, code: Code, step: Callable[[], Any]) -> Any:
+    try:
+        return step()
+    except BaseException as error:  # user code: its module's top level, its constructor, its setup
+        traceback.print_exc()
+        data.start_failed(error_record(error, code))
+        forget_frames(error)
+    return None

@@ -1,0 +1,183 @@
+"""A task that runs: its cancellation, credit and streams. Shared by the thread that runs it and the data unit's."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dataflower.container.failure import Cancelled
+from dataflower.container.stream import StreamReader
+from dataflower.wire import RunTask
+
+_interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_interrupt.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_NOTHING = ctypes.py_object()
+"""NULL: takes back an exception that was not delivered yet."""
+
+
+class RunningTask:
+    """One firing.
+
+    While the thread is in user code it can be interrupted at any Python instruction; in our own code it can't be, so
+    no slot or lock is ever lost to an interruption, and none is left over for the next task. At most one per task.
+    """
+
+    __slots__ = (
+        "async_task",
+        "changed",
+        "emitted_bytes",
+        "emitted_items",
+        "fetched",
+        "first_output",
+        "granted_bytes",
+        "granted_items",
+        "interrupted",
+        "interruptible",
+        "lock",
+        "number",
+        "reason",
+        "received",
+        "run",
+        "sizes",
+        "slots",
+        "started",
+        "streams",
+        "thread",
+        "wakers",
+    )
+
+    def __init__(self, run: RunTask, received: float) -> None:
+        self.run = run
+        self.number = run.task
+        self.thread = threading.get_ident()
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self.wakers: list[Callable[[], None]] = []
+        """Called under the lock at each change, for coroutines that wait; they must not block."""
+        self.reason: str | None = None
+        self.interruptible = False
+        self.interrupted = False
+        self.async_task: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self.granted_items = run.credit_items
+        self.granted_bytes = run.credit_bytes
+        self.emitted_items = 0
+        self.emitted_bytes = 0
+        self.streams: dict[str, StreamReader] = {}
+        self.slots: list[tuple[int, int]] = []
+        """Slots of the inputs that are not streams."""
+        self.sizes: dict[str, int] = {}
+        """Named tensor sizes bound so far."""
+        self.received = received
+        self.fetched = self.started = self.first_output = 0.0
+
+    # --- by the thread that runs the task
+
+    def enter_user(self) -> None:
+        """From here on the thread may be interrupted. Raises Cancelled."""
+        with self.lock:
+            if self.reason is not None:
+                raise Cancelled(self.reason)
+            self.interruptible = True
+
+    def leave_user(self) -> None:
+        """From here on it may not. Raises Cancelled; call it in a `finally` round user code."""
+        with self.lock:
+            self.interruptible = False
+        if self.reason is not None:
+            if self.interrupted:  # perhaps not delivered yet: never let it reach the next task
+                _interrupt(self.thread, _NOTHING)
+            raise Cancelled(self.reason)
+
+    def is_cancelled(self) -> bool:
+        """Whether the host wants no result any more."""
+        return self.reason is not None
+
+    def has_credit(self) -> bool:
+        """Whether one more item may leave."""
+        return self.emitted_items < self.granted_items and self.emitted_bytes < self.granted_bytes
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Block until `condition()`, looked at with the lock held after each change. Raises Cancelled."""
+        with self.lock:
+            while not condition():
+                if self.reason is not None:
+                    raise Cancelled(self.reason)
+                self.changed.wait()
+
+    async def wait_async(self, condition: Callable[[], bool]) -> None:
+        """`wait` for coroutines: their loop goes on meanwhile."""
+        loop = asyncio.get_running_loop()
+        event = asyncio.Event()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(event.set)
+
+        with self.lock:
+            if condition():
+                return
+            self.wakers.append(wake)
+        try:
+            while True:
+                with self.lock:
+                    if condition():
+                        return
+                    if self.reason is not None:
+                        raise Cancelled(self.reason)
+                    event.clear()
+                await event.wait()
+        finally:
+            with self.lock:
+                self.wakers.remove(wake)
+
+    def bind(self, async_task: asyncio.Task[Any] | None) -> None:
+        """Called in a coroutine: cancellation goes to it from now on. Raises Cancelled."""
+        assert async_task is not None
+        with self.lock:
+            if self.reason is not None:
+                raise Cancelled(self.reason)
+            self.async_task = (async_task.get_loop(), async_task)
+
+    def unbind(self) -> None:
+        """The coroutine is over. Raises Cancelled."""
+        with self.lock:
+            self.async_task = None
+        if self.reason is not None:
+            raise Cancelled(self.reason)
+
+    # --- by the data unit's thread
+
+    def cancel(self, reason: str) -> None:
+        """Make the task stop at its next chance. Idempotent."""
+        with self.lock:
+            if self.reason is not None:
+                return
+            self.reason = reason
+            if self.interruptible:
+                self.interrupted = True
+                _interrupt(self.thread, Cancelled)
+            if self.async_task is not None:
+                loop, task = self.async_task
+                loop.call_soon_threadsafe(task.cancel)
+            self._notify()
+
+    def grant(self, items: int, nbytes: int) -> None:
+        """Raise the limits to so many items and bytes in all."""
+        with self.lock:
+            self.granted_items = max(self.granted_items, items)
+            self.granted_bytes = max(self.granted_bytes, nbytes)
+            self._notify()
+
+    def feed(self, name: str, values: tuple[Any, ...], ended: bool) -> None:
+        """Further items of a stream input, or its end. KeyError if the task has no such stream."""
+        stream = self.streams[name]
+        with self.lock:
+            stream.put(values, ended)
+            self._notify()
+
+    def _notify(self) -> None:
+        self.changed.notify_all()
+        for wake in self.wakers:
+            wake()

@@ -1,0 +1,119 @@
+"""A stream input as user code sees it: an iterator over items that arrive while the producer still runs."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dataflower.wire import TensorRef, Value
+
+if TYPE_CHECKING:
+    from dataflower.container.running import RunningTask
+
+_REPORT_EVERY = 4
+"""Items taken before the host hears of it, while more are waiting here anyway."""
+
+
+class StreamReader:
+    """Iterator and asynchronous iterator; one reader at a time. Reading past the end stays at the end."""
+
+    def __init__(
+        self,
+        task: RunningTask,
+        name: str,
+        values: tuple[Value, ...],
+        ended: bool,
+        *,
+        decode: Callable[[Value], Any],
+        report: Callable[[StreamReader, RunningTask], None],
+    ) -> None:
+        """`report` tells the host what `taken` and `take_report` say."""
+        self.name = name
+        self.taken = 0
+        self._reported = 0
+        self._task = task
+        self._items = deque(values)
+        self._ended = ended
+        self._decode = decode
+        self._report = report
+        self._given: deque[tuple[tuple[int, int], ...]] = deque()
+        """Slots of the items taken since the last report, and of the newest before it."""
+
+    def refine(self, step: Callable[[Any], Any]) -> None:
+        """Let every item go through `step` on its way to user code. Before the first is taken."""
+        decode = self._decode
+        self._decode = lambda value: step(decode(value))
+
+    def put(self, values: tuple[Value, ...], ended: bool) -> None:
+        """More items (the task's lock is held)."""
+        self._items.extend(values)
+        self._ended = self._ended or ended
+
+    def __iter__(self) -> StreamReader:
+        return self
+
+    def __next__(self) -> Any:
+        task = self._task
+        shielded = task.interruptible and threading.get_ident() == task.thread
+        if shielded:
+            task.leave_user()
+        try:
+            if not self._items:
+                self._before_wait()
+                task.wait(self._is_ready)
+            return self._take(StopIteration)
+        finally:
+            if shielded:
+                task.enter_user()
+
+    def __aiter__(self) -> StreamReader:
+        return self
+
+    async def __anext__(self) -> Any:
+        if not self._items:
+            self._before_wait()
+            await self._task.wait_async(self._is_ready)
+        return self._take(StopAsyncIteration)
+
+    def take_slots(self) -> list[tuple[int, int]]:
+        """Slots of all taken items but the newest, each once: those that a report must call held or let go."""
+        self._reported = self.taken
+        let_go: list[tuple[int, int]] = []
+        while len(self._given) > 1:
+            let_go.extend(self._given.popleft())
+        return let_go
+
+    def all_slots(self) -> list[tuple[int, int]]:
+        """Slots of every item not reported on so far."""
+        return [slot for slots in self._given for slot in slots]
+
+    def _is_ready(self) -> bool:
+        return bool(self._items) or self._ended
+
+    def _before_wait(self) -> None:
+        if self._reported < self.taken:
+            self._report(self, self._task)
+
+    def _take(self, end: type[Exception]) -> Any:
+        if not self._items:
+            raise end
+        value = self._items.popleft()
+        self.taken += 1
+        self._given.append(slots_of(value))
+        if not self._items or self.taken - self._reported >= _REPORT_EVERY:
+            self._report(self, self._task)  # with nothing left here the producer may be waiting for this
+        return self._decode(value)
+
+
+def slots_of(value: Value) -> tuple[tuple[int, int], ...]:
+    """The slots that a value names."""
+    if not value.tensors and value.spilled is None:
+        return ()
+    return tuple((ref.arena, ref.slot) for ref in refs_of(value))
+
+
+def refs_of(value: Value) -> tuple[TensorRef, ...]:
+    """The references inside a value."""
+    return value.tensors if value.spilled is None else (*value.tensors, value.spilled)
