@@ -1,0 +1,1 @@
+"""Benchmarks: one file per question, asked in its first line. `python -m bench.NAME [--quick] [--json FILE]`."""
