@@ -18,7 +18,7 @@ from dataflower.errors import Problem
 Path = tuple[str | int, ...]
 
 MAX_NODES = 200_000
-"""Keys and values in a file, aliases counted each time: a few lines of nested aliases could otherwise fill the memory."""
+"""Keys and values in a file, aliases counted each time: a few lines of them could otherwise fill the memory."""
 
 MAX_DEPTH = 100
 
@@ -41,7 +41,7 @@ class Tree:
     problems: list[Problem] = field(default_factory=list)
 
     def problem(self, path: Path, message: str, hint: str = "", *, key: bool = False) -> Problem:
-        """A finding about what stands at `path`: at its value, or at its key. An absent path means its nearest parent."""
+        """A finding about what stands at `path`: its value, or its key. An absent path means its nearest parent."""
         at_key = key
         while path and path not in self.marks:
             shorter = (*path[:-2], path[-1]) if len(path) > 2 and path[-2] == "scaling" else None

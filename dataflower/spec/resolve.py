@@ -1,0 +1,209 @@
+"""A stage of the file and the signature of its function, laid together: a `Stage`, its edges aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dataflower.spec.document import ALIASES, PortDocument, PortEntry, ScalingDocument, StageDocument, TuningDocument
+from dataflower.spec.finding import Finding
+from dataflower.spec.function import DTYPES, Kind, Port, PortType, Signature
+from dataflower.spec.suggest import did_you_mean
+from dataflower.spec.tree import Path
+from dataflower.spec.workflow import Case, CaseRef, Catch, Credit, Resources, Retry, Scaling, Stage
+
+_NUMPY_NAMES = {numpy: name for name, numpy in DTYPES.items()}
+
+
+@dataclass(slots=True)
+class Resolved:
+    """`stage` has no inputs yet; `open_inputs`: inputs without a port are fine and get one."""
+
+    stage: Stage
+    open_inputs: bool
+    findings: list[Finding] = field(default_factory=list)
+
+
+def resolve_stage(name: str, document: StageDocument, signature: Signature | None) -> Resolved:
+    """`signature` None: a switch, or a function of which only the file tells."""
+    at: Path = ("stages", name)
+    findings: list[Finding] = []
+    input_ports = _lay_over(signature.inputs if signature else (), document.types, (*at, "types"), findings)
+    if signature and not signature.takes_any_input:
+        known = [port.name for port in signature.inputs]
+        findings += [
+            Finding(
+                (*at, "types", extra), f"{document.function} has no input {extra!r}", did_you_mean(extra, known), True
+            )
+            for extra in document.types
+            if extra not in known
+        ]
+    findings += _params(at, document, signature)
+    preload = (*(signature.preload if signature else ()), *(document.preload or ()))
+    stage = Stage(
+        name=name,
+        function=document.function or "",
+        cases=tuple(Case(case, None if when == "default" else when) for case, when in (document.switch or {}).items()),
+        params=dict(document.params or {}),
+        input_ports=input_ports,
+        outputs=_outputs(document, signature, (*at, "outputs"), findings),
+        when=_when(at, document, findings),
+        retry=_retry(document),
+        catch=_catch(at, document, findings),
+        timeout_s=document.timeout_s,
+        resources=_resources(document),
+        scaling=_scaling(at, document, findings),
+        credit=Credit(document.credit.items, document.credit.bytes) if document.credit else Credit(),
+        preload=tuple(dict.fromkeys(preload)),
+        expose=bool(document.expose),
+    )
+    open_inputs = signature is None or signature.takes_any_input
+    return Resolved(stage, open_inputs, findings)
+
+
+def read_ports(entries: Mapping[str, PortEntry], at: Path, findings: list[Finding]) -> tuple[Port, ...]:
+    """Ports that the file alone describes."""
+    return _lay_over((), entries, at, findings)
+
+
+def _lay_over(
+    base: Iterable[Port], entries: Mapping[str, PortEntry], at: Path, findings: list[Finding]
+) -> tuple[Port, ...]:
+    ports = {port.name: port for port in base}
+    for name, entry in entries.items():
+        ports[name] = _port(ports.get(name), name, entry, (*at, name), findings)
+    return tuple(ports.values())
+
+
+def _port(base: Port | None, name: str, entry: PortEntry, at: Path, findings: list[Finding]) -> Port:
+    document = PortDocument.model_validate({"type": entry}) if isinstance(entry, str) else entry
+    own = base or Port(name)
+    findings.extend(
+        Finding((*at, flag), f"the function itself says that {name!r} is {flag}", f"drop `{flag}`")
+        for flag in ("stream", "optional")
+        if getattr(document, flag) is False and getattr(own, flag)
+    )
+    given = document.model_fields_set
+    return Port(
+        name,
+        _type(document, at, findings) if given & {"type", "dtype", "shape"} else own.type,
+        own.stream or bool(document.stream),
+        own.optional or bool(document.optional) or "default" in given,
+        document.default if "default" in given else own.default,
+    )
+
+
+def _type(document: PortDocument, at: Path, findings: list[Finding]) -> PortType:
+    is_tensor = document.type == "tensor" or (document.type is None and (document.dtype or document.shape is not None))
+    if not is_tensor:
+        given = (key for key in ("dtype", "shape") if getattr(document, key) is not None)
+        findings.extend(Finding((*at, key), f"{key} goes with tensors, not with type {document.type}") for key in given)
+        return PortType(Kind(document.type or "any"))
+    dtype = document.dtype or ""
+    dtype = _NUMPY_NAMES.get(dtype, dtype)
+    if dtype and dtype not in DTYPES:
+        hint = did_you_mean(dtype, [*DTYPES, *_NUMPY_NAMES], f"known: {', '.join(DTYPES)}")
+        findings.append(Finding((*at, "dtype"), f"unknown dtype {document.dtype!r}", hint))
+        dtype = ""
+    return PortType(Kind.TENSOR, dtype, None if document.shape is None else tuple(document.shape))
+
+
+def _outputs(
+    document: StageDocument, signature: Signature | None, at: Path, findings: list[Finding]
+) -> tuple[Port, ...]:
+    """The function's ports with the file's laid over. A lone undeclared `out` makes room for what the file names."""
+    base = signature.outputs if signature else ()
+    if document.outputs is None:
+        return base
+    is_generator = bool(base) and all(port.stream for port in base)
+    if [port.name for port in base] == ["out"] and document.outputs and "out" not in document.outputs:
+        base = ()
+    ports = _lay_over(base, document.outputs, at, findings)
+    if is_generator and not any(port.stream for port in ports):
+        return tuple(Port(port.name, port.type, True, port.optional, port.default) for port in ports)
+    return ports
+
+
+def _params(at: Path, document: StageDocument, signature: Signature | None) -> list[Finding]:
+    if signature is None:
+        return []
+    known = signature.params if signature.stateful else tuple(port.name for port in signature.inputs)
+    if "*" in known or (signature.takes_any_input and not signature.stateful):
+        return []
+    what = (
+        f"setup of {document.function} has no parameter" if signature.stateful else f"{document.function} has no input"
+    )
+    return [
+        Finding((*at, "params", name), f"{what} {name!r}", did_you_mean(name, known), True)
+        for name in document.params or {}
+        if name not in known
+    ] + [
+        Finding((*at, "params", name), f"input {name!r} has both an edge and a constant", "drop one of them", True)
+        for name in document.params or {}
+        if not signature.stateful and name in document.inputs
+    ]
+
+
+def _when(at: Path, document: StageDocument, findings: list[Finding]) -> tuple[CaseRef, ...]:
+    given = document.when or []
+    cases = []
+    for index, text in enumerate([given] if isinstance(given, str) else given):
+        stage, dot, case = text.rpartition(".")
+        if dot and stage and case:
+            cases.append(CaseRef(stage, case))
+        else:
+            place = (*at, "when") if isinstance(given, str) else (*at, "when", index)
+            findings.append(Finding(place, f"`when: {text}` names no case", "write `when: switch.case`"))
+    return tuple(cases)
+
+
+def _retry(document: TuningDocument) -> Retry | None:
+    own = document.retry
+    if own is None:
+        return None
+    return Retry(tuple(own.errors), own.max_attempts, own.interval_s, own.backoff_rate, own.max_delay_s, own.jitter)
+
+
+def _catch(at: Path, document: StageDocument, findings: list[Finding]) -> tuple[Catch, ...]:
+    catches = []
+    for index, own in enumerate(document.catch):
+        if (own.goto is None) == (own.output is None):
+            message = "a catch has either `goto` or `output`"
+            findings.append(Finding((*at, "catch", index), message, "name the stage that runs instead, or constants"))
+        catches.append(Catch(tuple(own.errors), own.goto, None if own.output is None else dict(own.output)))
+    return tuple(catches)
+
+
+def _resources(document: TuningDocument) -> Resources:
+    own = document.resources
+    return Resources(own.cpu, own.memory, own.gpu, own.gpu_memory) if own else Resources()
+
+
+def _scaling(at: Path, document: TuningDocument, findings: list[Finding]) -> Scaling:
+    """From `scaling:` and from the stage itself; every value may be given once, under one of its names."""
+    given: dict[str, tuple[Path, int | float]] = {}
+    for part, place in ((document, at), (document.scaling, (*at, "scaling"))):
+        for name in ScalingDocument.model_fields if part is not None else ():
+            value = getattr(part, name)
+            if value is None:
+                continue
+            meaning = ALIASES.get(name, name)
+            for target in ("min_replicas", "max_replicas") if meaning == "num_replicas" else (meaning,):
+                if target in given:
+                    other = given[target][0][-1]
+                    findings.append(
+                        Finding((*place, name), f"{name!r} and {other!r} say the same twice", "keep one", True)
+                    )
+                given[target] = ((*place, name), value)
+    standard = Scaling()
+    values = {name: value for name, (_, value) in given.items()}
+    low, high = values.get("min_replicas"), values.get("max_replicas")
+    if low is not None and high is not None and low > high:
+        findings.append(Finding(given["min_replicas"][0], f"min_replicas {low} is more than max_replicas {high}"))
+    return Scaling(
+        min_replicas=int(values.get("min_replicas", standard.min_replicas)),
+        max_replicas=None if high is None else int(high),
+        concurrency=int(values.get("max_ongoing_requests", standard.concurrency)),
+        keep_alive_s=float(values.get("keep_alive_s", standard.keep_alive_s)),
+        max_queued=int(values.get("max_queued_requests", standard.max_queued)),
+    )
