@@ -327,10 +327,8 @@ class Arena:
             return 0
         least = -(-size // PAGE) * PAGE
         early = FIRST_SEGMENT_BYTES << 3 * count  # 1, 8, 64 MiB
-        if early < self._step:
-            nbytes = max(early, least)
-        else:
-            nbytes = max(self._step, least, self._reserved // 2 // PAGE * PAGE)
+        step = early if early < self._step else max(self._step, self._reserved // 2 // PAGE * PAGE)
+        nbytes = max(step, least)
         if self._reserved + nbytes > 2 * self._cap:
             nbytes = least
             # Every slot that is released brings the joined-up blocks nearer to a whole segment.
