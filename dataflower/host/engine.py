@@ -1,0 +1,328 @@
+"""The heart of a host: everything that happens goes into the core, and what the core wants is done, in order.
+
+The way of a message is short on purpose: the socket is readable, the message is decoded and checked, the core answers
+with commands, each is carried out by one call. No task is created and nothing is awaited on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from dataflower import wire
+from dataflower.channel.arena import Arena
+from dataflower.channel.views import Views
+from dataflower.clock import Clock
+from dataflower.core import commands
+from dataflower.core.commands import Command, FinishInvocation, Tell
+from dataflower.core.events import ContainerExited, ContainerSaid, Event, Woke
+from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
+from dataflower.host.launcher import Launcher, LauncherStatistics
+from dataflower.host.links import Peer, ProtocolViolation
+from dataflower.host.settings import HostConfig
+from dataflower.wire import ArenaMade, Hello, ReleaseSlots, Value
+
+_log = logging.getLogger(__name__)
+
+BURST = 32
+"""Messages taken from one container before the others get their turn."""
+LAST_WORDS = 10_000
+"""Messages taken from a container after its death."""
+HOST = 0
+"""The host's own number as an owner of arenas."""
+
+_decode = wire.decode_from_container
+
+
+class Core(Protocol):
+    """What the engine needs of `core.host.HostCore`."""
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """What to do about an event at CLOCK_MONOTONIC time `now`."""
+        ...
+
+
+class Receiver(Protocol):
+    """Who is told about an invocation. Called from within the engine: must not block, and may only `feed`."""
+
+    def on_emit(self, port: str, index: int, value: Value) -> None:
+        """A result; its slots live until `OutputTaken` or `InvocationReleased` is fed."""
+        ...
+
+    def on_end_output(self, port: str, absent: bool) -> None:
+        """An output is complete."""
+        ...
+
+    def on_take_input(self, port: str, items: int) -> None:
+        """So many items may have been fed."""
+        ...
+
+    def on_finish(self, command: FinishInvocation) -> None:
+        """It is over."""
+        ...
+
+
+class EngineStatistics(msgspec.Struct, frozen=True):
+    """Counts since the start; `peers` now."""
+
+    events: int
+    commands: int
+    violations: int
+    peers: int
+    arenas: int
+    launcher: LauncherStatistics
+
+
+class Engine:
+    """Runs a core: its containers, its memory, its timer. Lives on one loop; nothing in it is thread-safe."""
+
+    def __init__(self, core: Core, clock: Clock, config: HostConfig) -> None:
+        """Nothing is started before the core asks for it. Call `close`."""
+        self._loop = asyncio.get_running_loop()
+        self._handle = core.handle
+        self._now = clock.monotonic
+        self._sizes: dict[int, int] = {}
+        self.views = Views(keep_descriptors=True)
+        self.arena = Arena(HOST, cap_bytes=config.host_arena_bytes, announce=self._announce_own)
+        self._launcher = Launcher(clock, config, self._on_exit)
+        self._peers: dict[int, Peer] = {}
+        self.receivers: dict[str, Receiver] = {}
+        """By invocation; an entry is added before its arrival is fed and removed by `FinishInvocation`."""
+        self._backlog: deque[Event] = deque()
+        self._feeding = False
+        self._wake_at = float("inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = float("inf")
+        self._events = 0
+        self._commands = 0
+        self._violations = 0
+        self._closing = False
+        self._execute: dict[type, Callable[[Any], None]] = {
+            Tell: self._tell,
+            commands.EmitOutput: self._emit,
+            commands.EndOutput: self._end_output,
+            commands.TakeInput: self._take_input,
+            FinishInvocation: self._finish,
+            commands.StartContainer: self._start,
+            commands.StopContainer: self._stop,
+            commands.KillContainer: self._kill,
+            commands.DropArena: self._drop_arena,
+            commands.WakeAt: self._set_wake,
+        }
+
+    # --- events ----------------------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """Give the core an event and carry out its commands. From within a command: after the commands at hand."""
+        if self._feeding:
+            self._backlog.append(event)
+            return
+        self._feeding = True
+        execute = self._execute
+        try:
+            while True:
+                todo = self._handle(event, self._now())
+                self._events += 1
+                self._commands += len(todo)
+                for command in todo:
+                    execute[type(command)](command)
+                if not self._backlog:
+                    return
+                event = self._backlog.popleft()
+        finally:
+            self._feeding = False
+
+    def _on_readable(self, peer: Peer, burst: int = BURST) -> None:
+        receive = peer.task.link.receive_nowait
+        try:
+            for _ in range(burst):
+                payload, descriptors = receive()
+                message = _decode(payload)
+                if descriptors or type(message) is ArenaMade or type(message) is Hello:
+                    self._on_rare(peer, message, descriptors)
+                else:
+                    peer.check(message)
+                self.feed(ContainerSaid(peer.number, message))
+        except WouldBlock:
+            return
+        except (EndOfStream, PeerGone, Closed):
+            self._hang_up(peer)
+            self._launcher.stop(peer.number)
+        except (ProtocolViolation, msgspec.DecodeError) as error:
+            self._violations += 1
+            self._reject(peer, f"broke the protocol: {error}")
+        except Exception:  # a fault of ours must not take the other containers along
+            _log.exception("handling a message of container %d failed", peer.number)
+            self._reject(peer, "the host failed to handle its message")
+
+    def _on_rare(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
+        """Messages outside the way of tokens: those with descriptors, or that change what the host knows."""
+        if type(message) is ArenaMade and len(descriptors) == 1:
+            arena = message.arena
+            if arena >> 16 != peer.number or arena in self._sizes:
+                os.close(descriptors[0])
+                raise ProtocolViolation(f"made an arena under the number {arena:#x}")
+            try:
+                self.views.attach(arena, message.nbytes, descriptors[0])
+            except ValueError as error:
+                raise ProtocolViolation(str(error)) from error
+            self._sizes[arena] = message.nbytes
+        elif type(message) is Hello and not descriptors:
+            if message.version != wire.VERSION:
+                raise ProtocolViolation(f"it speaks version {message.version} of the wire, the host {wire.VERSION}")
+        else:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise ProtocolViolation(f"sent {len(descriptors)} descriptors with {type(message).__name__}")
+
+    def _reject(self, peer: Peer, reason: str) -> None:
+        _log.error("container %d (%s, stage %s) is killed: %s", peer.number, peer.key, peer.stage, reason)
+        self._hang_up(peer)
+        self._launcher.kill(peer.number, reason)
+
+    def _hang_up(self, peer: Peer) -> None:
+        descriptor = peer.task.link.fileno()
+        if descriptor >= 0:
+            self._loop.remove_reader(descriptor)
+            peer.close()
+
+    def _on_exit(self, container: int, reason: str) -> None:
+        peer = self._peers.get(container)
+        if peer is not None:
+            # What it said before it died counts; the bound is against a process that it left behind with its socket.
+            if peer.task.link.fileno() >= 0:
+                self._on_readable(peer, LAST_WORDS)
+            self._hang_up(peer)
+            del self._peers[container]
+        if not self._closing:
+            self.feed(ContainerExited(container, reason))
+
+    # --- commands --------------------------------------------------------------------------------------------
+
+    def _tell(self, command: Tell) -> None:
+        if command.container:
+            peer = self._peers.get(command.container)
+            if peer is not None:
+                peer.tell(command.message)
+        elif type(command.message) is ReleaseSlots:
+            self.arena.release(command.message.slots)
+
+    def _start(self, command: commands.StartContainer) -> None:
+        number = command.container
+        try:
+            links = self._launcher.start(command)
+        except OSError as error:  # out of descriptors, or of processes
+            _log.error("a container of %s, stage %s, could not be started: %s", command.key, command.stage.name, error)
+            self._launcher.kill(number, f"could not be started: {error}")
+            self._backlog.append(ContainerExited(number, f"could not be started: {error}"))
+            return
+        peer = Peer(self._loop, command, links, self.views, self._sizes)
+        self._peers[number] = peer
+        self._loop.add_reader(links[0].fileno(), functools.partial(self._on_readable, peer))
+
+    def _stop(self, command: commands.StopContainer) -> None:
+        peer = self._peers.get(command.container)
+        if peer is not None:
+            self._hang_up(peer)
+            self._launcher.stop(command.container)
+
+    def _kill(self, command: commands.KillContainer) -> None:
+        self._launcher.kill(command.container, command.reason)
+
+    def _emit(self, command: commands.EmitOutput) -> None:
+        receiver = self.receivers.get(command.invocation)
+        if receiver is not None:
+            receiver.on_emit(command.port, command.index, command.value)
+
+    def _end_output(self, command: commands.EndOutput) -> None:
+        receiver = self.receivers.get(command.invocation)
+        if receiver is not None:
+            receiver.on_end_output(command.port, command.absent)
+
+    def _take_input(self, command: commands.TakeInput) -> None:
+        receiver = self.receivers.get(command.invocation)
+        if receiver is not None:
+            receiver.on_take_input(command.port, command.items)
+
+    def _finish(self, command: FinishInvocation) -> None:
+        receiver = self.receivers.pop(command.invocation, None)
+        if receiver is not None:
+            receiver.on_finish(command)
+
+    def _drop_arena(self, command: commands.DropArena) -> None:
+        if self._sizes.pop(command.arena, None) is None:
+            return
+        for peer in self._peers.values():
+            peer.drop_arena(command.arena)
+        self.views.detach(command.arena)
+
+    def _announce_own(self, arena: int, nbytes: int, descriptor: int) -> None:
+        self._sizes[arena] = nbytes
+        self.views.attach(arena, nbytes, os.dup(descriptor))
+
+    # --- time ------------------------------------------------------------------------------------------------
+
+    def _set_wake(self, command: commands.WakeAt) -> None:
+        """An earlier timer is left to fire and looks again then: deadlines come and go with every invocation."""
+        self._wake_at = command.time
+        if command.time < self._timer_due:
+            self._arm(command.time)
+
+    def _arm(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self._loop.call_later(max(0.0, due - self._now()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_due = float("inf")
+        if self._wake_at == float("inf"):
+            return
+        # The loop counts in milliseconds, so it may be a little early.
+        if self._now() < self._wake_at:
+            self._arm(self._wake_at + 0.0005)
+            return
+        self._wake_at = float("inf")
+        self.feed(Woke())
+
+    # --- end -------------------------------------------------------------------------------------------------
+
+    def pids(self) -> dict[int, int]:
+        """Process ids of the running containers, by number."""
+        return self._launcher.pids()
+
+    def zygote_pids(self) -> tuple[int, ...]:
+        """Process ids of the fork servers."""
+        return self._launcher.zygote_pids()
+
+    def statistics(self) -> EngineStatistics:
+        """Counts now."""
+        return EngineStatistics(
+            events=self._events,
+            commands=self._commands,
+            violations=self._violations,
+            peers=len(self._peers),
+            arenas=len(self._sizes),
+            launcher=self._launcher.statistics(),
+        )
+
+    async def close(self) -> None:
+        """Stop all containers and fork servers and return when nothing is left of them. Idempotent."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for peer in list(self._peers.values()):
+            self._hang_up(peer)
+        await self._launcher.close()
+        self.arena.close()
+        self.views.close()

@@ -1,0 +1,357 @@
+"""Processes: fork servers, the containers forked from them, and how each of them ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from dataflower import wire
+from dataflower.channel.link import Link
+from dataflower.clock import Clock
+from dataflower.core.commands import StartContainer
+from dataflower.host import logs
+from dataflower.host.processes import describe_exit, kill_process, marked_children, open_process, reap, set_subreaper
+from dataflower.host.settings import HostConfig
+from dataflower.host.zygote import Zygote
+
+_log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.1
+LONGEST_BACKOFF_S = 5.0
+
+
+@dataclass(slots=True)
+class Process:
+    """A container as a process. `doom`: why the host kills it, empty if it doesn't."""
+
+    number: int
+    zygote: Zygote | None = None
+    pid: int = 0
+    pidfd: int = -1
+    doom: str = ""
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True)
+class Order:
+    """A container that waits for its zygote. Owns its ends of the sockets and the log's descriptor."""
+
+    fork: wire.Fork
+    links: tuple[Link, Link]
+    log: int
+
+    def close(self) -> None:
+        """Close what was to be handed over."""
+        for link in self.links:
+            link.close()
+        os.close(self.log)
+
+
+@dataclass(slots=True)
+class Nursery:
+    """The zygote for one tuple of preloaded modules: there is one, or one is due after a pause."""
+
+    zygote: Zygote | None = None
+    waiting: list[Order] = field(default_factory=list)
+    backoff_s: float = 0.0
+    timer: asyncio.TimerHandle | None = None
+
+
+class LauncherStatistics(msgspec.Struct, frozen=True):
+    """`zygotes_lost`: fork servers that ended unasked, since the start."""
+
+    zygotes: int
+    containers: int
+    zygotes_lost: int
+
+
+class Launcher:
+    """Starts containers and tells when they ended. Every started container is reported exactly once."""
+
+    def __init__(self, clock: Clock, config: HostConfig, on_exit: Callable[[int, str], None]) -> None:
+        """`on_exit(container, reason)` is called from the loop, never from within `start`, `stop` or `kill`."""
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._config = config
+        self._on_exit = on_exit
+        self._nurseries: dict[tuple[str, ...], Nursery] = {}
+        self._processes: dict[int, Process] = {}
+        self._orphans: dict[int, int] = {}
+        """Descriptors of adopted processes that are no container of ours, by pid."""
+        self._marker = f"DATAFLOWER_HOST={os.getpid()}-{uuid.uuid4().hex}"
+        self._zygotes: set[Zygote] = set()
+        self._lost = 0
+        self._closing = False
+        self._changed = asyncio.Event()
+        self._was_subreaper = set_subreaper(True)
+
+    # --- containers ------------------------------------------------------------------------------------------
+
+    def start(self, command: StartContainer) -> tuple[Link, Link]:
+        """Order a container; returns the host's ends of its task and control sockets, which the caller owns.
+
+        Raises OSError when the machine has no descriptors or processes left; nothing was started then.
+        """
+        workflow = command.key.rpartition("@")[0]
+        with contextlib.ExitStack() as undo:
+            task, task_end = Link.pair()
+            undo.callback(task.close)
+            undo.callback(task_end.close)
+            control, control_end = Link.pair()
+            undo.callback(control.close)
+            undo.callback(control_end.close)
+            log = self._open_log(workflow, command.stage.name)
+            undo.pop_all()
+        order = Order(_fork_order(command, workflow, self._config), (task_end, control_end), log)
+        self._processes[command.container] = Process(command.container)
+        nursery = self._nurseries.setdefault(command.stage.preload, Nursery())
+        nursery.waiting.append(order)
+        if nursery.zygote is not None:
+            self._send_waiting(nursery)
+        elif nursery.timer is None:
+            self._start_zygote(command.stage.preload)
+        return task, control
+
+    def stop(self, container: int) -> None:
+        """Its sockets were closed: give it a while to leave, then kill it."""
+        process = self._processes.get(container)
+        if process is not None and process.timer is None:
+            process.timer = self._loop.call_later(
+                self._config.stop_grace_s, self.kill, container, "it did not leave when told to"
+            )
+
+    def kill(self, container: int, reason: str) -> None:
+        """SIGKILL, at once or as soon as it has been forked. No-op if it has ended."""
+        process = self._processes.get(container)
+        if process is None:
+            return
+        process.doom = process.doom or reason
+        if process.pidfd >= 0:
+            kill_process(process.pidfd)
+        elif process.zygote is None:
+            self._loop.call_soon(self._abandon, container)
+
+    def _abandon(self, container: int) -> None:
+        """A container that its zygote has never been asked for need not be started at all."""
+        for nursery in self._nurseries.values():
+            for order in nursery.waiting:
+                if order.fork.container == container:
+                    nursery.waiting.remove(order)
+                    order.close()
+                    self._ended(container, None, "was not started")
+                    return
+
+    def _open_log(self, workflow: str, stage: str) -> int:
+        root = self._config.logs
+        return os.dup(2) if root is None else logs.open_log(logs.stage_log(root, workflow, stage))
+
+    # --- zygotes ---------------------------------------------------------------------------------------------
+
+    def _start_zygote(self, preload: tuple[str, ...]) -> None:
+        nursery = self._nurseries[preload]
+        nursery.timer = None
+        if self._closing or nursery.zygote is not None:
+            return
+        try:
+            nursery.zygote = self._new_zygote(preload)
+        except OSError as error:  # out of descriptors, memory or processes: later, perhaps
+            _log.error("a zygote could not be started: %s", error)
+            self._restart_later(preload, nursery)
+            return
+        self._zygotes.add(nursery.zygote)
+        self._send_waiting(nursery)
+
+    def _new_zygote(self, preload: tuple[str, ...]) -> Zygote:
+        root = self._config.logs
+        log = None if root is None else logs.open_log(logs.zygote_log(root, ",".join(preload) or "plain"))
+        try:
+            return Zygote(self._loop, preload, self._marker, log, self._on_zygote_message, self._on_zygote_exit)
+        finally:
+            if log is not None:
+                os.close(log)
+
+    def _send_waiting(self, nursery: Nursery) -> None:
+        zygote = nursery.zygote
+        assert zygote is not None
+        for order in nursery.waiting:
+            self._processes[order.fork.container].zygote = zygote
+            zygote.fork(order.fork, (order.links[0].fileno(), order.links[1].fileno(), order.log))
+            order.close()
+        nursery.waiting.clear()
+
+    def _on_zygote_message(self, zygote: Zygote, message: wire.FromZygote) -> None:
+        match message:
+            case wire.Forked(container, pid):
+                self._on_forked(zygote, container, pid)
+            case wire.Exited(container, status):
+                zygote.pending.discard(container)
+                zygote.children.discard(container)
+                self._ended(container, status)
+            case wire.ZygoteReady():
+                if message.version != wire.VERSION:
+                    _log.error("a zygote speaks version %d of the wire, the host %d", message.version, wire.VERSION)
+                    zygote.kill()
+                    return
+                self._nurseries[zygote.preload].backoff_s = 0.0
+                _log.info("zygote %d is ready in %.2f s", message.pid, message.seconds)
+                if message.missing:
+                    _log.warning("a zygote could not preload %s", ", ".join(message.missing))
+
+    def _on_forked(self, zygote: Zygote, container: int, pid: int) -> None:
+        zygote.pending.discard(container)
+        process = self._processes.get(container)
+        pidfd = open_process(pid)
+        if process is None or pidfd is None:
+            if pidfd is not None:
+                kill_process(pidfd)
+                os.close(pidfd)
+            return  # gone already: `Exited` is on its way
+        zygote.children.add(container)
+        process.pid, process.pidfd = pid, pidfd
+        if process.doom:
+            kill_process(pidfd)
+
+    def _on_zygote_exit(self, zygote: Zygote, status: int) -> None:
+        self._zygotes.discard(zygote)
+        nursery = self._nurseries[zygote.preload]
+        if nursery.zygote is zygote:
+            nursery.zygote = None
+        if not self._closing:
+            self._lost += 1
+            _log.error("a zygote (preloading %s) %s", ",".join(zygote.preload) or "nothing", describe_exit(status))
+        for container in sorted(zygote.children):
+            self._adopt(container)
+        self._kill_unknown()
+        for container in sorted(zygote.pending):
+            # Whether it was forked is unknown; if so it was among the unknown, and its sockets are closed with this.
+            self._ended(container, None, f"was lost: its zygote {describe_exit(status)}")
+        if nursery.waiting and nursery.zygote is None:
+            self._restart_later(zygote.preload, nursery)
+        self._changed.set()
+
+    def _restart_later(self, preload: tuple[str, ...], nursery: Nursery) -> None:
+        nursery.backoff_s = min(max(nursery.backoff_s * 2, FIRST_BACKOFF_S), LONGEST_BACKOFF_S)
+        if nursery.timer is None:
+            nursery.timer = self._loop.call_later(nursery.backoff_s, self._start_zygote, preload)
+
+    # --- orphans ---------------------------------------------------------------------------------------------
+
+    def _adopt(self, container: int) -> None:
+        """Its zygote is gone and the kernel has made the container this process's child: watch it here."""
+        process = self._processes.get(container)
+        if process is not None and process.pidfd >= 0:
+            process.zygote = None
+            self._loop.add_reader(process.pidfd, self._on_adopted_exit, container)
+
+    def _on_adopted_exit(self, container: int) -> None:
+        process = self._processes[container]
+        self._loop.remove_reader(process.pidfd)
+        self._ended(container, reap(process.pidfd))
+
+    def _kill_unknown(self) -> None:
+        """End what was left behind and nobody waits for: forks that a zygote did not live to report, and processes
+        that functions started and did not end.
+        """
+        known = {process.pid for process in self._processes.values()} | {zygote.pid for zygote in self._zygotes}
+        for pid in marked_children(self._marker):
+            pidfd = None if pid in known or pid in self._orphans else open_process(pid)
+            if pidfd is not None:
+                kill_process(pidfd)
+                self._orphans[pid] = pidfd
+                self._loop.add_reader(pidfd, self._on_orphan_exit, pid)
+
+    def _on_orphan_exit(self, pid: int) -> None:
+        pidfd = self._orphans.pop(pid)
+        self._loop.remove_reader(pidfd)
+        reap(pidfd)
+        os.close(pidfd)
+        self._changed.set()
+
+    # --- ends ------------------------------------------------------------------------------------------------
+
+    def _ended(self, container: int, status: int | None, reason: str = "") -> None:
+        process = self._processes.pop(container, None)
+        if process is None:
+            return
+        if process.timer is not None:
+            process.timer.cancel()
+        if process.zygote is not None:
+            process.zygote.pending.discard(container)
+            process.zygote.children.discard(container)
+        if process.pidfd >= 0:
+            os.close(process.pidfd)
+        self._on_exit(container, f"was killed: {process.doom}" if process.doom else reason or describe_exit(status))
+        self._changed.set()
+
+    async def _until(self, done: Callable[[], bool], timeout_s: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not done():
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def pids(self) -> dict[int, int]:
+        """Process ids of the running containers, by number."""
+        return {number: process.pid for number, process in self._processes.items() if process.pid}
+
+    def zygote_pids(self) -> tuple[int, ...]:
+        """Process ids of the fork servers."""
+        return tuple(sorted(zygote.pid for zygote in self._zygotes))
+
+    def statistics(self) -> LauncherStatistics:
+        """Counts now."""
+        return LauncherStatistics(len(self._zygotes), len(self._processes), self._lost)
+
+    async def close(self) -> None:
+        """End every process and return when all of them are gone. The containers' sockets should be closed before."""
+        if self._closing:
+            return
+        self._closing = True
+        for nursery in self._nurseries.values():
+            if nursery.timer is not None:
+                nursery.timer.cancel()
+            for order in nursery.waiting:
+                order.close()
+                self._ended(order.fork.container, None, "was not started: the host stops")
+            nursery.waiting.clear()
+        await self._until(lambda: not self._processes, self._config.stop_grace_s)
+        for number in list(self._processes):
+            self.kill(number, "the host stops")
+        for zygote in list(self._zygotes):
+            zygote.close()
+        await self._until(lambda: not self._zygotes, self._config.stop_grace_s)
+        for zygote in list(self._zygotes):
+            zygote.kill()
+        await self._until(lambda: not (self._zygotes or self._processes), None)
+        self._kill_unknown()
+        await self._until(lambda: not self._orphans, None)
+        set_subreaper(self._was_subreaper)
+
+
+def _fork_order(command: StartContainer, workflow: str, config: HostConfig) -> wire.Fork:
+    stage = command.stage
+    return wire.Fork(
+        container=command.container,
+        function=stage.function,
+        stage=stage.name,
+        workflow=workflow,
+        params=msgspec.msgpack.encode(dict(stage.params)),
+        outputs=tuple(
+            wire.OutputPort(p.name, p.stream, p.type.kind.value, p.type.dtype, p.type.shape) for p in stage.outputs
+        ),
+        inputs=tuple(
+            wire.InputPort(p.name, p.stream, p.type.kind.value, p.type.dtype, p.type.shape) for p in stage.input_ports
+        ),
+        concurrency=stage.scaling.concurrency,
+        threads=max(1, round(stage.resources.cpu)),
+        memory_bytes=stage.resources.memory_bytes or 0,
+        arena_cap_bytes=config.container_arena_bytes,
+        code_path=config.code_path,
+    )

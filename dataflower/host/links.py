@@ -1,0 +1,223 @@
+"""The host's ends of a container's two sockets: what waits to be sent, and which arenas the other side knows."""
+
+from __future__ import annotations
+
+import os
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from dataflower import wire
+from dataflower.channel.link import Link
+from dataflower.channel.views import Views
+from dataflower.core.commands import StartContainer
+from dataflower.errors import Closed, PeerGone, WouldBlock
+from dataflower.wire import (
+    AttachArena,
+    DetachArena,
+    Feed,
+    RunTask,
+    Single,
+    Taken,
+    TaskDone,
+    TaskFailed,
+    TensorRef,
+    TokenSent,
+    Unheld,
+    Value,
+)
+
+_encode = wire.encode
+
+
+class ProtocolViolation(Exception):
+    """A container said something that no honest one says; it is killed for it."""
+
+
+class OutboxStatistics(msgspec.Struct, frozen=True):
+    """`waiting`: messages that the kernel's buffer had no room for yet."""
+
+    sent: int
+    waiting: int
+
+
+class Outbox:
+    """A socket that one side writes to and never waits for: what doesn't fit now goes out when there is room.
+
+    The queue is bounded by the core's credit: it hands out nothing to a container that doesn't answer.
+    """
+
+    __slots__ = ("_loop", "_queue", "_sent", "attached", "link")
+
+    def __init__(self, loop: AbstractEventLoop, link: Link) -> None:
+        """Take over `link`; `close` it."""
+        self._loop = loop
+        self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._sent = 0
+        self.link = link
+        self.attached: set[int] = set()
+        """Arenas that were announced over this socket. One that was announced over the other may not be there yet."""
+
+    def send(self, payload: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send now or later, in order. Descriptors are copied. A dead peer is not an error: its exit tells of it."""
+        if not self._queue:
+            try:
+                self.link.send_nowait(payload, descriptors)
+            except WouldBlock:
+                self._loop.add_writer(self.link.fileno(), self._flush)
+            except (PeerGone, Closed):
+                return
+            else:
+                self._sent += 1
+                return
+        self._queue.append((payload, tuple(os.dup(descriptor) for descriptor in descriptors)))
+
+    def _flush(self) -> None:
+        while self._queue:
+            payload, descriptors = self._queue[0]
+            try:
+                self.link.send_nowait(payload, descriptors)
+            except WouldBlock:
+                return
+            except (PeerGone, Closed):
+                self._drop_queue()
+                break
+            self._queue.popleft()
+            self._sent += 1
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._loop.remove_writer(self.link.fileno())
+
+    def _drop_queue(self) -> None:
+        for _, descriptors in self._queue:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._queue.clear()
+
+    def close(self) -> None:
+        """Close the socket; what waits is lost. Idempotent."""
+        descriptor = self.link.fileno()
+        if descriptor < 0:
+            return
+        self._loop.remove_writer(descriptor)
+        self._drop_queue()
+        self.link.close()
+
+    def statistics(self) -> OutboxStatistics:
+        """Counts now."""
+        return OutboxStatistics(self._sent, len(self._queue))
+
+
+class Peer:
+    """A container as the host talks to it. Owns both sockets."""
+
+    __slots__ = ("_sizes", "_views", "control", "key", "number", "stage", "task")
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        command: StartContainer,
+        links: tuple[Link, Link],
+        views: Views,
+        sizes: dict[int, int],
+    ) -> None:
+        """`links`: task, control. `views` and `sizes` (arena -> bytes) are the host's, of all arenas alive."""
+        self.number = command.container
+        self.key = command.key
+        self.stage = command.stage.name
+        self.task = Outbox(loop, links[0])
+        self.control = Outbox(loop, links[1])
+        self._views = views
+        self._sizes = sizes
+
+    # --- host to container -----------------------------------------------------------------------------------
+
+    def tell(self, message: wire.ToContainer) -> None:
+        """Send a message on the socket where it belongs, behind the arenas that it refers to."""
+        kind = type(message)
+        if kind is RunTask:
+            box = self.task
+            for item in message.inputs:  # type: ignore[union-attr]
+                if type(item) is Single:
+                    value = item.value
+                    if value.tensors or value.spilled is not None:
+                        self._introduce(box, value)
+                else:
+                    self._introduce_all(box, item.values)  # type: ignore[union-attr]
+        else:
+            box = self.control
+            if kind is Feed:
+                self._introduce_all(box, message.values)  # type: ignore[union-attr]
+        box.send(_encode(message))
+
+    def _introduce_all(self, box: Outbox, values: Iterable[Value]) -> None:
+        for value in values:
+            if value.tensors or value.spilled is not None:
+                self._introduce(box, value)
+
+    def _introduce(self, box: Outbox, value: Value) -> None:
+        for ref in value.tensors:
+            if ref.arena not in box.attached:
+                self._attach(box, ref.arena)
+        if value.spilled is not None and value.spilled.arena not in box.attached:
+            self._attach(box, value.spilled.arena)
+
+    def _attach(self, box: Outbox, arena: int) -> None:
+        if arena >> 16 == self.number:
+            return
+        box.attached.add(arena)
+        box.send(_encode(AttachArena(arena, self._sizes[arena])), (self._views.descriptor(arena),))
+
+    def drop_arena(self, arena: int) -> None:
+        """Tell the container, if it knows the arena, that no message will refer to it again."""
+        for box in (self.task, self.control):
+            if arena in box.attached:
+                box.attached.discard(arena)
+                box.send(_encode(DetachArena(arena)))
+
+    # --- container to host -----------------------------------------------------------------------------------
+
+    def check(self, message: wire.FromContainer) -> None:
+        """Refuse references to memory that this container was never given.
+
+        Raises `ProtocolViolation`. Whether a slot is one that it may name is for the core to say.
+        """
+        kind = type(message)
+        if kind is TaskDone or kind is TokenSent:
+            for value in message.outputs.values():  # type: ignore[union-attr]
+                for ref in value.tensors:
+                    self._check_ref(ref)
+                if value.spilled is not None:
+                    self._check_ref(value.spilled)
+        if kind is TaskDone or kind is TaskFailed or kind is Taken:
+            held = message.held  # type: ignore[union-attr]
+            if held:
+                self._check_slots(held)
+        elif kind is Unheld:
+            self._check_slots(message.slots)  # type: ignore[union-attr]
+
+    def _knows(self, arena: int) -> bool:
+        if arena >> 16 == self.number:
+            return arena in self._sizes
+        return arena in self.task.attached or arena in self.control.attached
+
+    def _check_ref(self, ref: TensorRef) -> None:
+        if not self._knows(ref.arena):
+            raise ProtocolViolation(f"named memory that it was not given (arena {ref.arena:#x})")
+        if not 0 <= ref.slot <= ref.offset <= ref.offset + ref.nbytes <= self._sizes[ref.arena]:
+            raise ProtocolViolation(f"named memory outside arena {ref.arena:#x}")
+
+    def _check_slots(self, slots: Iterable[tuple[int, int]]) -> None:
+        for arena, _ in slots:
+            if not self._knows(arena):
+                raise ProtocolViolation(f"named memory that it was not given (arena {arena:#x})")
+
+    def close(self) -> None:
+        """Close both sockets, which is the order to leave. Idempotent."""
+        self.task.close()
+        self.control.close()
+
+
+__all__ = ["Outbox", "OutboxStatistics", "Peer", "ProtocolViolation"]

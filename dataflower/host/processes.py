@@ -1,0 +1,79 @@
+"""What Linux offers for keeping track of child processes: descriptors of processes, and adopting orphans."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+PR_GET_CHILD_SUBREAPER = 37
+
+
+def set_subreaper(wanted: bool) -> bool:
+    """Whether orphaned descendants become children of this process; returns what it was before."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = ctypes.c_int()
+    if libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_GET_CHILD_SUBREAPER)")
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    return bool(before.value)
+
+
+def open_process(pid: int) -> int | None:
+    """A descriptor of a process that becomes readable when it ends; None if it is gone. The caller closes it."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def kill_process(descriptor: int) -> None:
+    """SIGKILL; no-op if it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+
+def reap(descriptor: int) -> int | None:
+    """Exit code of an ended child (negative: signal); None if it still runs or was never this process's child."""
+    try:
+        ended = os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def marked_children(marker: str) -> list[int]:
+    """Children of this process, adopted ones too, that were started with `marker` in their environment."""
+    wanted, me = marker.encode(), os.getpid()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            # The command name, in parentheses, may hold anything; the fields behind it are state and parent.
+            parent = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
+            if parent == me and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def describe_exit(code: int | None) -> str:
+    """What to tell a user about how a container ended."""
+    if code is None:
+        return "ended for an unknown reason"
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (out of memory, or killed from outside)" if -code == signal.SIGKILL else ""
+    return f"was killed by {name}{hint}"

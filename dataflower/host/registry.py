@@ -1,0 +1,170 @@
+"""The workflows of a host: which version of each name serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dataflower.clock import Clock
+from dataflower.core.events import WorkflowAdded, WorkflowRemoved
+from dataflower.core.host import HostCore
+from dataflower.core.program import compile_program
+from dataflower.errors import Code, DataflowerError, NotFound
+from dataflower.host.api import StageStatus, WorkflowStatus
+from dataflower.host.engine import Engine
+from dataflower.host.journal import Journal, StoredWorkflow
+from dataflower.spec.function import Port
+from dataflower.spec.suggest import did_you_mean
+from dataflower.spec.workflow import Workflow
+
+_log = logging.getLogger(__name__)
+
+Load = Callable[[str], Workflow]
+"""YAML text -> workflow; raises DataflowerError."""
+
+
+@dataclass(slots=True, eq=False)
+class Deployed:
+    """A version of a workflow that the core has."""
+
+    name: str
+    version: int
+    workflow: Workflow
+    source: str
+    applied_at: float
+    inputs: dict[str, Port]
+    streams: frozenset[str]
+    """Outputs that come item by item."""
+    running: int = 0
+
+    @property
+    def key(self) -> str:
+        """What the core calls it."""
+        return f"{self.name}@{self.version}"
+
+
+class Registry:
+    """Applies and forgets workflows, in the journal and in the core."""
+
+    def __init__(self, engine: Engine, core: HostCore, journal: Journal, clock: Clock, load: Load | None) -> None:
+        self._engine = engine
+        self._core = core
+        self._journal = journal
+        self._clock = clock
+        self._load = load
+        self._serving: dict[str, Deployed] = {}
+        self._newest: dict[str, int] = {}
+        self._revived: dict[tuple[str, int], Deployed] = {}
+        self._applying = asyncio.Lock()
+
+    def restore(self) -> None:
+        """Serve again what the journal says was served. A workflow that can't be loaded any more is left out, loudly."""
+        for stored in self._journal.workflows():
+            self._newest[stored.name] = max(stored.version, self._newest.get(stored.name, 0))
+            if stored.serving:
+                try:
+                    self._serving[stored.name] = self.deploy(stored)
+                except DataflowerError as error:
+                    _log.error("workflow %r can't be loaded any more and is not served: %s", stored.name, error)
+
+    def deploy(self, stored: StoredWorkflow) -> Deployed:
+        """Give a stored version to the core. Raises DataflowerError if it can't be loaded."""
+        if self._load is None:
+            raise DataflowerError(
+                "this host was started without a way to load workflows", code=Code.FAILED_PRECONDITION
+            )
+        return self._add(self._load(stored.source), stored)
+
+    def revive(self, name: str, version: int) -> Deployed:
+        """The very version that an interrupted invocation belongs to, whether it still serves or not.
+
+        Raises NotFound if the journal has it no more, and DataflowerError if it can't be loaded.
+        """
+        serving = self._serving.get(name)
+        if serving is not None and serving.version == version:
+            return serving
+        known = self._revived.get((name, version))
+        if known is None:
+            stored = next((s for s in self._journal.workflows() if (s.name, s.version) == (name, version)), None)
+            if stored is None:
+                raise NotFound(f"version {version} of workflow {name!r} is gone")
+            known = self._revived[name, version] = self.deploy(stored)
+        return known
+
+    def retire_revived(self) -> None:
+        """Every interrupted invocation has been started again: take no others for superseded versions."""
+        for deployed in self._revived.values():
+            self.retire(deployed)
+        self._revived.clear()
+
+    def _add(self, workflow: Workflow, stored: StoredWorkflow) -> Deployed:
+        program = compile_program(workflow)
+        deployed = Deployed(
+            name=stored.name,
+            version=stored.version,
+            workflow=workflow,
+            source=stored.source,
+            applied_at=stored.applied_at,
+            inputs={port.name: port for port in workflow.inputs},
+            streams=frozenset(output.name for output in program.outputs if output.stream),
+        )
+        self._engine.feed(WorkflowAdded(deployed.key, program))
+        return deployed
+
+    def retire(self, deployed: Deployed) -> None:
+        """Take no new invocations for a version; its containers stop when the running ones are over."""
+        self._engine.feed(WorkflowRemoved(deployed.key))
+
+    async def apply(self, workflow: Workflow, source: str, expected_version: int | None) -> Deployed:
+        """See `HostApi.apply`."""
+        async with self._applying:
+            current = self._serving.get(workflow.name)
+            version = 0 if current is None else current.version
+            if expected_version is not None and expected_version != version:
+                raise DataflowerError(
+                    f"workflow {workflow.name!r} is at version {version}, not {expected_version}", code=Code.ABORTED
+                )
+            if current is not None and current.source == source:
+                return current
+            compile_program(workflow)  # refuse before anything is written
+            stored = StoredWorkflow(workflow.name, self._newest.get(workflow.name, 0) + 1, source, self._clock.wall())
+            await self._journal.put_workflow(stored)
+            self._newest[workflow.name] = stored.version
+            deployed = self._serving[workflow.name] = self._add(workflow, stored)
+            if current is not None:
+                self.retire(current)
+            return deployed
+
+    async def delete(self, name: str) -> None:
+        """See `HostApi.delete`."""
+        async with self._applying:
+            deployed = self.find(name)
+            await self._journal.delete_workflow(name)
+            del self._serving[name]
+            self.retire(deployed)
+
+    def find(self, name: str) -> Deployed:
+        """The version that serves; NotFound."""
+        deployed = self._serving.get(name)
+        if deployed is None:
+            raise NotFound(f"no workflow {name!r} ({did_you_mean(name, self._serving, 'none is applied')})")
+        return deployed
+
+    def names(self) -> list[str]:
+        """Of the workflows that serve, sorted."""
+        return sorted(self._serving)
+
+    def status(self, deployed: Deployed) -> WorkflowStatus:
+        """As the public API shows it."""
+        stages = tuple(StageStatus(*row) for row in self._core.stages(deployed.key))
+        return WorkflowStatus(
+            name=deployed.name,
+            version=deployed.version,
+            workflow=deployed.workflow,
+            source=deployed.source,
+            applied_at=deployed.applied_at,
+            stages=stages,
+            running=deployed.running,
+        )

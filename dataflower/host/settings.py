@@ -1,0 +1,61 @@
+"""What a host can be told; every default suits one laptop."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+def default_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """Settings of a `Runtime`. Sizes are bytes, durations seconds."""
+
+    state_dir: Path | None = None
+    """Where the journal lives; None keeps everything in memory, and nothing survives the process."""
+    log_dir: Path | None = None
+    """What functions print. None: `state_dir/logs`, or without a state directory the host's own standard error."""
+    code_path: tuple[str, ...] = ()
+    """Directories put in front of `sys.path` of every container."""
+    cpus: int = field(default_factory=default_cpus)
+    max_containers: int = 64
+    cancel_grace_s: float = 2.0
+    """How long a container may take to let go of a cancelled task before it is killed."""
+    stop_grace_s: float = 5.0
+    """How long a stopped container may take to leave before it is killed."""
+    drain_timeout_s: float = 10.0
+    """How long running invocations may go on when the host shuts down."""
+    container_arena_bytes: int = GIB
+    """Cap on the shared memory that one container may own."""
+    host_arena_bytes: int = 2 * GIB
+    """Cap on the shared memory for the inputs of running invocations."""
+    max_input_bytes: int = GIB
+    """All inputs of one invocation together, or one item of a stream input."""
+    recorded_bytes: int = MIB
+    """Outputs of a synchronous invocation are kept in its record up to this size."""
+    submitted_bytes: int = 256 * MIB
+    """A submitted invocation fails if its outputs are larger, since they live in its record alone."""
+    keep_finished: int = 10_000
+    """How many finished invocations stay readable."""
+    keep_finished_s: float = 7 * 86400.0
+    """And for how long (on disk only)."""
+    max_server_crashes: int = 3
+    """A submitted invocation that was running in so many crashes of the server is not run again."""
+    seed: int = 0
+    set_aside_corrupt_journal: bool = False
+    """Start with a new journal if the old one can't be read; the old file is kept beside it."""
+
+    @property
+    def logs(self) -> Path | None:
+        """The directory of log files, None if there is none."""
+        if self.log_dir is not None:
+            return self.log_dir
+        return self.state_dir / "logs" if self.state_dir is not None else None

@@ -1,0 +1,133 @@
+"""One fork server as the host sees it: a process, a socket to order forks, and the containers that came of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import dataflower
+from dataflower import wire
+from dataflower.channel.link import Link
+from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
+from dataflower.host.links import Outbox
+from dataflower.host.processes import kill_process
+
+_log = logging.getLogger(__name__)
+
+MODULE = "dataflower.container.zygote"
+ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""Set to 1 for the zygote: a library that has once computed on two threads hangs in every process forked from it."""
+
+
+class Zygote:
+    """A running fork server. It is a session of its own, so that a terminal's Ctrl-C doesn't reach the containers."""
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        preload: tuple[str, ...],
+        marker: str,
+        log: int | None,
+        on_message: Callable[[Zygote, wire.FromZygote], None],
+        on_exit: Callable[[Zygote, int], None],
+    ) -> None:
+        """Start it. `marker`: `NAME=value` for the environment, by which its descendants are known.
+
+        `log`: descriptor for what it prints, copied; None: the host's own output. Call `close`.
+        """
+        self._loop = loop
+        self._on_message = on_message
+        self._on_exit = on_exit
+        self.preload = preload
+        self.pending: set[int] = set()
+        """Containers that were ordered and of which nothing has been heard."""
+        self.children: set[int] = set()
+        """Containers that run."""
+        ours, theirs = Link.pair()
+        self._outbox = Outbox(loop, ours)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", MODULE, "--fd", str(theirs.fileno()), "--preload", ",".join(preload)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env=_environment(marker),
+            )
+        except BaseException:
+            self._outbox.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        self._pidfd = os.pidfd_open(self.pid)
+        loop.add_reader(ours.fileno(), self._receive)
+        loop.add_reader(self._pidfd, self._reap)
+
+    def fork(self, order: wire.Fork, descriptors: Sequence[int]) -> None:
+        """Order a container. The descriptors are copied."""
+        self.pending.add(order.container)
+        self._outbox.send(wire.encode(order), descriptors)
+
+    def _receive(self) -> None:
+        link = self._outbox.link
+        while True:
+            try:
+                payload, descriptors = link.receive_nowait()
+            except WouldBlock:
+                return
+            except (EndOfStream, PeerGone, Closed):
+                # Its end is closed: what it still says can't be heard, so it is of no use, alive or not.
+                self._loop.remove_reader(link.fileno())
+                kill_process(self._pidfd)
+                return
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._on_message(self, wire.decode_from_zygote(payload))
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        if self._outbox.link.fileno() >= 0:
+            self._receive()
+        status = self._process.wait()
+        self._close_descriptors()
+        self._on_exit(self, status)
+
+    def close(self) -> None:
+        """Order it to leave, by end of file; `on_exit` follows. Idempotent."""
+        if self._outbox.link.fileno() >= 0:
+            self._loop.remove_reader(self._outbox.link.fileno())
+            self._outbox.close()
+
+    def kill(self) -> None:
+        """SIGKILL; `on_exit` follows."""
+        if self._pidfd >= 0:
+            kill_process(self._pidfd)
+
+    def _close_descriptors(self) -> None:
+        self.close()
+        os.close(self._pidfd)
+        self._pidfd = -1
+
+
+def _environment(marker: str) -> dict[str, str]:
+    environment = {**os.environ, **dict.fromkeys(ONE_THREAD, "1")}
+    name, _, value = marker.partition("=")
+    environment[name] = value
+    # The very package that this host runs, wherever it was imported from.
+    root = str(Path(dataflower.__file__).resolve().parent.parent)
+    paths = [root, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    return environment

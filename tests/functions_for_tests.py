@@ -1,0 +1,163 @@
+"""Small user functions that tests run in real containers: `functions_for_tests:NAME`, with `tests/` on the code path."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataflower.spec.function import Stream, Tensor, function
+
+
+@function
+def passthrough(x: Any) -> Any:
+    return x
+
+
+@function
+def double(x: Any) -> Any:
+    return x * 2
+
+
+@function
+def add(x: Any, y: Any) -> Any:
+    return x + y
+
+
+@function(outputs={"out": Stream()})
+def count_to(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@function(outputs={"out": Stream()})
+def arrays(n: int, nbytes: int) -> Iterator[np.ndarray[Any, Any]]:
+    for i in range(n):
+        yield np.full(nbytes, i % 256, dtype=np.uint8)
+
+
+@function
+def total(items: Any) -> Any:
+    return sum(items)
+
+
+@function(outputs={"out": Stream()})
+def running_total(items: Stream[Any]) -> Iterator[Any]:
+    so_far = 0
+    for item in items:
+        so_far += item
+        yield so_far
+
+
+@function
+def fill(n: int) -> np.ndarray[Any, Any]:
+    return np.arange(n, dtype=np.float32)
+
+
+@function(outputs={"out": Tensor("FP32", ["N"])})
+def scale(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return x * np.float32(2)
+
+
+@function
+def checksum(x: np.ndarray[Any, Any]) -> int:
+    return int(x.astype(np.int64).sum())
+
+
+@function
+def fail(x: Any) -> Any:
+    raise ValueError(f"no good: {x}")
+
+
+@function
+def kill_self(x: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@function
+def kill_self_once(x: str) -> str:
+    """Dies the first time; `x` is a file that remembers."""
+    path = Path(x)
+    if not path.exists():
+        path.write_text("died")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+@function
+def sleep(x: float) -> float:
+    time.sleep(x)
+    return x
+
+
+@function
+def sleep_deaf(x: float) -> float:
+    """Can't be interrupted from Python: one long system call, with the exception held back."""
+    end = time.monotonic() + x
+    while time.monotonic() < end:
+        try:
+            time.sleep(max(0.0, end - time.monotonic()))
+        except BaseException:  # noqa: S112 - the point of it
+            continue
+    return x
+
+
+@function
+def wait_for_file(x: str) -> str:
+    """Returns what the file says once it is there; leaves `x.started` behind at each run."""
+    path = Path(x)
+    with path.with_suffix(".started").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    while not path.exists():
+        time.sleep(0.02)
+    return path.read_text()
+
+
+@function
+def pid(x: Any) -> int:
+    return os.getpid()
+
+
+@function
+def leave_child(x: Any) -> int:
+    """Starts a process and forgets it."""
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+
+
+@function
+def say(x: str) -> str:
+    print(x, flush=True)
+    return x
+
+
+class Counter:
+    """Keeps state between its tasks."""
+
+    def setup(self, start: int = 0) -> None:
+        self.value = start
+
+    def __call__(self, x: int) -> int:
+        self.value += x
+        return self.value
+
+
+function(outputs="out")(Counter)
+
+
+class BrokenSetup:
+    """Never gets ready."""
+
+    def setup(self) -> None:
+        raise RuntimeError("no model here")
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+function(outputs="out")(BrokenSetup)
