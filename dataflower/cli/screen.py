@@ -117,10 +117,11 @@ def stage_table(stages: Iterable[StageStatus]) -> RenderableType:
     shown = [s for s in stages if s in active]
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("stage")
-    for title in ("running", "waiting", "done", "starting"):
+    counted = any(stage.done for stage in shown)
+    for title in ("running", "waiting", "starting", *(("done",) if counted else ())):
         table.add_column(title, justify="right")
     for stage in shown:
-        counts = (stage.busy, stage.queued, stage.done, stage.starting)
+        counts = (stage.busy, stage.queued, stage.starting, *((stage.done,) if counted else ()))
         style = "bold" if stage.busy else "dim"
         table.add_row(stage.stage, *(str(n) if n else "-" for n in counts), style=style)
     return table

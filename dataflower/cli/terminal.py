@@ -56,6 +56,10 @@ class Terminal:
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
+    def error(self, text: str) -> None:
+        """Say what went wrong."""
+        print(text, file=sys.stderr, flush=True)
+
 
 _current: ContextVar[Terminal] = ContextVar("terminal", default=Terminal())  # noqa: B039 - frozen
 
@@ -91,9 +95,9 @@ def emit(data: Any, format_: Format, table: Any) -> None:
         show(table())
 
 
-def show(renderable: RenderableType) -> None:
-    """Print a rich renderable to stdout, as wide as the terminal (or 120 columns into a pipe)."""
-    console = terminal().out()
+def show(renderable: RenderableType, *, err: bool = False) -> None:
+    """Print a rich renderable, as wide as the terminal (or 120 columns into a pipe)."""
+    console = terminal().err() if err else terminal().out()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120
     console.print(renderable)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 import tomllib
@@ -15,6 +14,7 @@ from typing import Any
 
 from dataflower.config.settings import Composed, Config, Origin
 from dataflower.errors import InvalidArgument, Problem
+from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.units import parse_duration, parse_size
 
 PREFIX = "DATAFLOWER_"
@@ -170,5 +170,4 @@ def _line(text: str, name: str) -> int:
 
 
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(str(name), _FIELDS, n=1)
-    return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(_FIELDS)
+    return did_you_mean(str(name), _FIELDS, "known: " + ", ".join(_FIELDS))

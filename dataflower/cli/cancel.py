@@ -1,0 +1,27 @@
+"""`dataflower cancel`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dataflower.cli.options import Output, Server
+from dataflower.cli.terminal import Format, emit
+
+
+def cancel(
+    invocations: Annotated[list[str], typer.Argument(metavar="ID...", help="Invocations.", show_default=False)],
+    server: Server = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Stop invocations, whoever started them; nothing changes for those that are over.
+
+    Example: dataflower cancel 7f3a
+    """
+    from dataflower.cli.connect import connect
+    from dataflower.cli.records import record_data, record_table
+
+    with connect(server) as client:
+        records = [client.cancel(invocation) for invocation in invocations]
+    emit([record_data(r) for r in records], output, lambda: record_table(records))

@@ -1,0 +1,139 @@
+"""`dataflower invoke`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dataflower.cli.exits import ExitCode
+from dataflower.cli.options import Deadline, Inputs, Output, Server
+from dataflower.cli.terminal import Format, emit, show, terminal
+
+if TYPE_CHECKING:
+    from dataflower.cli.outcome import Outcome
+    from dataflower.cli.screen import Screen
+    from dataflower.gateway.client import Client
+
+
+def invoke(
+    workflow: Annotated[str, typer.Argument(help="Name of the workflow.", show_default=False)],
+    inputs: Inputs = None,
+    *,
+    stream: Annotated[
+        bool | None,
+        typer.Option("--stream/--no-stream", help="Show items of stream outputs as they come.", show_default="if any"),
+    ] = None,
+    deadline: Deadline = None,
+    async_: Annotated[bool, typer.Option("--async", help="Submit only: print the id and return.")] = False,
+    request_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Id of the invocation; the same id again runs it once.")
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Draw the timeline afterwards.")] = False,
+    server: Server = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Call a workflow on a server.
+
+    Example: dataflower invoke describe video=@clip.txt --deadline 30s
+    """
+    from dataflower.cli.connect import connect
+    from dataflower.cli.inputs import parse_inputs
+    from dataflower.cli.local import seconds
+    from dataflower.cli.records import record_data
+
+    deadline_s = seconds(deadline)
+    with connect(server) as client:
+        info = client.workflow(workflow)
+        given = parse_inputs(inputs or [], info.inputs)
+        if async_:
+            record = client.submit(workflow, given, deadline_s=deadline_s, request_id=request_id)
+            emit(record_data(record), output, lambda: record.id)
+            return
+        as_text = output is Format.TABLE and stream is not False
+        streaming = stream if stream is not None else as_text and any(port.stream for port in info.outputs)
+        outcome = _call(client, workflow, given, deadline_s, request_id, streaming=streaming, as_text=as_text)
+        if trace and outcome.invocation:
+            outcome.trace = client.trace(outcome.invocation)
+    _report(outcome, output)
+    if outcome.failure is not None:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _call(
+    client: Client,
+    workflow: str,
+    inputs: dict[str, Any],
+    deadline_s: float | None,
+    request_id: str | None,
+    *,
+    streaming: bool,
+    as_text: bool,
+) -> Outcome:
+    import uuid
+
+    from dataflower.cli.outcome import Outcome
+    from dataflower.cli.screen import screen
+    from dataflower.clock import SystemClock
+    from dataflower.errors import InvocationFailed
+
+    clock = SystemClock()
+    begun = clock.monotonic()
+    outcome = Outcome(request_id or uuid.uuid4().hex, workflow)
+    try:
+        with screen(terminal(), items=as_text) as shown:
+            if streaming:
+                _stream(client, inputs, deadline_s, outcome, shown, as_text=as_text)
+            else:
+                done = client.invoke(workflow, inputs, deadline_s=deadline_s, request_id=outcome.invocation)
+                outcome.outputs = {name: _printable(value, as_text=as_text) for name, value in done.items()}
+    except InvocationFailed as error:
+        outcome.failure = error.failure
+    outcome.seconds = clock.monotonic() - begun
+    return outcome
+
+
+def _stream(
+    client: Client,
+    inputs: dict[str, Any],
+    deadline_s: float | None,
+    outcome: Outcome,
+    shown: Screen,
+    *,
+    as_text: bool,
+) -> None:
+    from dataflower.host.api import OutputItem
+
+    with client.stream(outcome.workflow, inputs, deadline_s=deadline_s, request_id=outcome.invocation) as items:
+        for port, index, value in items:
+            if index < 0:
+                outcome.outputs[port] = _printable(value, as_text=as_text)
+            elif as_text:
+                shown.item(OutputItem(port, index, value))
+                outcome.streamed.add(port)
+            else:
+                outcome.outputs.setdefault(port, []).append(_printable(value, as_text=False))
+
+
+def _printable(value: Any, *, as_text: bool) -> Any:
+    from dataflower.cli.values import plain, text
+
+    return text(value) if as_text else plain(value)
+
+
+def _report(outcome: Outcome, output: Format) -> None:
+    from dataflower.cli.outcome import results
+    from dataflower.cli.terminal import describe
+    from dataflower.cli.waterfall import Waterfall
+    from dataflower.errors import InvocationFailed
+
+    if output is not Format.TABLE:
+        emit(outcome.as_data(trace=True), output, lambda: "")
+    elif (table := results(outcome.outputs, outcome.streamed)) is not None:
+        show(table)
+    if output is Format.TABLE and outcome.trace is not None:
+        show(Waterfall(outcome.trace), err=True)
+    if outcome.failure is not None:
+        terminal().error(describe(InvocationFailed(outcome.failure)))
+    elif output is Format.TABLE:
+        terminal().note(f"{outcome.invocation}: {outcome.seconds * 1000:.1f} ms")

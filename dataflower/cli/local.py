@@ -1,0 +1,66 @@
+"""A host in this process: what `run` and `serve` stand on."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from dataflower.errors import InvalidArgument
+from dataflower.host.api import HostApi
+from dataflower.host.settings import HostConfig
+from dataflower.spec.units import parse_duration
+from dataflower.spec.workflow import Workflow
+
+T = TypeVar("T")
+
+
+class LocalHost(HostApi, Protocol):
+    """A host whose life this process decides about."""
+
+    def drain(self) -> None:
+        """Take no new invocations."""
+        ...
+
+    async def close(self, drain_timeout_s: float | None = None) -> None:
+        """Drain, then end every process."""
+        ...
+
+
+@asynccontextmanager
+async def open_host(config: HostConfig, load: Callable[[str], Workflow]) -> AsyncIterator[LocalHost]:
+    """A running host; leaving the block drains and closes it. `load` reads the workflows in its state directory."""
+    from dataflower.host.runtime import Runtime
+
+    async with Runtime(config, load=load) as runtime:
+        yield runtime
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run to the end on uvloop; Ctrl-C cancels it and raises KeyboardInterrupt."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def seconds(text: str | None) -> float | None:
+    """A duration from the command line.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return parse_duration(float(text) if text.replace(".", "", 1).isdigit() else text)
+    except ValueError as error:
+        raise InvalidArgument(f"--deadline: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """A file's text, or stdin's for `-`."""
+    return sys.stdin.read() if str(path) == "-" else path.read_text()

@@ -1,0 +1,59 @@
+"""`dataflower logs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dataflower.cli.terminal import terminal
+
+
+def logs(
+    workflow: Annotated[str, typer.Argument(help="Workflow.", show_default=False)],
+    stage: Annotated[list[str] | None, typer.Option("--stage", "-s", help="This stage only (repeatable).")] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of each stage to begin with.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    state_dir: Annotated[
+        Path | None, typer.Option("--state-dir", help="The server's state directory.", show_default=False)
+    ] = None,
+) -> None:
+    """Show what the functions of a workflow printed, on the machine of the server.
+
+    Example: dataflower logs wordcount --stage count -f
+    """
+    from dataflower.config.compose import compose
+    from dataflower.host.logs import logged_stages, stage_log, tail
+
+    root = compose({"state_dir": state_dir}).config.state_dir / "logs"
+    stages = tuple(stage or logged_stages(root, workflow))
+    missing = [name for name in stages if not stage_log(root, workflow, name).exists()]
+    if missing or not stages:
+        _refuse(root, workflow, missing, logged_stages(root, workflow))
+    width = max(map(len, stages)) if len(stages) > 1 else 0
+    for name in stages:
+        _print(name, tail(root, workflow, name, lines), width)
+    if follow:
+        from dataflower.cli.follow import appended
+
+        paths = {stage_log(root, workflow, name): name for name in stages}
+        for path, line in appended(paths):
+            _print(paths[path], [line], width)
+
+
+def _print(stage: str, lines: Iterable[str], width: int) -> None:
+    for line in lines:
+        print(f"{stage:{width}} | {line}" if width else line, flush=True)
+
+
+def _refuse(root: Path, workflow: str, missing: list[str], there: tuple[str, ...]) -> None:
+    from dataflower.errors import NotFound
+
+    if there:
+        raise NotFound(f"nothing logged by {', '.join(missing)} of {workflow!r} (there is {', '.join(there)})")
+    terminal().note(f"looked in {root}")
+    raise NotFound(
+        f"nothing logged by workflow {workflow!r} (logs lie on the server's machine; --state-dir names where)"
+    )

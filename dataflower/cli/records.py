@@ -1,0 +1,141 @@
+"""Workflows and invocations of a server, as plain values and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dataflower.cli.outcome import failure_data
+from dataflower.cli.values import plain, text
+from dataflower.clock import SystemClock
+from dataflower.host.api import InvocationRecord, StageStatus, State
+from dataflower.spec.function import Port
+
+if TYPE_CHECKING:
+    from dataflower.gateway.messages import WorkflowInfo
+
+_STYLES = {State.RUNNING: "cyan", State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow"}
+
+
+def workflow_data(info: WorkflowInfo) -> dict[str, Any]:
+    """A workflow as plain values."""
+    return {
+        "name": info.name,
+        "version": info.version,
+        "description": info.description,
+        "labels": info.labels,
+        "applied_at": iso(info.applied_at),
+        "running": info.running,
+        "inputs": [_port_data(port) for port in info.inputs],
+        "outputs": [_port_data(port) for port in info.outputs],
+        "stages": [
+            {"stage": s.stage, "starting": s.starting, "idle": s.idle, "busy": s.busy, "queued": s.queued}
+            for s in info.stages
+        ],
+    }
+
+
+def _port_data(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "type": str(port.type), "stream": port.stream, "optional": port.optional}
+
+
+def record_data(record: InvocationRecord) -> dict[str, Any]:
+    """An invocation as plain values."""
+    data: dict[str, Any] = {
+        "invocation": record.id,
+        "workflow": record.workflow,
+        "version": record.version,
+        "state": record.state.value,
+        "accepted_at": iso(record.accepted_at),
+        "finished_at": None if record.finished_at is None else iso(record.finished_at),
+    }
+    if record.outputs is not None:
+        data["outputs"] = plain(dict(record.outputs))
+    if record.failure is not None:
+        data["failure"] = failure_data(record.failure)
+    return data
+
+
+def workflow_table(infos: Iterable[WorkflowInfo]) -> RenderableType:
+    """A line for each workflow."""
+    table = _table("workflow", "version", "running", "containers", "queued", "applied", "description")
+    for info in infos:
+        containers = sum(s.starting + s.idle + s.busy for s in info.stages)
+        queued = sum(s.queued for s in info.stages)
+        counts = (str(n) for n in (info.version, info.running, containers, queued))
+        table.add_row(info.name, *counts, ago(info.applied_at), Text(info.description))
+    return table
+
+
+def stage_table(stages: Iterable[StageStatus]) -> RenderableType:
+    """A line for each stage."""
+    table = _table("stage", "starting", "idle", "busy", "queued")
+    for stage in stages:
+        table.add_row(stage.stage, *(str(n) for n in (stage.starting, stage.idle, stage.busy, stage.queued)))
+    return table
+
+
+def record_table(records: Iterable[InvocationRecord]) -> RenderableType:
+    """A line for each invocation."""
+    table = _table("invocation", "workflow", "state", "accepted", "took", "failure")
+    for record in records:
+        failure = "" if record.failure is None else f"{record.failure.kind}: {record.failure.message}".splitlines()[0]
+        table.add_row(
+            record.id,
+            f"{record.workflow}@{record.version}",
+            Text(record.state.value, style=_STYLES[record.state]),
+            ago(record.accepted_at),
+            took(record),
+            Text(failure),
+        )
+    return table
+
+
+def outputs_table(record: InvocationRecord) -> RenderableType:
+    """The outputs of a finished invocation."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in (record.outputs or {}).items():
+        table.add_row(name, Text(text(value)))
+    return table
+
+
+def ports(ports: Iterable[Port]) -> str:
+    """Ports on one line: `video: string, frames: stream of UINT8[H, W, 3]`; `?` means optional."""
+    shown = (f"{p.name}{'?' if p.optional else ''}: {'stream of ' if p.stream else ''}{p.type}" for p in ports)
+    return ", ".join(shown) or "none"
+
+
+def took(record: InvocationRecord) -> str:
+    """How long an invocation ran."""
+    if record.finished_at is None:
+        return "-"
+    return f"{(record.finished_at - record.accepted_at) * 1000:.0f} ms"
+
+
+def ago(wall: float) -> str:
+    """A time in the past as people say it."""
+    passed = max(0.0, SystemClock().wall() - wall)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if passed >= size:
+            return f"{passed // size:.0f} {unit} ago"
+    return f"{passed:.0f} s ago"
+
+
+def iso(wall: float) -> str:
+    """A wall-clock time as ISO 8601 in UTC."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds")
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in titles:
+        table.add_column(title, no_wrap=title in ("workflow", "invocation", "stage"))
+    return table

@@ -1,0 +1,26 @@
+"""`dataflower rm`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dataflower.cli.options import Server
+from dataflower.cli.terminal import terminal
+
+
+def rm(
+    workflows: Annotated[list[str], typer.Argument(metavar="WORKFLOW...", help="Workflows.", show_default=False)],
+    server: Server = None,
+) -> None:
+    """Remove workflows from a server, once their running invocations have ended.
+
+    Example: dataflower rm wordcount
+    """
+    from dataflower.cli.connect import connect
+
+    with connect(server) as client:
+        for workflow in workflows:
+            client.delete(workflow)
+            terminal().note(f"removed {workflow}")

@@ -1,0 +1,140 @@
+"""`dataflower serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dataflower.cli.exits import ExitCode
+from dataflower.cli.options import CodePath, ConfigFile
+from dataflower.cli.terminal import terminal
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable
+
+    from dataflower.cli.local import LocalHost
+    from dataflower.config.settings import Config
+    from dataflower.gateway.server import Gateway
+
+
+def serve(
+    *,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Interface to listen on.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="0 picks a free one.", show_default="8001")
+    ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option("--state-dir", help="For workflows, records and logs.", show_default="~/.local/state/dataflower"),
+    ] = None,
+    code_path: CodePath = None,
+    workflow: Annotated[
+        list[Path] | None, typer.Option("--workflow", metavar="FILE", help="Apply this file at start (repeatable).")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Start a server: workflows in, invocations over gRPC, until a signal stops it.
+
+    SIGTERM or Ctrl-C drains: running invocations may end. A second signal stops at once.
+
+    Example: dataflower serve --workflow workflows/wordcount.yaml --port 0
+    """
+    import logging
+
+    from dataflower.cli.local import run_loop
+    from dataflower.config.compose import compose
+
+    flags = {"address": address, "port": port, "state_dir": state_dir, "code_path": code_path}
+    settings = compose(flags, file=config).config
+    logging.basicConfig(
+        level=logging.INFO if terminal().debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    run_loop(_serve(settings, tuple(workflow or ())))
+
+
+async def _serve(settings: Config, files: tuple[Path, ...]) -> None:
+    import asyncio
+
+    from dataflower.cli.local import open_host
+    from dataflower.cli.workflows import load, loader, workflow_text
+    from dataflower.config.convert import host_config, shared
+    from dataflower.gateway.server import serve as open_gateway
+    from dataflower.gateway.settings import GatewayConfig
+
+    signals = _Signals(asyncio.get_running_loop())
+    read = loader(settings)
+    workflows = [load(file, settings) for file in files]
+    async with open_host(host_config(settings), lambda text: read(text, "<state>")) as host:
+        for workflow in workflows:
+            status = await host.apply(workflow, workflow_text(workflow))
+            terminal().note(f"applied {status.name}@{status.version}")
+        gateway = await open_gateway(host, GatewayConfig(**shared(settings, GatewayConfig)), load=read)
+        try:
+            print(f"listening on {_where(gateway)}", flush=True)
+            terminal().note(f"state in {settings.state_dir}, functions from {', '.join(settings.code_path)}")
+            await signals.first.wait()
+            await _stop(host, gateway, signals, settings.drain_timeout_s)
+        finally:
+            await gateway.close()
+
+
+class _Signals:
+    """The first SIGTERM or Ctrl-C, and the second."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        import asyncio
+        import signal
+
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+async def _stop(host: LocalHost, gateway: Gateway, signals: _Signals, drain_timeout_s: float) -> None:
+    """Let running calls end, then running submissions; at the second signal stop caring."""
+    import asyncio
+    import os
+
+    terminal().note("draining (another signal stops at once)")
+    host.drain()
+    if await _unless(signals.second, gateway.close(drain_timeout_s)):
+        closing = asyncio.create_task(host.close(drain_timeout_s))
+        if await _unless(signals.second, asyncio.shield(closing)):
+            return
+        # Closing can't be hurried. Dying here is safe: containers leave when their sockets close, and what was
+        # submitted is in the journal and runs again at the next start.
+        terminal().note("stopping at once")
+        os._exit(ExitCode.FAILED)
+    terminal().note("stopping at once")
+    await gateway.close()
+    await host.close(0.0)
+
+
+async def _unless(event: asyncio.Event, work: Awaitable[None]) -> bool:
+    """Whether `work` ended before the event came; if not, it is cancelled."""
+    import asyncio
+
+    working = asyncio.ensure_future(work)
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        return False
+    working.result()
+    return True
+
+
+def _where(gateway: Gateway) -> str:
+    return f"{gateway.address}:{gateway.grpc_port}" if gateway.grpc_port else gateway.address

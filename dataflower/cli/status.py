@@ -1,0 +1,100 @@
+"""`dataflower status`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dataflower.cli.exits import ExitCode
+from dataflower.cli.options import Output, Server
+from dataflower.cli.terminal import Format, emit, show, terminal
+
+if TYPE_CHECKING:
+    from dataflower.gateway.client import Client
+    from dataflower.gateway.messages import WorkflowInfo
+    from dataflower.host.api import InvocationRecord
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(help="Workflow, or id of an invocation.", show_default=False)] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the invocation is over.")] = False,
+    server: Server = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show the server, one workflow, or one invocation with its outputs.
+
+    Ends with 1 if the invocation has failed or was cancelled.
+
+    Example: dataflower status 7f3a --wait -o json
+    """
+    from dataflower.cli.connect import connect
+
+    with connect(server) as client:
+        if name is None:
+            _server(client, output)
+            return
+        found = _find(client, name, wait=wait)
+    from dataflower.host.api import InvocationRecord, State
+
+    if not isinstance(found, InvocationRecord):
+        _workflow(found, output)
+        return
+    _invocation(found, output)
+    if found.state in (State.FAILED, State.CANCELLED):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _find(client: Client, name: str, *, wait: bool) -> WorkflowInfo | InvocationRecord:
+    from dataflower.errors import NotFound
+
+    try:
+        return client.workflow(name)
+    except NotFound:
+        pass
+    try:
+        record = client.get(name)
+    except NotFound:
+        raise NotFound(f"no workflow and no invocation {name!r} (dataflower ls shows what there is)") from None
+    if wait:
+        *_, record = client.watch(name)
+    return record
+
+
+def _server(client: Client, output: Format) -> None:
+    from dataflower.cli.records import ago, iso, workflow_data, workflow_table
+
+    info = client.status()
+    data = {
+        "version": info.version,
+        "started_at": iso(info.started_at),
+        "max_message_bytes": info.max_message_bytes,
+        "workflows": [workflow_data(w) for w in info.workflows],
+    }
+    if output is Format.TABLE:
+        terminal().note(f"dataflower {info.version}, started {ago(info.started_at)}")
+    emit(data, output, lambda: workflow_table(info.workflows))
+
+
+def _workflow(info: WorkflowInfo, output: Format) -> None:
+    from dataflower.cli.records import ago, ports, stage_table, workflow_data
+
+    if output is Format.TABLE:
+        terminal().note(
+            f"{info.name}@{info.version}, applied {ago(info.applied_at)}, {info.running} running\n"
+            f"inputs:  {ports(info.inputs)}\noutputs: {ports(info.outputs)}"
+        )
+    emit(workflow_data(info), output, lambda: stage_table(info.stages))
+
+
+def _invocation(record: InvocationRecord, output: Format) -> None:
+    from dataflower.cli.records import outputs_table, record_data, record_table
+    from dataflower.cli.terminal import describe
+    from dataflower.errors import InvocationFailed
+
+    emit(record_data(record), output, lambda: record_table([record]))
+    if output is Format.TABLE:
+        if record.outputs:
+            show(outputs_table(record))
+        if record.failure is not None:
+            terminal().error(describe(InvocationFailed(record.failure)))

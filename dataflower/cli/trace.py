@@ -1,0 +1,31 @@
+"""`dataflower trace`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dataflower.cli.options import Output, Server
+from dataflower.cli.terminal import Format, emit
+
+
+def trace(
+    invocation: Annotated[str, typer.Argument(metavar="ID", help="Invocation.", show_default=False)],
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Draw a line for each task, however many.")] = False,
+    server: Server = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Draw the timeline of an invocation that is over.
+
+    A line for each task: when it was queued, had fetched its inputs, started, gave its first output, ended, and had
+    sent everything. A stage with many tasks is one line, whose height says how many ran at once.
+
+    Example: dataflower trace 7f3a --all
+    """
+    from dataflower.cli.connect import connect
+    from dataflower.cli.waterfall import FOLD, Waterfall, as_data
+
+    with connect(server) as client:
+        found = client.trace(invocation)
+    emit(as_data(found), output, lambda: Waterfall(found, len(found.tasks) if all_ else FOLD))
