@@ -1,0 +1,1 @@
+"""Functions of the shipped workflows: short, made to be read and copied. `assets` says where their models lie."""

@@ -1,0 +1,62 @@
+"""Counting words, and a few things to do with text between two models."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from dataflower.spec.function import Json, Stream, Text, function
+from functions import assets
+
+WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
+
+
+@function(outputs={"chunk": Stream(Text())})
+def split(text: str, lines: int = 500) -> Iterator[Mapping[str, str]]:
+    """A text file (or a packaged one by its name) in pieces of so many lines, read as they are asked for."""
+    with open(assets.find_file(text, assets.TEXTS, ".txt"), encoding="utf-8") as source:
+        while piece := "".join(islice(source, lines)):
+            yield {"chunk": piece}
+
+
+@function(outputs={"counts": Json()})
+def count(chunk: str) -> Mapping[str, Any]:
+    """How often each word occurs."""
+    return {"counts": dict(Counter(WORD.findall(chunk.lower())))}
+
+
+@function(outputs={"pair": Stream(Json())})
+def shuffle(counts: Stream[Mapping[str, int]]) -> Iterator[Mapping[str, Any]]:
+    """The counts of each chunk, as they come, cut by first letters: a `{"key", "value"}` for each letter."""
+    for chunk in counts:
+        letters: dict[str, dict[str, int]] = {}
+        for word, times in chunk.items():
+            letters.setdefault(word[0], {})[word] = times
+        for letter, part in letters.items():
+            yield {"pair": {"key": letter, "value": part}}
+
+
+@function(outputs={"counts": Json()})
+def add(parts: Sequence[Mapping[str, int]]) -> Mapping[str, Any]:
+    """The sum of several counts."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return {"counts": dict(total)}
+
+
+@function(outputs={"top": Json(), "words": Json(), "distinct": Json()})
+def rank(counts: Sequence[Mapping[str, int]], top: int = 20) -> Mapping[str, Any]:
+    """The most frequent words (equal ones by the alphabet), how many words there are, and how many different ones."""
+    total = add(counts)["counts"]
+    ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    return {"top": [list(item) for item in ordered[:top]], "words": sum(total.values()), "distinct": len(total)}
+
+
+@function(outputs={"text": Text()})
+def fill(template: str, a: str = "", b: str = "") -> Mapping[str, str]:
+    """The template with {a} and {b} replaced: a prompt for the next model."""
+    return {"text": template.format(a=a, b=b)}

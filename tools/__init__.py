@@ -1,0 +1,1 @@
+"""Helpers for the repository; not part of the package."""
