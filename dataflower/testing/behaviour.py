@@ -1,7 +1,7 @@
 """Functions without code: what a stage of a generated workflow does, as data.
 
-A behaviour is a pure function of the task's inputs, tag and attempt, so every execution of a workflow must lead to the same
-values whatever the order of events. It is written as a generator of requests (`Read`, `Emit`, `Hang`), which the
+A behaviour is a pure function of the task's inputs, tag and attempt, so every execution of a workflow must lead to the
+same values whatever the order of events. It is written as a generator of requests (`Read`, `Emit`, `Hang`), which the
 reference executor drives to the end in one go and the scripted containers step by step.
 """
 
@@ -75,9 +75,9 @@ class Raised(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An attempt raises `kind` once it has emitted `after` items (or at its end), if the task's digest is 0 modulo `one_in`.
+    """An attempt raises `kind` once it has emitted `after` items (or at its end).
 
-    An empty `kind` means that it hangs instead of raising.
+    It does if the task's digest is 0 modulo `one_in`. An empty `kind` means that it hangs instead of raising.
     """
 
     kind: str
@@ -89,9 +89,9 @@ class Fault:
 class Behaviour:
     """What a function does. `faults` by attempt, counted from 1; an attempt not named succeeds.
 
-    `counts`: how many items a generator emits of its own accord, picked by the digest of its inputs. `reads`: a stream reader stops
-    after so many items (None: at the end). `per_item`: it emits once per item read. `absent`: port -> n, it is left
-    out whenever its digest is 0 modulo n.
+    `counts`: how many items a generator emits of its own accord, picked by the digest of its inputs. `reads`: it stops
+    reading a stream after so many items (None: at the end). `per_item`: it emits once per item read. `absent`: port -> n,
+    it is left out whenever its digest is 0 modulo n.
     """
 
     shapes: Mapping[str, Shape] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Behaviour:
         fault = self.faults.get(attempt)
         if fault is not None and state % fault.one_in:
             fault = None
-        newest = _tensor_in(list(inputs.values()))
+        newest = kept = _tensor_in(list(inputs.values()))
         stream_ports = [port for port in stage.outputs if port.stream]
         emitted = 0
         reading, reads = list(streams), dict.fromkeys(streams, 0)
@@ -119,7 +119,7 @@ class Behaviour:
                     continue
                 reads[name] += 1
                 state = digest([state, name, item])
-                newest = _tensor_in(item) or newest
+                newest = _tensor_in(item) or kept  # older items have been let go
                 if self.per_item and stream_ports:
                     yield from _fail_if(fault, emitted)
                     yield Emit(self._outputs(stream_ports, state, emitted, newest))
@@ -144,7 +144,8 @@ class Behaviour:
                 case Shape.INT:
                     outputs[port.name] = x
                 case Shape.KEYED:
-                    outputs[port.name] = {"key": ("a", "b", 3)[x % 3], "value": x}
+                    fresh = fresh or FakeTensor(state % 97 + 1)
+                    outputs[port.name] = {"key": ("a", "b", 3)[x % 3], "value": [x, fresh] if x % 2 else x}
                 case Shape.FORWARD if newest is not None:
                     outputs[port.name] = [x, newest]
                 case _:

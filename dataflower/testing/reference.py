@@ -1,10 +1,11 @@
 """docs/semantics.md stated a second time, as naively as possible.
 
-Evaluation is by demand and recursive, nothing is matched and nothing arrives: to know a token, its producer is run. Where the
-semantics leave something to the order of arrival (`any`, `first`), a chooser decides, and `outcomes` tries all its choices.
+Evaluation is by demand and recursive, nothing is matched and nothing arrives: to know a token, its producer is run.
+Where the semantics leave something to the order of arrival (`any`, `first`), a chooser decides, and `outcomes` tries
+all its choices.
 
-A failure that nobody catches is a poison that spreads with the values computed from it: if it reaches a result or a sink the
-invocation must fail; one that reaches neither may or may not be met before the end.
+A failure that nobody catches is a poison that spreads with the values computed from it: if it reaches a result or a
+sink the invocation must fail; one that reaches neither may or may not be met before the end.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Poison:
 class Outcome:
     """One legal end of an invocation.
 
-    `outputs` by name (a list for a stream, `ABSENT`); None if it must fail. `failures`: those it may fail with; if `outputs`
-    is set and `failures` is not empty, either may happen. `tasks`: all that may run.
+    `outputs` by name (a list for a stream, `ABSENT`); None if it must fail. `failures`: those it may fail with; if
+    `outputs` is set and `failures` is not empty, either may happen. `tasks`: all that may run.
     """
 
     outputs: Mapping[str, Any] | None
@@ -229,7 +230,7 @@ class Execution:
             return True
         if task.poison is not None:
             return task.poison
-        return ABSENT if _no_stream(task) else False
+        return ABSENT if task.status is Status.SKIPPED else False
 
     def _keyed(self, consumer: str, prefix: Tag) -> list[list[Any]] | Poison | Absent:
         """The lists of values, one per key in order of first appearance."""
@@ -444,11 +445,6 @@ class Execution:
             return
         error = {"kind": kind, "message": "", "stage": task.stage.name, "attempt": task.attempt}
         task.status, task.goto, task.values = Status.GOTO, catch.goto, {ERROR_PORT: error}
-
-
-def _no_stream(task: _Task) -> bool:
-    """A skipped task has no stream; nor has one that handed over to another stage before its first item."""
-    return task.status is Status.SKIPPED or (task.status is Status.GOTO and not task.items)
 
 
 def _look(value: Any) -> Any:

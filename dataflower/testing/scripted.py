@@ -1,7 +1,7 @@
 """All containers and callers of a host, played against a core without processes, one event at a time.
 
-`Script` keeps what every party would know, offers the moves that any of them could make next, and lets a chooser pick one.
-After each event it checks that the commands keep to the protocol, and the core to its own invariants.
+`Script` keeps what every party would know, offers the moves that any of them could make next, and picks one. After each
+event it checks that the commands keep to the protocol, and the core to its own invariants.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Any, Protocol
+from typing import Protocol
 
 from dataflower import wire
 from dataflower.core import commands, events
@@ -44,11 +44,14 @@ class Core(Protocol):
 class Script:
     """Plays a core's surroundings until nothing more can happen.
 
-    `seed` picks the interleaving: 0 first come first served, 1 last come first served, others at random. `crashes`: containers
-    that die at a random moment. `impatient`: time may jump to the core's alarm while others could still move.
+    `seed` picks the interleaving: 0 first come first served, 1 last come first served, others at random. `crashes`: so
+    many containers die at a random moment. `impatient`: time may jump to the core's alarm while others could still
+    move. `stubborn`: half of the containers don't let go of cancelled tasks.
     """
 
-    def __init__(self, core: Core, *, seed: int = 0, crashes: int = 0, impatient: bool = False) -> None:
+    def __init__(
+        self, core: Core, *, seed: int = 0, crashes: int = 0, impatient: bool = False, stubborn: bool = False
+    ) -> None:
         self.core = core
         self.clock = FakeClock()
         self.slots = FakeSlots()
@@ -64,6 +67,7 @@ class Script:
         self._seed = seed
         self._crashes = crashes
         self._impatient = impatient
+        self._stubborn = stubborn
         self._cancels: dict[str, tuple[int, Failure]] = {}
 
     # --- setting the scene ---
@@ -144,7 +148,7 @@ class Script:
         """All is over: nothing runs, nothing is kept, no alarm is set."""
         assert self.wake_at == math.inf, f"an alarm is set for {self.wake_at}"
         for container in self.containers.values():
-            assert not container.tasks, f"container {container.number} still runs {list(container.tasks)}"
+            assert container.phase is Phase.GONE, f"container {container.number} is {container.phase.value} for ever"
         self.slots.check_idle()
 
     def _crash(self, container: ScriptedContainer) -> events.Event:
@@ -159,7 +163,9 @@ class Script:
                 assert number not in self.containers, f"container {number} started twice"
                 assert not stage.is_switch, f"switch {stage.name} needs no container"
                 behaviour = self._behaviours[key][stage.name]
-                self.containers[number] = ScriptedContainer(number, stage, behaviour, self.slots)
+                container = ScriptedContainer(number, stage, behaviour, self.slots)
+                container.stubborn = self._stubborn and self._random.random() < 0.5
+                self.containers[number] = container
             case commands.StopContainer(number):
                 self.containers[number].stop()
             case commands.KillContainer(number, reason):
@@ -183,13 +189,14 @@ class Script:
                 self.wake_at = time
 
     def _tell_container(self, number: int, message: wire.ToContainer) -> None:
-        container = self.containers[number]
-        assert container.phase is not Phase.GONE, f"{message} for container {number}, which is gone"
         if isinstance(message, wire.ReleaseSlots):
             for slot in message.slots:
                 self.slots.release(number, slot)
                 self._check_unread(slot, f"slot {slot} given back")
-            return
+            if number == 0:
+                return
+        container = self.containers[number]
+        assert container.phase is not Phase.GONE, f"{message} for container {number}, which is gone"
         if isinstance(message, wire.RunTask):
             caller = self.callers[message.invocation]
             assert not caller.finished, f"task of {message.invocation} starts after its end"
@@ -216,8 +223,3 @@ class Script:
 def replay(core: Core, log: list[tuple[events.Event, float]]) -> list[list[commands.Command]]:
     """What another core answers to the same events."""
     return [core.handle(event, now) for event, now in log]
-
-
-def payloads_of(caller: ScriptedCaller) -> dict[str, Any]:
-    """The outputs that a caller has received, as the reference states them."""
-    return caller.payloads()

@@ -18,9 +18,10 @@ from dataflower.core.events import (
 )
 from dataflower.errors import Failure
 from dataflower.spec.workflow import Fanout, Workflow
-from dataflower.testing.payloads import plain, slots_of, unpack
+from dataflower.testing.payloads import pack, slots_of, unpack
 from dataflower.testing.reference import ABSENT
 from dataflower.testing.scopes import Scopes
+from dataflower.testing.slots import FakeSlots
 from dataflower.wire import Value
 
 
@@ -36,10 +37,20 @@ class _Output:
 
 
 class ScriptedCaller:
-    """One invocation, from the caller's side. `inputs`: a payload per port, a list for a stream port."""
+    """One invocation, from the caller's side. `inputs`: a payload per port, a list for a stream port.
+
+    `slots` is the script's, needed only if the inputs hold tensors.
+    """
 
     def __init__(
-        self, invocation: str, key: str, workflow: Workflow, inputs: Mapping[str, Any], *, deadline: float = 0.0
+        self,
+        invocation: str,
+        key: str,
+        workflow: Workflow,
+        inputs: Mapping[str, Any],
+        *,
+        deadline: float = 0.0,
+        slots: FakeSlots | None = None,
     ) -> None:
         self.invocation = invocation
         self.deadline = deadline
@@ -54,8 +65,10 @@ class ScriptedCaller:
         }
         self._key = key
         streams = {port.name for port in workflow.inputs if port.stream}
-        self._values = {name: plain(value) for name, value in inputs.items() if name not in streams}
-        self._items = {name: [plain(item) for item in inputs[name]] for name in inputs if name in streams}
+        self._slots = slots or FakeSlots()
+        self._arena = self._slots.make_arena(0)
+        self._values = {name: value for name, value in inputs.items() if name not in streams}
+        self._items = {name: inputs[name] for name in inputs if name in streams}
         self._sent = dict.fromkeys(self._items, 0)
         self._allowed = dict.fromkeys(self._items, 0)
         self._open = set(self._items)
@@ -134,11 +147,15 @@ class ScriptedCaller:
     def _arrive(self) -> Event:
         self.arrived = True
         open_inputs = tuple(self._items)
-        return InvocationArrived(self.invocation, self._key, self._values, open_inputs, self.deadline)
+        values = {name: self._pack(payload) for name, payload in self._values.items()}
+        return InvocationArrived(self.invocation, self._key, values, open_inputs, self.deadline)
 
     def _send(self, port: str) -> Event:
         self._sent[port] += 1
-        return InputArrived(self.invocation, port, self._items[port][self._sent[port] - 1])
+        return InputArrived(self.invocation, port, self._pack(self._items[port][self._sent[port] - 1]))
+
+    def _pack(self, payload: Any) -> Value:
+        return pack(payload, partial(self._slots.allocate, self._arena))
 
     def _end(self, port: str) -> Event:
         self._open.remove(port)

@@ -58,7 +58,8 @@ class ScriptedTask:
         self.inboxes: dict[str, _Inbox] = {}
         inputs: dict[str, Any] = {}
         for item in message.inputs:
-            assert item.name not in inputs and item.name not in self.inboxes, f"input {item.name!r} given twice"
+            assert item.name not in inputs, f"input {item.name!r} given twice"
+            assert item.name not in self.inboxes, f"input {item.name!r} given twice"
             match item:
                 case wire.Single(name, value):
                     inputs[name] = unpack(value)
@@ -102,10 +103,12 @@ class ScriptedContainer:
     def __init__(self, number: int, stage: Stage, behaviour: Behaviour, slots: FakeSlots) -> None:
         self.number = number
         self.stage = stage
+        self.stubborn = False
+        """Whether its tasks ignore that they were cancelled."""
         self.phase = Phase.STARTING
         self.tasks: dict[int, ScriptedTask] = {}
-        self.held: list[Slot] = []
-        self.most_unread = 0
+        self.held: set[Slot] = set()
+        """Slots that outlived their task or their turn in a stream; each was declared once."""
         self._behaviour = behaviour
         self._slots = slots
         self._arena = 0
@@ -137,7 +140,8 @@ class ScriptedContainer:
                     inbox.ended = True
             case wire.Grant(number, items, nbytes):
                 task = self.tasks[number]
-                assert items >= task.credit_items and nbytes >= task.credit_bytes, "credit taken back"
+                assert items >= task.credit_items, "credit taken back"
+                assert nbytes >= task.credit_bytes, "credit taken back"
                 task.credit_items, task.credit_bytes = items, nbytes
             case wire.CancelTask(number):
                 self.tasks[number].cancelled = True
@@ -201,10 +205,14 @@ class ScriptedContainer:
         return self._say(wire.Hello(wire.VERSION, 1000 + self.number))
 
     def _unheld(self) -> Event:
-        return self._say(wire.Unheld((self.held.pop(),)))
+        slot = min(self.held)
+        self.held.remove(slot)
+        return self._say(wire.Unheld((slot,)))
 
     def _task_moves(self, task: ScriptedTask, random: Random) -> list[Callable[[], Event]]:
         found: list[Callable[[], Event]] = []
+        if task.cancelled and self.stubborn:
+            return found
         # Reading tells nobody anything, so it happens as soon as it can.
         while isinstance(task.request, Read):
             inbox = task.inboxes[task.request.name]
@@ -219,8 +227,8 @@ class ScriptedContainer:
                 break
         for name, inbox in task.inboxes.items():
             if inbox.told < inbox.read:
-                found.append(partial(self._taken, task, name))
-        if task.cancelled:
+                found.append(partial(self._taken, task, name, random))
+        if task.cancelled and not self.stubborn:
             found.append(partial(self._cancelled, task, random))
         if isinstance(task.request, Emit):
             if not self._arena:
@@ -240,10 +248,11 @@ class ScriptedContainer:
         self._arena = self._slots.make_arena(self.number)
         return self._say(wire.ArenaMade(self._arena, 1 << 20))
 
-    def _taken(self, task: ScriptedTask, name: str) -> Event:
+    def _taken(self, task: ScriptedTask, name: str, random: Random) -> Event:
         inbox = task.inboxes[name]
+        before = inbox.reads()
         inbox.told = inbox.read
-        return self._say(wire.Taken(task.number, name, inbox.read))
+        return self._say(wire.Taken(task.number, name, inbox.read, self._keep(before - inbox.reads(), random)))
 
     def _emit(self, task: ScriptedTask, request: Emit) -> Event:
         outputs = self._pack_all(dict(request.outputs))
@@ -268,8 +277,12 @@ class ScriptedContainer:
     def _leave(self, task: ScriptedTask, random: Random) -> tuple[Slot, ...]:
         """End a task; now and then user code keeps views of its inputs."""
         del self.tasks[task.number]
-        kept = tuple(slot for slot in sorted(task.reads()) if random.random() < 0.2)
-        self.held += kept
+        return self._keep(task.reads(), random)
+
+    def _keep(self, slots: set[Slot], random: Random) -> tuple[Slot, ...]:
+        """Declare some slots held that were not before."""
+        kept = tuple(slot for slot in sorted(slots - self.held) if random.random() < 0.2)
+        self.held.update(kept)
         return kept
 
     def _pack_all(self, payloads: dict[str, Any]) -> dict[str, Value]:

@@ -21,7 +21,7 @@ class FakeSlots:
         self._next: dict[int, int] = {}
 
     def make_arena(self, container: int) -> int:
-        """The container's first arena."""
+        """The container's first arena (container 0: the host's own, for what callers send)."""
         arena = container << 16 | 1
         self._owners[arena] = container
         return arena

@@ -27,7 +27,7 @@ from dataflower.spec.workflow import (
     Stage,
     Workflow,
 )
-from dataflower.testing.behaviour import Behaviour, Fault, Shape
+from dataflower.testing.behaviour import Behaviour, FakeTensor, Fault, Shape
 from dataflower.testing.scopes import Scope
 
 KINDS = ("ValueError", "OSError")
@@ -65,6 +65,14 @@ class Scenario:
                 lines.append(f"    {_show_fields(self.behaviours[stage.name], Behaviour())}")
         lines.append("outputs " + ", ".join(f"{o.name}={_show_edge(o.edge)}" for o in self.workflow.outputs))
         return "\n".join(["Scenario(", *lines, ")"])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """The hook of Hypothesis' printer, which would go into the fields otherwise."""
+        del cycle
+        for number, line in enumerate(repr(self).splitlines()):
+            if number:
+                printer.break_()
+            printer.text(line)
 
 
 def _show_edge(edge: Edge) -> str:
@@ -141,14 +149,19 @@ class _Builder:
 
     def inputs(self) -> tuple[tuple[Port, ...], dict[str, Any]]:
         """The workflow's own inputs: values, and at most one stream."""
-        ports, values = [Port("x")], {"x": self.draw(st.integers(0, 5))}
+        x: Any = self.draw(st.integers(0, 5))
+        tensor = self.chance(20)
+        ports, values = [Port("x")], {"x": [x, FakeTensor(x + 1)] if tensor else x}
         if self.chance(30):
             ports.append(Port("s", stream=True))
             keyed = self.chance(30)
             items = self.draw(st.lists(st.integers(0, 9), max_size=4))
-            values["s"] = [{"key": i % 2, "value": i} for i in items] if keyed else items
-            self.offer(INPUTS, ports[1], (), Shape.KEYED if keyed else Shape.INT)
-        self.offer(INPUTS, ports[0], (), Shape.INT)
+            shape = Shape.KEYED if keyed else Shape.TENSOR if tensor else Shape.INT
+            values["s"] = [
+                {"key": i % 2, "value": i} if keyed else [i, FakeTensor(i + 1)] if tensor else i for i in items
+            ]
+            self.offer(INPUTS, ports[1], (), shape)
+        self.offer(INPUTS, ports[0], (), Shape.TENSOR if tensor else Shape.INT)
         return tuple(ports), values
 
     def add_stage(self, name: str) -> None:
@@ -163,7 +176,7 @@ class _Builder:
             self.add_function(name, scope, inputs, ports, when)
 
     def read_inputs(self, keyed_name: str) -> tuple[list[Input], list[tuple[Port, _Source]], Scope]:
-        """Inputs whose scopes agree. At most one is iterated over, unless the shared producer is sure to be read evenly."""
+        """Inputs whose scopes agree. At most one is iterated over: reading two unevenly may block their producer."""
         if self.chance(8):
             return [], [], ()
         usable = [s for s in self.sources if len(s.scope) <= self.features.depth]
