@@ -142,6 +142,11 @@ class _Checker:
                 f"drop {what}, or make it a value",
             )
             return
+        if edge.fanout in (Fanout.EACH, Fanout.KEYED) and not source.stream:
+            how = edge.fanout.value
+            hint = f"use {edge.source} without {how}, or declare it as a stream"
+            yield Finding(path, f"`{how}` takes the items of a stream, but {edge.source} is one value", hint)
+            return
         if edge.fanout is Fanout.KEYED and item.kind not in (Kind.ANY, Kind.JSON):
             yield Finding(path, f"keyed needs items {{key, value}}, but {edge.source} gives {item}")
             return

@@ -1,0 +1,49 @@
+"""Where the source of a Python module is, without importing it (nor its packages)."""
+
+from __future__ import annotations
+
+import sys
+import tokenize
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+def source_finder(directories: Iterable[str | Path] = ()) -> Callable[[str], tuple[str, str] | None]:
+    """A `find_source` for `spec.load`: looks in the directories first, then on `sys.path`, at the time of the call."""
+    first = [Path(directory) for directory in directories]
+
+    def find(module: str) -> tuple[str, str] | None:
+        path = module_file(module, [*first, *(Path(entry) for entry in sys.path)])
+        return None if path is None else (str(path), read_source(path))
+
+    return find
+
+
+def module_file(module: str, roots: Iterable[Path]) -> Path | None:
+    """The file of a dotted module name below the first root that has it."""
+    parts = module.split(".")
+    if not all(part.isidentifier() for part in parts):
+        return None
+    for root in roots:
+        base = root.joinpath(*parts)
+        for candidate in (base / "__init__.py", base.with_suffix(".py")):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def read_source(path: Path) -> str:
+    """A module's text in the encoding that it declares; empty if it can't be read as text."""
+    try:
+        with tokenize.open(path) as file:
+            return file.read()
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return ""
+
+
+def file_reader(path: str) -> str | None:
+    """A `read` for `spec.load`: a file's text, None if there is no such file."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
