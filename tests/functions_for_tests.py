@@ -1,4 +1,4 @@
-"""Small user functions that tests run in real containers: `functions_for_tests:NAME`, with `tests/` on the code path."""
+"""Small user functions for real containers: `functions_for_tests:NAME`, with `tests/` on the code path."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def sleep_deaf(x: float) -> float:
     while time.monotonic() < end:
         try:
             time.sleep(max(0.0, end - time.monotonic()))
-        except BaseException:  # noqa: S112 - the point of it
+        except BaseException:
             continue
     return x
 

@@ -11,7 +11,7 @@ from dataflower.clock import Clock
 from dataflower.core.events import WorkflowAdded, WorkflowRemoved
 from dataflower.core.host import HostCore
 from dataflower.core.program import compile_program
-from dataflower.errors import Code, DataflowerError, NotFound
+from dataflower.errors import Code, DataflowerError, FailedPrecondition, NotFound
 from dataflower.host.api import StageStatus, WorkflowStatus
 from dataflower.host.engine import Engine
 from dataflower.host.journal import Journal, StoredWorkflow
@@ -60,7 +60,7 @@ class Registry:
         self._applying = asyncio.Lock()
 
     def restore(self) -> None:
-        """Serve again what the journal says was served. A workflow that can't be loaded any more is left out, loudly."""
+        """Serve again what was served. A workflow that can't be loaded any more is left out, loudly."""
         for stored in self._journal.workflows():
             self._newest[stored.name] = max(stored.version, self._newest.get(stored.name, 0))
             if stored.serving:
@@ -72,9 +72,7 @@ class Registry:
     def deploy(self, stored: StoredWorkflow) -> Deployed:
         """Give a stored version to the core. Raises DataflowerError if it can't be loaded."""
         if self._load is None:
-            raise DataflowerError(
-                "this host was started without a way to load workflows", code=Code.FAILED_PRECONDITION
-            )
+            raise FailedPrecondition("this host was started without a way to load workflows")
         return self._add(self._load(stored.source), stored)
 
     def revive(self, name: str, version: int) -> Deployed:

@@ -1,0 +1,308 @@
+"""A real host with real containers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import workflows_for_tests as w
+
+from dataflower.errors import Code, DataflowerError, InvalidArgument, InvocationFailed, NotFound, Unavailable
+from dataflower.host.api import State
+from dataflower.host.logs import tail
+from dataflower.host.runtime import Runtime
+from dataflower.host.settings import HostConfig
+from dataflower.spec.workflow import Workflow
+
+
+def config(**settings: Any) -> HostConfig:
+    return HostConfig(code_path=w.CODE_PATH, cpus=2, cancel_grace_s=0.3, stop_grace_s=2.0, **settings)
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Runtime]:
+    async with Runtime(config()) as running:
+        yield running
+        await settle(running)
+        assert running.statistics().core.slots == 0
+        assert running.statistics().core.invocations == 0
+
+
+async def settle(host: Runtime, timeout_s: float = 5.0) -> None:
+    """Wait for the messages that follow the end of an invocation (cancelled tasks, released slots)."""
+    end = time.monotonic() + timeout_s
+    while (core := host.statistics().core).slots or core.invocations or core.tasks:
+        if time.monotonic() > end:
+            return
+        await asyncio.sleep(0.01)
+
+
+async def call(host: Runtime, workflow: Workflow, **inputs: Any) -> dict[str, Any]:
+    await host.apply(workflow, workflow.name)
+    return await (await host.invoke(workflow.name, inputs)).result()
+
+
+async def test_a_value_goes_through_a_chain(host: Runtime) -> None:
+    assert await call(host, w.chain(3), x={"a": [1, "two", None]}) == {"y": {"a": [1, "two", None]}}
+    assert host.workflow("chain").stages[0].idle == 1
+
+
+async def test_fan_out_and_gather(host: Runtime) -> None:
+    assert await call(host, w.map_reduce(), n=20) == {"total": 380}
+    assert await call(host, w.map_reduce(), n=0) == {"total": 0}
+
+
+async def test_a_stream_comes_item_by_item(host: Runtime) -> None:
+    await host.apply(w.counting(), "counting")
+    seen = [(o.port, o.index, o.value) async for o in (await host.invoke("counting", {"n": 40})).outputs()]
+    assert seen == [("numbers", i, i) for i in range(40)]
+    assert await call(host, w.counting(), n=0) == {"numbers": []}
+
+
+async def test_leaving_a_stream_cancels_the_invocation(host: Runtime) -> None:
+    await host.apply(w.counting(), "counting")
+    outputs = (await host.invoke("counting", {"n": 10**9})).outputs()
+    assert (await anext(outputs)).value == 0
+    await outputs.aclose()
+    await settle(host)
+    assert host.statistics().cancelled == 1
+    assert await call(host, w.counting(), n=1) == {"numbers": [0]}
+
+
+async def test_the_caller_feeds_a_stream(host: Runtime) -> None:
+    await host.apply(w.summing(), "summing")
+    invocation = await host.invoke("summing", {}, open_inputs=("items",))
+    outputs = invocation.outputs()
+    for item, expected in ((1, 1), (2, 3), (3, 6)):
+        await invocation.feed("items", item)
+        assert (await anext(outputs)).value == expected
+    await invocation.end_input("items")
+    assert [o async for o in outputs] == []
+    with pytest.raises(DataflowerError, match="has been ended"):
+        await invocation.feed("items", 4)
+
+
+async def test_a_stream_input_can_be_given_whole(host: Runtime) -> None:
+    assert (await call(host, w.summing(), items=[1] * 100))["totals"] == list(range(1, 101))
+
+
+async def test_tensors_travel_by_reference_and_come_out_as_copies(host: Runtime) -> None:
+    n = 100_000
+    result = await call(host, w.tensors(), n=n)
+    expected = np.arange(n, dtype=np.float32)
+    np.testing.assert_array_equal(result["doubled"], expected * 2)
+    np.testing.assert_array_equal(result["plain"], expected)
+    result["plain"][0] = 1
+    assert host.statistics().engine.arenas >= 2
+
+
+async def test_output_items_are_read_only_views(host: Runtime) -> None:
+    await host.apply(w.tensors(), "tensors")
+    async for item in (await host.invoke("tensors", {"n": 50_000})).outputs():
+        assert item.value.sum() > 0
+        assert not item.value.flags.writeable
+        del item
+
+
+async def test_tensors_of_the_caller_go_in_and_straight_out(host: Runtime) -> None:
+    given = np.random.default_rng(1).standard_normal((300, 500))
+    result = await call(host, w.chain(2), x={"deep": [given]})
+    np.testing.assert_array_equal(result["y"]["deep"][0], given)
+
+
+async def test_a_long_body_is_spilled(host: Runtime) -> None:
+    text = "0123456789" * 100_000
+    assert await call(host, w.chain(2), x=text) == {"y": text}
+
+
+async def test_an_exception_becomes_a_typed_failure(host: Runtime) -> None:
+    with pytest.raises(InvocationFailed, match="no good: 7") as caught:
+        await call(host, w.single("fail"), x=7)
+    failure = caught.value.failure
+    assert (failure.kind, failure.stage, failure.attempt, failure.code) == ("ValueError", "only", 1, Code.INTERNAL)
+    assert "functions_for_tests.py" in failure.traceback
+    assert await call(host, w.single("double"), x=2) == {"y": 4}
+
+
+async def test_a_dead_container_fails_its_task_and_is_replaced(host: Runtime) -> None:
+    with pytest.raises(InvocationFailed, match="SIGKILL") as caught:
+        await call(host, w.single("kill_self"), x=1)
+    assert caught.value.failure.kind == "ContainerCrashed"
+    assert await call(host, w.single("double"), x=2) == {"y": 4}
+
+
+async def test_a_retry_survives_a_dead_container(host: Runtime, tmp_path: Path) -> None:
+    assert await call(host, w.retried("kill_self_once"), x=str(tmp_path / "mark")) == {"y": "survived"}
+
+
+async def test_a_setup_that_raises_is_told(host: Runtime) -> None:
+    with pytest.raises(InvocationFailed, match="no model here"):
+        await call(host, w.single("BrokenSetup"), x=1)
+
+
+async def test_a_function_that_is_not_there_is_told(host: Runtime) -> None:
+    with pytest.raises(InvocationFailed, match="nowhere"):
+        await call(host, w.single("nowhere"), x=1)
+
+
+async def test_containers_outlive_their_zygote(host: Runtime) -> None:
+    before = await call(host, w.retried("pid"), x=1)
+    (zygote,) = host.zygote_pids()
+    os.kill(zygote, signal.SIGKILL)
+    while host.statistics().engine.launcher.zygotes_lost == 0:
+        await asyncio.sleep(0.01)
+    assert await call(host, w.retried("pid"), x=1) == before
+    os.kill(before["y"], signal.SIGKILL)
+    after = await call(host, w.retried("pid"), x=1)
+    assert after != before
+    assert host.zygote_pids() not in ((zygote,), ())
+
+
+async def test_a_deadline_ends_it_and_a_deaf_container_is_killed(host: Runtime) -> None:
+    await host.apply(w.single("sleep_deaf"), "sleep_deaf")
+    await (await host.invoke("sleep_deaf", {"x": 0.0})).result()
+    (pid,) = host.container_pids().values()
+    invocation = await host.invoke("sleep_deaf", {"x": 600.0}, deadline=time.monotonic() + 0.2)
+    with pytest.raises(InvocationFailed) as caught:
+        await invocation.result()
+    assert caught.value.code is Code.DEADLINE_EXCEEDED
+    while pid in host.container_pids().values():
+        await asyncio.sleep(0.01)
+
+
+async def test_cancelling_from_elsewhere_reaches_the_reader(host: Runtime) -> None:
+    await host.apply(w.single("sleep"), "sleep")
+    invocation = await host.invoke("sleep", {"x": 600.0}, invocation="me")
+    reader = asyncio.ensure_future(invocation.result())
+    await asyncio.sleep(0)
+    assert (await host.cancel("me")).state is State.CANCELLED
+    with pytest.raises(InvocationFailed, match="on request"):
+        await reader
+    assert (await host.cancel("me")).state is State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [({}, "missing"), ({"n": 1, "m": 2}, "did you mean|it takes|known: n"), ({"n": "three"}, "n")],
+)
+async def test_bad_inputs_are_refused_before_anything_runs(host: Runtime, inputs: dict[str, Any], message: str) -> None:
+    await host.apply(w.counting(), "counting")
+    with pytest.raises(InvalidArgument, match=message):
+        await host.invoke("counting", inputs)
+    assert host.statistics().accepted == 0
+
+
+async def test_unknown_names_are_answered_with_the_nearest(host: Runtime) -> None:
+    await host.apply(w.counting(), "counting")
+    with pytest.raises(NotFound, match="did you mean 'counting'"):
+        await host.invoke("countin", {"n": 1})
+    with pytest.raises(NotFound):
+        await host.get("nobody")
+
+
+async def test_an_id_is_used_once(host: Runtime) -> None:
+    await host.apply(w.counting(), "counting")
+    await (await host.invoke("counting", {"n": 1}, invocation="a")).result()
+    with pytest.raises(DataflowerError) as caught:
+        await host.invoke("counting", {"n": 1}, invocation="a")
+    assert caught.value.code is Code.ALREADY_EXISTS
+
+
+async def test_applying_twice_changes_nothing_and_a_lost_race_is_told(host: Runtime) -> None:
+    first = await host.apply(w.chain(1), "one")
+    assert (await host.apply(w.chain(1), "one")).version == first.version == 1
+    assert (await host.apply(w.chain(2), "two", expected_version=1)).version == 2
+    with pytest.raises(DataflowerError) as caught:
+        await host.apply(w.chain(3), "three", expected_version=1)
+    assert caught.value.code is Code.ABORTED
+    await host.delete("chain")
+    assert host.workflows() == ()
+    assert (await host.apply(w.chain(1), "one")).version == 3
+
+
+async def test_a_submission_is_recorded_and_idempotent(host: Runtime) -> None:
+    await host.apply(w.map_reduce(), "map_reduce")
+    first = await host.submit("map_reduce", {"n": 5}, invocation="job")
+    again = await host.submit("map_reduce", {"n": 5}, invocation="job")
+    assert again.accepted_at == first.accepted_at
+    with pytest.raises(DataflowerError) as caught:
+        await host.submit("map_reduce", {"n": 6}, invocation="job")
+    assert caught.value.code is Code.ALREADY_EXISTS
+    states = [record async for record in host.watch("job")]
+    assert states[-1].state is State.SUCCEEDED
+    assert states[-1].outputs == {"total": 20}
+    assert states[-1].trace is not None
+    assert host.recent()[0].id == "job"
+
+
+async def test_what_a_function_prints_is_in_its_log(tmp_path: Path) -> None:
+    async with Runtime(config(log_dir=tmp_path)) as host:
+        await call(host, w.single("say"), x="hello from inside")
+        assert tail(tmp_path, "say", "only") == ["hello from inside"]
+
+
+async def test_shutdown_lets_running_calls_finish_and_takes_no_new_ones() -> None:
+    async with Runtime(config()) as host:
+        await host.apply(w.single("sleep"), "sleep")
+        await (await host.invoke("sleep", {"x": 0.0})).result()
+        invocation = await host.invoke("sleep", {"x": 0.3})
+        reader = asyncio.ensure_future(invocation.result())
+        closing = asyncio.ensure_future(host.close())
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await host.invoke("sleep", {"x": 0.0})
+        await closing
+        assert await reader == {"y": 0.3}
+
+
+async def test_shutdown_cuts_off_what_does_not_finish() -> None:
+    async with Runtime(config(drain_timeout_s=0.1)) as host:
+        await host.apply(w.single("sleep"), "sleep")
+        reader = asyncio.ensure_future((await host.invoke("sleep", {"x": 600.0})).result())
+        await host.close()
+        with pytest.raises(InvocationFailed, match="the server stops"):
+            await reader
+
+
+async def test_nothing_is_left_of_processes_that_functions_started() -> None:
+    async with Runtime(config()) as host:
+        child = (await call(host, w.single("leave_child"), x=1))["y"]
+        assert os.path.exists(f"/proc/{child}")
+    assert not os.path.exists(f"/proc/{child}")
+
+
+async def test_finished_and_applied_survive_a_restart(tmp_path: Path) -> None:
+    async with Runtime(config(state_dir=tmp_path), load=w.load) as host:
+        await host.apply(w.map_reduce(), "map_reduce")
+        await (await host.invoke("map_reduce", {"n": 3}, invocation="sync")).result()
+        await host.submit("map_reduce", {"n": 4}, invocation="async")
+        async for _ in host.watch("async"):
+            pass
+    async with Runtime(config(state_dir=tmp_path), load=w.load) as host:
+        assert [status.name for status in host.workflows()] == ["map_reduce"]
+        assert (await host.get("sync")).outputs == {"total": 6}
+        assert (await host.get("async")).outputs == {"total": 12}
+        assert [record.id for record in host.recent()] == ["async", "sync"]
+        assert await call(host, w.map_reduce(), n=2) == {"total": 2}
+
+
+async def test_an_orderly_stop_hands_submissions_to_the_next_start(tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+    settings = config(state_dir=tmp_path / "state", drain_timeout_s=0.0)
+    for _ in range(4):  # more often than crashes would be forgiven
+        async with Runtime(settings, load=w.load) as host:
+            if not host.workflows():
+                await host.apply(w.single("wait_for_file"), "wait_for_file")
+                await host.submit("wait_for_file", {"x": str(answer)}, invocation="job")
+            assert (await host.get("job")).state is State.RUNNING
+    answer.write_text("42")
+    async with Runtime(settings, load=w.load) as host:
+        records = [record async for record in host.watch("job")]
+        assert records[-1].outputs == {"y": "42"}
