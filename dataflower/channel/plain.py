@@ -22,6 +22,9 @@ OIP_DTYPES = {
 TYPES = frozenset({bytes, str, int, float, bool, type(None)})
 """Types that MessagePack writes as they are and that contain nothing else."""
 
+MAX_DEPTH = 256
+"""Levels of lists and dicts in each other; the reader's stack is limited too."""
+
 _ALLOWED = "None, bool, int, float, str, bytes, list, tuple, dict with string keys, numpy arrays, torch tensors"
 _DEPTH = "nested too deeply, or it contains itself"
 
@@ -30,8 +33,10 @@ class Refused(Exception):
     """A part of a value that can't travel."""
 
 
-def check(value: Any) -> None:
+def check(value: Any, depth: int = 0) -> None:
     """Find what MessagePack would let pass although it must not: keys that are not strings. Raises Refused."""
+    if depth > MAX_DEPTH:
+        raise RecursionError(_DEPTH)
     if isinstance(value, dict):
         if set(map(type, value)) != {str} and not all(isinstance(key, str) for key in value):
             odd = next(key for key in value if not isinstance(key, str))
@@ -48,7 +53,7 @@ def check(value: Any) -> None:
     if not TYPES.issuperset(map(type, parts)):
         for part in parts:
             if type(part) not in TYPES:
-                check(part)
+                check(part, depth + 1)
 
 
 def from_subclass(value: Any) -> Any:
@@ -165,6 +170,8 @@ def _type_name(value: Any) -> str:
 
 
 def _hint(value: Any) -> str:
+    if isinstance(value, type):
+        return f"allowed: {_ALLOWED}"
     if isinstance(value, Set):
         return "send sorted(...) or list(...)"
     if isinstance(value, (datetime.date, datetime.time, datetime.datetime)):

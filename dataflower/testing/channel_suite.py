@@ -317,15 +317,7 @@ class ChannelSuite:
             TensorRef(slot.arena + 1, 0, 0, 8, "UINT8", (8,)),
         ):
             assert isinstance(near.ask(Value(b"\xd4\x01\x00", (ref,))), Refused)
-        for body in (
-            b"",
-            b"\xd4\x01\x01",
-            b"\xd4\x01\xff",
-            b"\xc7\x01\x09\x00",
-            b"\xd4\x02\x00",
-            b"\x81\x01\x01",
-            b"\x92\x01",
-        ):
+        for body in ("", "d40101", "d401ff", "c7010900", "d40200", "810101", "9201"):
             assert isinstance(near.ask(Value(bytes.fromhex(body), ())), Refused)
         assert near.ask(Value(b"\xc0", ())) == Passed(Value(b"\xc0", ()), False, ())
 
