@@ -396,6 +396,8 @@ class HostCore:
 
     def _stop_task(self, instance: Instance, reason: str, now: float) -> None:
         task = instance.task
+        if instance.container not in self._containers:
+            return  # it died just now, and this is one of the tasks that it took along
         self._out.append(Tell(instance.container, wire.CancelTask(task, reason)))
         self.timers.at(now + self.config.cancel_grace_s, lambda at: self._kill_if_deaf(task, reason, at))
 
