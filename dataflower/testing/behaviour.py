@@ -89,9 +89,9 @@ class Fault:
 class Behaviour:
     """What a function does. `faults` by attempt, counted from 1; an attempt not named succeeds.
 
-    `counts`: how many items a generator emits of its own accord, picked by the digest of its inputs. `reads`: it stops
-    reading a stream after so many items (None: at the end). `per_item`: it emits once per item read. `absent`: port -> n,
-    it is left out whenever its digest is 0 modulo n.
+    `counts`: how many items a generator emits of its own accord, picked by the digest of its inputs. `reads`: it
+    stops reading a stream after so many items (None: at the end). `per_item`: it emits once per item read. `absent`:
+    port -> n, it is left out whenever its digest is 0 modulo n.
     """
 
     shapes: Mapping[str, Shape] = field(default_factory=dict)

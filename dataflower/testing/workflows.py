@@ -38,7 +38,7 @@ KINDS = ("ValueError", "OSError")
 class Features:
     """What generated workflows may contain. `retry_all`: every stage forgives every failure many times."""
 
-    stages: int = 7
+    stages: int = 8
     faults: bool = True
     merges: bool = True
     partial_reads: bool = True
@@ -181,7 +181,8 @@ class _Builder:
             return [], [], ()
         usable = [s for s in self.sources if len(s.scope) <= self.features.depth]
         recent = usable[-6:]
-        primary = self.pick(recent if self.chance(70) else usable)
+        fanned = [s for s in usable if s.scope]
+        primary = self.pick(fanned if fanned and self.chance(45) else recent if self.chance(60) else usable)
         scope = tuple(keyed_name if f == "keyed:" else f for f in primary.scope)
         chosen = [primary]
         for _ in range(self.pick((0, 0, 1, 1, 2))):
@@ -279,7 +280,7 @@ class _Builder:
         self.scopes[name] = scope
         self.behaviours[name] = Behaviour(
             shapes=shapes,
-            counts=tuple(self.draw(st.lists(st.integers(0, 3), min_size=1, max_size=2))),
+            counts=tuple(self.draw(st.lists(st.sampled_from((1, 2, 3, 0)), min_size=1, max_size=2))),
             reads=self.pick((1, 2)) if self.features.partial_reads and self.chance(10) else None,
             per_item=self.chance(70),
             absent={p.name: self.pick((2, 3, 1)) for p in outputs if self.chance(15)},
