@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dataflower.spec.context import Context
 from dataflower.spec.function import Json, Stream, Tensor, Text, function
 
 if TYPE_CHECKING:
     from dataflower.gateway.client import AsyncClient, Client
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "Json", "Stream", "Tensor", "Text", "function", "__version__"]
+__all__ = ["AsyncClient", "Client", "Context", "Json", "Stream", "Tensor", "Text", "__version__", "function"]
 
 _LAZY = {"Client": "dataflower.gateway.client", "AsyncClient": "dataflower.gateway.client"}
 

@@ -188,7 +188,7 @@ class DataUnit:
         try:
             return tensor.encode_ports(ports, arena=self.arena, views=self.views, cancelled=task.is_cancelled)
         except InvalidArgument as error:
-            raise TypeMismatch(f"output {error.message}") from None
+            raise TypeMismatch(f"output: {error.message}") from None
         except Exception:
             if task.reason is not None:
                 raise Cancelled(task.reason) from None

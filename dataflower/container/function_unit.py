@@ -10,6 +10,7 @@ from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Protocol
 
+from dataflower import wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
 from dataflower.clock import SystemClock
@@ -18,7 +19,6 @@ from dataflower.container.failpoints import FailPoints, Point
 from dataflower.container.failure import Cancelled, error_record, forget_frames
 from dataflower.container.outputs import Inputs, Outputs
 from dataflower.container.running import RunningTask
-from dataflower.container.stream import StreamReader
 from dataflower.container.target import Target
 from dataflower.errors import Code, DataflowerError
 from dataflower.wire import ErrorRecord, InputPort, OutputPort, Value
@@ -138,12 +138,15 @@ class FunctionUnit:
 
     def _prepare(self, task: RunningTask, inputs: dict[str, Any]) -> dict[str, Any]:
         target = self._target
-        for name, value in inputs.items():
-            wants_torch = name in target.torch
-            if isinstance(value, StreamReader):
-                value.refine(partial(self._refine, task, name, wants_torch))
-            elif wants_torch or self._inputs:
-                inputs[name] = self._refine(task, name, wants_torch, value)
+        for entry in task.run.inputs:
+            name = entry.name
+            refine = partial(self._refine, task, name, name in target.torch)
+            if isinstance(entry, wire.Opened):
+                task.streams[name].refine(refine)
+            elif isinstance(entry, wire.Gathered):
+                inputs[name] = [refine(item) for item in inputs[name]]
+            else:
+                inputs[name] = refine(inputs[name])
         if target.context is not None:
             inputs[target.context] = TaskContext(task, self._data.arena, self._stage)
         return {**target.constants, **inputs} if target.constants else inputs
@@ -151,11 +154,7 @@ class FunctionUnit:
     def _refine(self, task: RunningTask, name: str, torch: bool, value: Any) -> Any:
         """Check a value against its port and give it the form that the parameter asks for."""
         self._inputs.check(name, value, task.sizes)
-        if not torch:
-            return value
-        if isinstance(value, list):
-            return [_to_torch(item) for item in value]
-        return _to_torch(value)
+        return _to_torch(value) if torch else value
 
     # --- the three ways of handing out
 
@@ -227,4 +226,6 @@ class FunctionUnit:
 
 
 def _to_torch(value: Any) -> Any:
+    if isinstance(value, list):  # a value that is a list of tensors
+        return [_to_torch(item) for item in value]
     return tensor.to_torch(value) if hasattr(value, "__array_interface__") else value

@@ -16,15 +16,15 @@ _MISSING = object()
 
 
 class Inputs:
-    """The input ports whose types are worth a look at run time."""
+    """The input ports whose types are worth a look at run time. None always passes: the input may be optional."""
 
     def __init__(self, ports: Iterable[InputPort]) -> None:
         self._typed = {port.name: _port(port) for port in ports if port.kind != Kind.ANY.value}
 
     def check(self, name: str, value: Any, sizes: dict[str, int]) -> None:
-        """Check a value (or stream item), binding named sizes. Raises TypeMismatch with INVALID_ARGUMENT."""
+        """Check a value or an item, binding named sizes. Raises TypeMismatch with INVALID_ARGUMENT."""
         port = self._typed.get(name)
-        if port is not None:
+        if port is not None and value is not None:
             _check("input", port, value, sizes, Code.INVALID_ARGUMENT)
 
     def __bool__(self) -> bool:
@@ -126,7 +126,7 @@ def _check(side: str, port: Port, value: Any, sizes: dict[str, int], code: Code)
     try:
         check_value(port, value, sizes)
     except InvalidArgument as error:
-        raise TypeMismatch(f"{side} {error.message}", code=code) from None
+        raise TypeMismatch(f"{side}: {error.message}", code=code) from None
 
 
 def _port(port: InputPort | OutputPort) -> Port:

@@ -178,6 +178,8 @@ class TestTensors:
         container = start("same")
         sent = container.encode(np.arange(100_000))
         arena = sent.tensors[0].arena
+        container.run(raw={"x": sent})
+        assert container.next(wire.TaskDone).held == ()
         views_fd, nbytes = os.memfd_create("other"), 4096
         os.ftruncate(views_fd, nbytes)
         container.tell(wire.AttachArena(arena, nbytes), (views_fd,))
