@@ -152,6 +152,8 @@ class Link:
 
     def _send(self, payload: bytes, fds: Sequence[int], flags: int) -> None:
         size = len(payload)
+        if len(fds) > MAX_FDS:
+            raise ValueError(f"{len(fds)} descriptors in a message; {MAX_FDS} are allowed")
         if size > INLINE_BYTES:
             self._send_spilled(payload, fds, flags)
             self._spilled += 1
@@ -177,8 +179,6 @@ class Link:
             os.close(spill)
 
     def _push(self, frame: bytes, fds: Sequence[int], flags: int) -> None:
-        if len(fds) > MAX_FDS + 1:
-            raise ValueError(f"{len(fds)} descriptors in a message; {MAX_FDS} are allowed")
         self._busy.append(None)
         try:
             while True:

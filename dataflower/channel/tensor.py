@@ -118,9 +118,10 @@ class _Encoder:
         address, nbytes = array.__array_interface__["data"][0], array.nbytes
         if self.views is not None and (found := self.views.find(address, nbytes)) is not None:
             return found
-        found = self.arena.find(address, nbytes)
-        if found is None or found[:2] in self.claimed:
-            return found
+        if self.claimed:
+            found = self.arena.find(address, nbytes)
+            if found is not None and found[:2] in self.claimed:
+                return found
         found = self.arena.share(address, nbytes)
         if found is not None:
             self.claimed.add(found[:2])

@@ -12,7 +12,6 @@ tells when they die.
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import os
 from collections.abc import Iterator
@@ -160,7 +159,8 @@ class Near:
 
     def hear(self) -> Passed | Refused | Gone:
         """The next thing that the far side says."""
-        return _answer(self.link.receive()[0])
+        answer: Passed | Refused | Gone = _answer(self.link.receive()[0])
+        return answer
 
     def relay(self, payload: bytes, fds: list[int]) -> tuple[bytes, list[int]]:
         """A message there and back."""
@@ -282,7 +282,6 @@ class ChannelSuite:
             assert decode(answer.value, near.views)[-1] == number
             seen.add((sent.tensors[0].arena, sent.tensors[0].slot))
             near.arena.release([(sent.tensors[0].arena, sent.tensors[0].slot)])
-            gc.collect()
         assert len(seen) == 1
         assert near.arena.statistics().used_bytes == 0
 
