@@ -7,6 +7,10 @@ import tokenize
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from dataflower.errors import NotFound
+from dataflower.spec.load import load
+from dataflower.spec.workflow import Workflow
+
 
 def source_finder(directories: Iterable[str | Path] = ()) -> Callable[[str], tuple[str, str] | None]:
     """A `find_source` for `spec.load`: looks in the directories first, then on `sys.path`, at the time of the call."""
@@ -47,3 +51,26 @@ def file_reader(path: str) -> str | None:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def load_file(path: str | Path, *, profile: str | None = None, code_path: Iterable[str | Path] = ()) -> Workflow:
+    """Load a workflow file. Functions are looked for in `code_path`, beside the file, in the working directory.
+
+    Raises:
+        WorkflowInvalid: with every problem.
+        NotFound: there is no such file, or it is not text.
+    """
+    text = file_reader(str(path))
+    if text is None:
+        raise NotFound(f"no workflow file {str(path)!r}")
+    return load_text(text, str(path), profile=profile, code_path=code_path)
+
+
+def load_text(text: str, file: str, *, profile: str | None = None, code_path: Iterable[str | Path] = ()) -> Workflow:
+    """The same for a text that came from elsewhere; `file` is where nested workflows are relative to.
+
+    Raises:
+        WorkflowInvalid: with every problem.
+    """
+    find = source_finder([*code_path, Path(file).parent, Path.cwd()])
+    return load(text, file=file, read=file_reader, find_source=find, profile=profile)

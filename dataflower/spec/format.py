@@ -26,7 +26,7 @@ def format_text(text: str, file: str = "<text>") -> str:
     if before.data is None or before.problems:
         raise WorkflowInvalid(tuple(before.problems))
     yaml = YAML(typ="rt", pure=True)
-    yaml.width = 120
+    yaml.width = 1_000_000  # folding would change what long lines look like, not what they mean
     yaml.preserve_quotes = True
     yaml.allow_unicode = True
     yaml.indent(mapping=2, sequence=4, offset=2)
