@@ -1,0 +1,63 @@
+"""`dataflower validate`: everything wrong with a workflow file, as a compiler says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dataflower.cli.exits import ExitCode
+from dataflower.cli.options import CodePath, Output, Profile
+from dataflower.cli.terminal import Format, emit, terminal
+from dataflower.errors import DataflowerError, Problem, WorkflowInvalid
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Workflow files.", show_default=False)]
+
+
+def validate(
+    files: Files,
+    profile: Profile = None,
+    code_path: CodePath = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Check workflow files like a compiler: FILE:LINE:COLUMN: message (hint). Imports no function.
+
+    Example: dataflower validate workflows/*.yaml
+    """
+    problems: list[Problem] = []
+    sound: list[str] = []
+    for file in files:
+        found = _problems(file, profile, code_path or [])
+        problems += found
+        if not found:
+            sound.append(str(file))
+    if output is Format.TABLE:
+        for problem in problems:
+            print(problem)
+        for name in sound:
+            terminal().note(f"{name}: fine")
+    else:
+        emit({"valid": not problems, "problems": [_plain(problem) for problem in problems]}, output, None)
+    if problems:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _problems(file: Path, profile: str | None, code_path: list[str]) -> list[Problem]:
+    from dataflower.config.sources import load_file
+
+    try:
+        load_file(file, profile=profile, code_path=code_path)
+    except WorkflowInvalid as error:
+        return list(error.problems)
+    except DataflowerError as error:
+        return [Problem(str(file), 1, 1, error.message)]
+    return []
+
+
+def _plain(problem: Problem) -> dict[str, Any]:
+    place = {"file": problem.file, "line": problem.line, "column": problem.column}
+    return {**place, "message": problem.message, "hint": problem.hint}
+
+
+command = validate
