@@ -3,7 +3,8 @@
     python tools/generate_proto.py           write dataflower/gateway/_generated
     python tools/generate_proto.py --check   exit 1 if it is not what the .proto files say
 
-Generate with grpcio-tools 1.81.x: what later versions write needs a protobuf that other inference clients can't have yet.
+Generate with grpcio-tools 1.81.x: what later versions write needs a protobuf that other
+inference clients can't have yet.
 """
 
 from __future__ import annotations

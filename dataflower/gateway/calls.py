@@ -1,0 +1,171 @@
+"""What the sync and the async client share: requests, answers, channel options, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+
+from dataflower.errors import Code, DataflowerError, Failure, InvalidArgument, InvocationFailed, Unavailable
+from dataflower.gateway import messages, values
+from dataflower.gateway._generated import workflow_pb2 as pb
+from dataflower.gateway.status import DETAILS_KEY, from_status
+
+DEFAULT_ADDRESS = "127.0.0.1:8001"
+CONTROL_TIMEOUT_S = 30.0
+"""For calls that run no workflow: a server that does not answer by then is Unavailable or late."""
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", -1),  # the server's limit is the one that counts
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # one client's failed attempts must not make the next one wait
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+
+class Item(NamedTuple):
+    """One result of a stream call: item `index` of a stream output, or a value (`index` -1)."""
+
+    port: str
+    index: int
+    value: Any
+
+
+class Summary(NamedTuple):
+    """What the server said at the end of a stream call. Durations in seconds, measured in the server."""
+
+    invocation_id: str
+    items: int
+    elapsed_s: float
+    first_output_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is and how to be let in. `ca_file`: PEM certificates to trust, which also turns TLS on."""
+
+    address: str = DEFAULT_ADDRESS
+    api_key: str | None = None
+    ca_file: Path | None = None
+    tls: bool = False
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...] | None:
+        """Sent with every call."""
+        return None if self.api_key is None else (("authorization", f"Bearer {self.api_key}"),)
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """None for plain text. InvalidArgument if the file can't be read."""
+        if self.ca_file is None:
+            return grpc.ssl_channel_credentials() if self.tls else None
+        try:
+            return grpc.ssl_channel_credentials(Path(self.ca_file).read_bytes())
+        except OSError as error:
+            raise InvalidArgument(f"can't read {self.ca_file}: {error.strerror}") from None
+
+    def error(self, error: grpc.RpcError, *, invocation: bool = False) -> DataflowerError:
+        """The exception for a failed call; `invocation`: the call was one, so its end by time is a failure of it."""
+        status, details = error.code(), error.details() or ""
+        metadata = error.trailing_metadata() or ()
+        if any(key == DETAILS_KEY for key, _ in metadata):
+            return from_status(status, details, metadata)
+        if status is grpc.StatusCode.UNAVAILABLE:
+            return Unavailable(
+                f"no answer from {self.address} ({details}); is `dataflower serve` running on {self.address}?"
+            )
+        if invocation and status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return InvocationFailed(Failure(Code.DEADLINE_EXCEEDED, "DeadlineExceeded", "the deadline passed"))
+        if invocation and status is grpc.StatusCode.CANCELLED:
+            return InvocationFailed(Failure(Code.CANCELLED, "Cancelled", "the call was cancelled"))
+        if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+            details += "; send it in parts through a stream input, or raise the server's message size"
+        return from_status(status, details, metadata)
+
+
+def workflow_source(path_or_text: str | Path) -> tuple[str, str]:
+    """(YAML, name for messages) of a file, or of text (it has line breaks). InvalidArgument: no such file."""
+    if isinstance(path_or_text, str) and "\n" in path_or_text:
+        return path_or_text, "<workflow>"
+    try:
+        return Path(path_or_text).read_text(encoding="utf-8"), str(path_or_text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"can't read the workflow file {path_or_text}: {error}") from None
+
+
+def apply_request(path_or_text: str | Path, expected_version: int | None) -> pb.ApplyWorkflowRequest:
+    """To apply a workflow."""
+    source, name = workflow_source(path_or_text)
+    return pb.ApplyWorkflowRequest(source=source, file_name=name, expected_version=expected_version)
+
+
+def invoke_request(workflow: str, inputs: Mapping[str, Any], request_id: str | None) -> pb.InvokeRequest:
+    """To call a workflow; iterators are read to their end."""
+    request = pb.InvokeRequest(workflow=workflow, request_id=request_id or "")
+    values.encode_map({name: _whole(value) for name, value in inputs.items()}, request.inputs)
+    return request
+
+
+def submit_request(
+    workflow: str, inputs: Mapping[str, Any], request_id: str | None, deadline_s: float | None
+) -> pb.SubmitRequest:
+    """To submit a call."""
+    request = pb.SubmitRequest(workflow=workflow, request_id=request_id or "")
+    values.encode_map({name: _whole(value) for name, value in inputs.items()}, request.inputs)
+    if deadline_s is not None:
+        messages.set_time(request.deadline, deadline_s)
+    return request
+
+
+def open_request(
+    workflow: str, inputs: Mapping[str, Any], open_inputs: tuple[str, ...], request_id: str | None
+) -> pb.InvokeStreamRequest:
+    """The first message of a stream call."""
+    request = pb.InvokeStreamRequest()
+    request.open.workflow = workflow
+    request.open.request_id = request_id or ""
+    request.open.open_inputs.extend(open_inputs)
+    values.encode_map(inputs, request.open.inputs)
+    return request
+
+
+def item_request(port: str, value: Any) -> pb.InvokeStreamRequest:
+    """An item of a stream input."""
+    request = pb.InvokeStreamRequest()
+    request.item.port = port
+    values.encode(value, request.item.value)
+    return request
+
+
+def end_request(port: str) -> pb.InvokeStreamRequest:
+    """The end of a stream input."""
+    return pb.InvokeStreamRequest(end=pb.InputEnd(port=port))
+
+
+def decode_item(message: pb.OutputItem) -> Item:
+    """An item of a stream call."""
+    return Item(message.port, message.index if message.HasField("index") else -1, values.decode(message.value))
+
+
+def decode_summary(message: pb.InvocationSummary) -> Summary:
+    """The end of a stream call."""
+    first = messages.seconds_of(message.first_output) if message.HasField("first_output") else None
+    return Summary(message.invocation_id, message.items, messages.seconds_of(message.elapsed), first)
+
+
+def server_info(message: pb.ServerStatusResponse) -> messages.ServerInfo:
+    """What a server says of itself."""
+    return messages.ServerInfo(
+        version=message.version,
+        started_at=messages.seconds_of(message.started_at),
+        workflows=tuple(messages.decode_workflow(w) for w in message.workflows),
+        max_message_bytes=message.max_message_bytes,
+    )
+
+
+def _whole(value: Any) -> Any:
+    return list(value) if hasattr(value, "__next__") else value

@@ -1,0 +1,132 @@
+"""The gRPC server: `serve` opens the front door."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from dataflower.clock import Clock, SystemClock
+from dataflower.errors import FailedPrecondition, InvalidArgument
+from dataflower.gateway._generated import inference_pb2, inference_pb2_grpc, workflow_pb2, workflow_pb2_grpc
+from dataflower.gateway.guard import Interceptor
+from dataflower.gateway.health import HealthService
+from dataflower.gateway.inference import InferenceService
+from dataflower.gateway.loading import load_source
+from dataflower.gateway.service import Loader, WorkflowService
+from dataflower.gateway.settings import GatewayConfig
+from dataflower.host.api import HostApi
+
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+WORKFLOWS = workflow_pb2.DESCRIPTOR.services_by_name["WorkflowService"].full_name
+INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+
+
+class Gateway:
+    """A running front door; made by `serve`. Usable as `async with`."""
+
+    def __init__(self, server: grpc.aio.Server, health: HealthService, address: str, grpc_port: int) -> None:
+        self._server = server
+        self._health = health
+        self.address = address
+        self.grpc_port = grpc_port
+        """The port that it listens on (0 for a unix socket)."""
+
+    async def close(self, grace: float = 0.0) -> None:
+        """Take no new calls, let running ones go on for `grace` seconds, then cancel them. May be called twice."""
+        self._health.close()
+        await self._server.stop(grace)
+
+    async def wait_closed(self) -> None:
+        """Until it has been closed and the last call has ended."""
+        await self._server.wait_for_termination()
+
+    async def __aenter__(self) -> Gateway:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def serve(
+    host: HostApi, config: GatewayConfig | None = None, *, load: Loader = load_source, clock: Clock | None = None
+) -> Gateway:
+    """Listen, and answer from `host` (which the caller owns and closes after the gateway).
+
+    `load` reads the YAML that ApplyWorkflow brings.
+
+    Raises:
+        FailedPrecondition: the port is taken, or the address can't be used.
+        InvalidArgument: a TLS file can't be read, or one of the two is missing.
+    """
+    config = config or GatewayConfig()
+    clock = clock or SystemClock()
+    health = HealthService(host)
+
+    async def changed() -> None:
+        health.notify()
+
+    version = metadata.version("dataflower")
+    server = grpc.aio.server(
+        interceptors=(Interceptor(config.api_keys, open_services=(HEALTH,)),),
+        options=_options(config),
+    )
+    workflows = WorkflowService(
+        host,
+        load=load,
+        clock=clock,
+        max_message_bytes=config.max_message_bytes,
+        version=version,
+        changed=changed,
+    )
+    inference = InferenceService(host, clock=clock, max_message_bytes=config.max_message_bytes, version=version)
+    workflow_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)
+    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if config.reflection:
+        reflection.enable_server_reflection((WORKFLOWS, INFERENCE, HEALTH, reflection.SERVICE_NAME), server)
+    port = _bind(server, config)
+    await server.start()
+    return Gateway(server, health, config.address, port)
+
+
+def _options(config: GatewayConfig) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", -1),  # `guard.fitting` refuses long answers, with a better message
+        ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+    )
+
+
+def _bind(server: grpc.aio.Server, config: GatewayConfig) -> int:
+    unix = config.address.startswith("unix:")
+    host = f"[{config.address}]" if ":" in config.address and not config.address.startswith("[") else config.address
+    target = config.address if unix else f"{host}:{config.port}"
+    credentials = _credentials(config)
+    try:
+        port = server.add_secure_port(target, credentials) if credentials else server.add_insecure_port(target)
+    except RuntimeError as error:
+        raise FailedPrecondition(f"can't listen on {target}: {error}; is another server running there?") from None
+    return 0 if unix else port
+
+
+def _credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
+    cert, key = config.tls_cert_file, config.tls_key_file
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise InvalidArgument("TLS needs both tls_cert_file and tls_key_file")
+    return grpc.ssl_server_credentials([(_read(key), _read(cert))])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"can't read the TLS file {path}: {error.strerror}") from None
