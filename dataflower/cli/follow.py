@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 _IN_MODIFY, _IN_CREATE, _IN_MOVED_TO = 0x2, 0x100, 0x80
 
 
-def appended(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+def appended(paths: Iterable[Path]) -> Generator[tuple[Path, str], None, None]:
     """Each line added to one of the files from now on, for ever; a file that is replaced is read from its start.
 
     Raises:
         OSError: the kernel has no inotify to give.
     """
     watch = _watch({path.parent for path in paths})
+    files = {path: _Tail(path) for path in paths}
     try:
-        files = {path: _Tail(path) for path in paths}
         while True:
             os.read(watch, 65536)  # blocks until something has happened to one of the folders
             for path, tail in files.items():
@@ -27,6 +27,8 @@ def appended(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
                     yield path, line
     finally:
         os.close(watch)
+        for tail in files.values():
+            tail.close()
 
 
 def _watch(folders: set[Path]) -> int:
@@ -61,10 +63,13 @@ class _Tail:
     def lines(self) -> Iterator[str]:
         yield from self._read()
         if self._replaced():
-            if self._file is not None:
-                self._file.close()
+            self.close()
             self._file, self._rest = self._open(), b""
             yield from self._read()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _read(self) -> Iterator[str]:
         if self._file is not None:

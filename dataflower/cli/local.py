@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from dataflower.errors import InvalidArgument
@@ -31,7 +29,7 @@ class LocalHost(HostApi, Protocol):
 
 
 @asynccontextmanager
-async def open_host(config: HostConfig, load: Callable[[str], Workflow]) -> AsyncIterator[LocalHost]:
+async def open_host(config: HostConfig, load: Callable[[str], Workflow] | None = None) -> AsyncIterator[LocalHost]:
     """A running host; leaving the block drains and closes it. `load` reads the workflows in its state directory."""
     from dataflower.host.runtime import Runtime
 
@@ -59,8 +57,3 @@ def seconds(text: str | None) -> float | None:
         return parse_duration(float(text) if text.replace(".", "", 1).isdigit() else text)
     except ValueError as error:
         raise InvalidArgument(f"--deadline: {error}") from error
-
-
-def read_text(path: Path) -> str:
-    """A file's text, or stdin's for `-`."""
-    return sys.stdin.read() if str(path) == "-" else path.read_text()

@@ -44,18 +44,20 @@ def run(
     from dataflower.cli.inputs import parse_inputs
     from dataflower.cli.local import run_loop, seconds
     from dataflower.cli.screen import screen
-    from dataflower.cli.workflows import load
+    from dataflower.cli.workflows import beside, load_file
     from dataflower.config.compose import compose
     from dataflower.config.convert import host_config
 
-    settings = compose({"code_path": code_path}, file=config).config
-    workflow = load(file, settings, profile)
+    settings = beside(compose({"code_path": code_path}, file=config).config, [file])
+    workflow, source = load_file(file, settings, profile)
     given = parse_inputs(inputs or [], workflow.inputs)
     as_text = output is Format.TABLE
     shown = screen(terminal(), items=as_text)
     with tempfile.TemporaryDirectory(prefix="dataflower-run-") as logs:
         host = host_config(settings, state_dir=None, log_dir=Path(logs) if shown.is_live else None)
-        outcome = run_loop(_once(host, workflow, given, screen=shown, deadline_s=seconds(deadline), as_text=as_text))
+        outcome = run_loop(
+            _once(host, workflow, source, given, screen=shown, deadline_s=seconds(deadline), as_text=as_text)
+        )
         if shown.is_live:
             _print_logs(Path(logs), workflow.name)
     _report(outcome, output, trace=trace)
@@ -68,6 +70,7 @@ def run(
 async def _once(
     config: HostConfig,
     workflow: Workflow,
+    source: str,
     inputs: dict[str, Any],
     *,
     screen: Screen,
@@ -75,11 +78,10 @@ async def _once(
     as_text: bool,
 ) -> Outcome:
     from dataflower.cli import local
-    from dataflower.cli.workflows import workflow_text
 
-    async with local.open_host(config) as host:
-        with screen:
-            await host.apply(workflow, workflow_text(workflow))
+    with screen:
+        async with local.open_host(config) as host:
+            await host.apply(workflow, source)
             return await follow(host, workflow, inputs, screen=screen, deadline_s=deadline_s, as_text=as_text)
 
 
@@ -131,7 +133,8 @@ async def follow(
     ended = clock.monotonic()
     outcome.trace = invocation.trace
     outcome.seconds = ended - begun
-    outcome.verdicts = judge(workflow.slo, begun, ended, times)
+    if outcome.failure is None:
+        outcome.verdicts = judge(workflow.slo, begun, ended, times)
     return outcome
 
 

@@ -47,10 +47,11 @@ def serve(
     import logging
 
     from dataflower.cli.local import run_loop
+    from dataflower.cli.workflows import beside
     from dataflower.config.compose import compose
 
     flags = {"address": address, "port": port, "state_dir": state_dir, "code_path": code_path}
-    settings = compose(flags, file=config).config
+    settings = beside(compose(flags, file=config).config, workflow or ())
     logging.basicConfig(
         level=logging.INFO if terminal().debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -62,17 +63,17 @@ async def _serve(settings: Config, files: tuple[Path, ...]) -> None:
     import asyncio
 
     from dataflower.cli.local import open_host
-    from dataflower.cli.workflows import load, loader, workflow_text
+    from dataflower.cli.workflows import load_file, loader
     from dataflower.config.convert import host_config, shared
     from dataflower.gateway.server import serve as open_gateway
     from dataflower.gateway.settings import GatewayConfig
 
     signals = _Signals(asyncio.get_running_loop())
     read = loader(settings)
-    workflows = [load(file, settings) for file in files]
+    workflows = [load_file(file, settings) for file in files]
     async with open_host(host_config(settings), lambda text: read(text, "<state>")) as host:
-        for workflow in workflows:
-            status = await host.apply(workflow, workflow_text(workflow))
+        for workflow, source in workflows:
+            status = await host.apply(workflow, source)
             terminal().note(f"applied {status.name}@{status.version}")
         gateway = await open_gateway(host, GatewayConfig(**shared(settings, GatewayConfig)), load=read)
         try:

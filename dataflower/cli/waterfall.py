@@ -98,7 +98,7 @@ def _first(times: Iterable[float]) -> float:
 
 def end_of(trace: InvocationTrace) -> float:
     """When the invocation was over, or the last thing known of it if it is not (CLOCK_MONOTONIC seconds)."""
-    known = [getattr(t, point) for t in trace.tasks for point in POINTS]
+    known: list[float] = [getattr(t, point) for t in trace.tasks for point in POINTS]
     return max([trace.finished or trace.arrived, *known])
 
 

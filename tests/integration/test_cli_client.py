@@ -1,0 +1,218 @@
+"""The client verbs against a gateway in front of a fake host."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dataflower.cli.group import app
+from dataflower.errors import InvalidArgument
+from dataflower.gateway.server import serve
+from dataflower.gateway.settings import GatewayConfig
+from dataflower.spec.function import Json, Kind, Port, PortType, Tensor, Text
+from dataflower.spec.workflow import Workflow
+from dataflower.testing.fake_host import FakeHost, fake_workflow
+
+
+@dataclass
+class Server:
+    """A gateway on a loop in a thread of its own."""
+
+    address: str
+    host: FakeHost
+
+    def __call__(self, *args: str, input_: str | None = None) -> Result:
+        verb, *rest = args
+        return CliRunner().invoke(app, [verb, "--server", self.address, *rest], input=input_)
+
+
+def load(text: str, file: str) -> Workflow:
+    if "broken" in text:
+        raise InvalidArgument(f"{file}:1:1: broken")
+    return fake_workflow(text.rsplit(maxsplit=1)[-1])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    host = FakeHost()
+    host.add("echo", lambda text: text, (Port("text", Text()),), (Port("out", Text()),))
+    host.add("count", _count, (Port("n", PortType(Kind.INT)),), (Port("number", Json(), stream=True),))
+    host.add("words", _words, (Port("n", PortType(Kind.INT)),), (Port("answer", Text(), stream=True),))
+    host.add("fail", _fail)
+    host.add("wait", _wait)
+    host.add("total", lambda x: float(x.sum()), (Port("x", Tensor("FP32")),), (Port("out", PortType(Kind.FLOAT)),))
+    ready: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, str]] = []
+    up = threading.Event()
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        async with await serve(host, GatewayConfig(port=0), load=load) as gateway:
+            ready.append((asyncio.get_running_loop(), stop, f"127.0.0.1:{gateway.grpc_port}"))
+            up.set()
+            await stop.wait()
+            await host.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    assert up.wait(10)
+    loop, stop, address = ready[0]
+    yield Server(address, host)
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(10)
+
+
+def _count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+def _words(n: int) -> Iterator[str]:
+    yield from (f"w{i} " for i in range(n))
+
+
+def _fail() -> None:
+    raise ValueError("no luck")
+
+
+async def _wait() -> None:
+    await asyncio.Event().wait()
+
+
+def test_invoke_prints_the_result(server: Server) -> None:
+    result = server("invoke", "echo", "text=5")
+    assert result.exit_code == 0
+    assert result.stdout.split() == ["out", "5"]
+    assert "ms" in result.stderr
+
+
+def test_quiet_prints_the_result_only(server: Server) -> None:
+    result = server("invoke", "echo", "text=hello", "-q")
+    assert (result.stdout.split(), result.stderr) == (["out", "hello"], "")
+
+
+def test_invoke_reads_tensors(server: Server) -> None:
+    result = server("invoke", "total", "x=[[1, 2], [3, 4]]", "-o", "json")
+    assert json.loads(result.stdout)["outputs"] == {"out": 10.0}
+
+
+def test_text_of_a_stream_is_joined(server: Server) -> None:
+    assert server("invoke", "words", "n=3").stdout == "answer: w0 w1 w2 \n"
+
+
+def test_items_of_a_stream_have_a_line_each(server: Server) -> None:
+    assert server("invoke", "count", "n=2").stdout == "number[0]: 0\nnumber[1]: 1\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--stream",), ("--no-stream",)])
+def test_json_holds_the_whole_stream(server: Server, options: tuple[str, ...]) -> None:
+    data = json.loads(server("invoke", "count", "n=3", "-o", "json", *options).stdout)
+    assert data["outputs"] == {"number": [0, 1, 2]}
+    assert data["state"] == "succeeded"
+
+
+def test_a_failure_names_stage_and_kind(server: Server) -> None:
+    result = server("invoke", "fail")
+    assert result.exit_code == 1
+    assert "ValueError" in result.stderr
+    assert "no luck" in result.stderr
+
+
+def test_a_failure_is_data_too(server: Server) -> None:
+    result = server("invoke", "fail", "-o", "json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["failure"]["kind"] == "ValueError"
+
+
+def test_the_deadline_ends_a_call(server: Server) -> None:
+    result = server("invoke", "wait", "--deadline", "200ms")
+    assert result.exit_code == 1
+    assert "DEADLINE_EXCEEDED" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("invoke", "echo"), "text"),
+        (("invoke", "echo", "txt=1"), "no input 'txt'"),
+        (("invoke", "count", "n=many"), "takes int"),
+        (("invoke", "ecko", "text=1"), "ecko"),
+        (("invoke", "echo", "text=1", "--deadline", "soon"), "--deadline"),
+        (("status", "nothing"), "no workflow and no invocation 'nothing'"),
+        (("trace", "nothing"), "nothing"),
+        (("cancel", "nothing"), "nothing"),
+        (("rm", "nothing"), "nothing"),
+        (("ls", "nothing"), "nothing"),
+    ],
+)
+def test_mistakes_are_one_line_without_traceback(server: Server, args: tuple[str, ...], message: str) -> None:
+    result = server(*args)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_async_returns_an_id_that_status_knows(server: Server) -> None:
+    submitted = server("invoke", "echo", "text=later", "--async", "--id", "job-1")
+    assert submitted.stdout.strip() == "job-1"
+    result = server("status", "job-1", "--wait", "-o", "json")
+    data = json.loads(result.stdout)
+    assert (data["state"], data["outputs"]) == ("succeeded", {"out": "later"})
+    assert result.exit_code == 0
+
+
+def test_cancel_stops_what_runs(server: Server) -> None:
+    server("invoke", "wait", "--async", "--id", "job-2")
+    assert "cancelled" in server("cancel", "job-2").stdout
+    assert server("status", "job-2").exit_code == 1
+
+
+def test_ls_shows_workflows_and_invocations(server: Server) -> None:
+    assert [row["name"] for row in json.loads(server("ls", "-o", "json").stdout)] == sorted(server.host._workflows)
+    server("invoke", "echo", "text=a", "--id", "job-3")
+    assert "job-3" in server("ls", "echo").stdout
+    assert json.loads(server("ls", "-i", "-n", "1", "-o", "json").stdout)[0]["invocation"] == "job-3"
+
+
+def test_status_of_a_workflow_names_its_ports(server: Server) -> None:
+    result = server("status", "count")
+    assert "inputs:  n: int" in result.stderr
+    assert "outputs: number: stream of json" in result.stderr
+
+
+def test_status_of_the_server(server: Server) -> None:
+    data = json.loads(server("status", "-o", "json").stdout)
+    assert len(data["workflows"]) == 6
+
+
+def test_yaml_can_be_read_back(server: Server) -> None:
+    from ruamel.yaml import YAML
+
+    data = YAML(typ="safe").load(server("ls", "-o", "yaml").stdout)
+    assert data[0]["name"] == "count"
+
+
+def test_trace_draws_the_timeline(server: Server) -> None:
+    server("invoke", "echo", "text=a", "--id", "job-4")
+    assert "job-4" in server("trace", "job-4", "-o", "json").stdout
+    assert "stage" in server("trace", "job-4").stdout
+
+
+def test_rm_removes(server: Server) -> None:
+    assert server("rm", "echo").exit_code == 0
+    assert "echo" not in server("ls").stdout.split()
+
+
+def test_nobody_there_gives_a_hint(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
+    monkeypatch.setenv("DATAFLOWER_SERVER", f"127.0.0.1:{unused_tcp_port}")
+    result = CliRunner().invoke(app, ["ls"])
+    assert result.exit_code == 1
+    assert "is `dataflower serve` running" in result.stderr
+
+
+def test_stdin_as_input(server: Server) -> None:
+    assert server("invoke", "echo", "text=@-", input_="from a pipe").stdout.split(maxsplit=1)[1] == "from a pipe\n"

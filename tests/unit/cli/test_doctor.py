@@ -1,0 +1,96 @@
+"""`doctor`: grades, exit codes, and probes on machines that lack something."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dataflower.cli import probes
+from dataflower.cli.doctor import examine
+from dataflower.cli.group import app
+from dataflower.cli.probes import Finding, Grade
+from dataflower.config.settings import Config
+
+
+def outcome(monkeypatch: pytest.MonkeyPatch, *findings: Finding, args: tuple[str, ...] = ()) -> tuple[int, str]:
+    monkeypatch.setattr(probes, "probes", lambda config: tuple((lambda f=f: f) for f in findings))
+    result = CliRunner().invoke(app, ["doctor", *args])
+    return result.exit_code, result.stdout
+
+
+def test_warnings_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, text = outcome(monkeypatch, Finding("cores", Grade.WARNING, "1", "get another"))
+    assert code == 0
+    assert "warning" in text
+    assert "get another" in text
+
+
+def test_something_missing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, text = outcome(monkeypatch, probes.ok("cores", "2"), Finding("memfd", Grade.MISSING, "no", "a new kernel"))
+    assert code == 1
+    assert "a new kernel" in text
+
+
+def test_json_has_every_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, text = outcome(monkeypatch, probes.ok("cores", "2"), args=("-o", "json"))
+    assert code == 0
+    assert json.loads(text) == [{"name": "cores", "grade": "ok", "detail": "2", "mend": ""}]
+
+
+def test_a_probe_that_breaks_is_a_warning() -> None:
+    def free_memory() -> Finding:
+        raise FileNotFoundError("/proc/meminfo")
+
+    (finding,) = examine([free_memory])
+    assert (finding.name, finding.grade) == ("free memory", Grade.WARNING)
+    assert "FileNotFoundError" in finding.detail
+
+
+def test_this_machine_runs_dataflower() -> None:
+    essential = examine([probes.python, probes.memfd, probes.seqpacket])
+    assert [finding.grade for finding in essential] == [Grade.OK] * 3
+
+
+def test_no_memfd_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, flags: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    assert probes.memfd().grade is Grade.MISSING
+
+
+def test_one_core_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    assert probes.cores().grade is Grade.WARNING
+
+
+def test_few_descriptors_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 512))
+    assert probes.descriptors().grade is Grade.WARNING
+
+
+def test_an_extra_that_is_not_installed_says_how_to_get_it() -> None:
+    finding = probes.extra("sound", (("no_such_module", "nothing"),))()
+    assert finding.grade is Grade.WARNING
+    assert "dataflower[sound]" in finding.mend
+
+
+def test_models_are_named_if_they_lack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATAFLOWER_CACHE", str(tmp_path))
+    finding = probes.models()
+    assert finding.grade is Grade.WARNING
+    assert "make models" in finding.mend
+
+
+def test_a_full_disk_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(probes.shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and _Usage())
+    assert probes.disk(Config(state_dir=tmp_path / "not" / "yet")).grade is Grade.WARNING
+
+
+class _Usage:
+    free = 100 * 2**20
