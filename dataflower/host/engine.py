@@ -27,7 +27,7 @@ from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.links import Peer, ProtocolViolation
 from dataflower.host.settings import HostConfig
-from dataflower.wire import ArenaMade, Hello, ReleaseSlots, Value
+from dataflower.wire import ArenaMade, Hello, ReleaseSlots, TaskDone, Value
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +150,8 @@ class Engine:
                 else:
                     peer.check(message)
                 self.feed(ContainerSaid(peer.number, message))
+                if type(message) is TaskDone and burst == BURST:
+                    return  # as a rule its last word for now; if not, the loop calls again at once
         except WouldBlock:
             return
         except (EndOfStream, PeerGone, Closed):

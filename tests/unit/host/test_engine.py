@@ -1,0 +1,262 @@
+"""The engine between a scripted core and scripted containers: what it carries out, and whom it does not believe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from dataflower import wire
+from dataflower.channel import seals
+from dataflower.channel.link import Link
+from dataflower.clock import SystemClock
+from dataflower.core import commands
+from dataflower.core.commands import Command, Tell
+from dataflower.core.events import ContainerExited, ContainerSaid, Event, Woke
+from dataflower.errors import WouldBlock
+from dataflower.host import engine as engine_module
+from dataflower.host.engine import Engine
+from dataflower.host.launcher import LauncherStatistics
+from dataflower.host.settings import HostConfig
+from dataflower.spec.workflow import Stage
+from dataflower.wire import TensorRef, Value
+
+NO_TIMES = wire.Times()
+
+
+class ScriptedCore:
+    """Answers each event with the commands that the test has prepared, and remembers the events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.answers: list[list[Command]] = []
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        self.events.append(event)
+        return self.answers.pop(0) if self.answers else []
+
+
+class ScriptedLauncher:
+    """Containers that are socket pairs: `theirs[n]` is what the container holds."""
+
+    def __init__(self, clock: Any, config: Any, on_exit: Callable[[int, str], None]) -> None:
+        self.on_exit = on_exit
+        self.theirs: dict[int, tuple[Link, Link]] = {}
+        self.killed: dict[int, str] = {}
+        self.stopped: list[int] = []
+
+    def start(self, command: commands.StartContainer) -> tuple[Link, Link]:
+        (task, task_end), (control, control_end) = Link.pair(), Link.pair()
+        self.theirs[command.container] = (task_end, control_end)
+        return task, control
+
+    def stop(self, container: int) -> None:
+        self.stopped.append(container)
+
+    def kill(self, container: int, reason: str) -> None:
+        self.killed[container] = reason
+
+    def statistics(self) -> LauncherStatistics:
+        return LauncherStatistics(0, len(self.theirs), 0)
+
+    async def close(self) -> None:
+        for links in self.theirs.values():
+            for link in links:
+                link.close()
+
+
+class Rig:
+    def __init__(self, engine: Engine, core: ScriptedCore, launcher: ScriptedLauncher) -> None:
+        self.engine, self.core, self.launcher = engine, core, launcher
+
+    def do(self, *wanted: Command) -> None:
+        """Have the core order these."""
+        self.core.answers.append(list(wanted))
+        self.engine.feed(Woke())
+
+    def start(self, *numbers: int) -> None:
+        self.do(*(commands.StartContainer(number, "w@1", Stage(name="s", function="m:f")) for number in numbers))
+
+    async def say(self, container: int, message: Any, fds: tuple[int, ...] = ()) -> None:
+        payload = message if isinstance(message, bytes) else wire.encode(message)
+        self.launcher.theirs[container][0].send(payload, fds)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def hear(self, container: int, socket: int = 0) -> list[Any]:
+        """What the container was told on its task (0) or control (1) socket; descriptors are closed."""
+        heard = []
+        while True:
+            try:
+                payload, fds = self.launcher.theirs[container][socket].receive_nowait()
+            except WouldBlock:
+                return heard
+            for fd in fds:
+                os.close(fd)
+            heard.append((wire.decode_to_container(payload), len(fds)) if fds else wire.decode_to_container(payload))
+
+    async def give_arena(self, container: int, n: int = 0) -> int:
+        arena = container << 16 | n
+        fd = seals.make("test")
+        os.ftruncate(fd, 4096)
+        seals.seal(fd, seals.RESIZE | seals.FUTURE_WRITE)
+        await self.say(container, wire.ArenaMade(arena, 4096), (fd,))
+        os.close(fd)
+        return arena
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    launchers: list[ScriptedLauncher] = []
+
+    def make(*arguments: Any) -> ScriptedLauncher:
+        launchers.append(ScriptedLauncher(*arguments))
+        return launchers[-1]
+
+    monkeypatch.setattr(engine_module, "Launcher", make)
+    core = ScriptedCore()
+    engine = Engine(core, SystemClock(), HostConfig())
+    yield Rig(engine, core, launchers[0])
+    await engine.close()
+
+
+def by_reference(arena: int, offset: int = 0, nbytes: int = 16) -> Value:
+    return Value(b"", (TensorRef(arena, 0, offset, nbytes, "UINT8", (nbytes,)),))
+
+
+def run_with(*values: Value, task: int = 1) -> wire.RunTask:
+    return wire.RunTask(task, (wire.Gathered("x", values),))
+
+
+async def test_messages_reach_the_core_in_order(rig: Rig) -> None:
+    rig.start(1)
+    said = [wire.Hello(wire.VERSION, 7), wire.TaskDone(1, {"out": Value(b"\x01")}, 0, NO_TIMES), wire.Unheld(())]
+    for message in said:
+        rig.launcher.theirs[1][0].send(wire.encode(message))
+    await rig.say(1, wire.Taken(1, "x", 3))
+    assert rig.core.events[1:] == [ContainerSaid(1, m) for m in (*said, wire.Taken(1, "x", 3))]
+
+
+async def test_an_arena_is_introduced_once_on_each_socket_before_it_is_named(rig: Rig) -> None:
+    rig.start(1, 2)
+    arena = await rig.give_arena(1)
+    value = by_reference(arena)
+    feed = wire.Feed(1, "x", (value,))
+    rig.do(Tell(2, run_with(value, value)), Tell(2, feed), Tell(2, run_with(value, task=2)), Tell(2, feed))
+    assert rig.hear(2, 0) == [(wire.AttachArena(arena, 4096), 1), run_with(value, value), run_with(value, task=2)]
+    assert rig.hear(2, 1) == [(wire.AttachArena(arena, 4096), 1), feed, feed]
+
+
+async def test_an_own_arena_needs_no_introduction(rig: Rig) -> None:
+    rig.start(1)
+    value = by_reference(await rig.give_arena(1))
+    rig.do(Tell(1, run_with(value)))
+    assert rig.hear(1) == [run_with(value)]
+
+
+async def test_a_dropped_arena_is_forgotten_everywhere(rig: Rig) -> None:
+    rig.start(1, 2, 3)
+    arena = await rig.give_arena(1)
+    rig.do(Tell(2, run_with(by_reference(arena))))
+    rig.hear(2)
+    rig.do(commands.DropArena(arena))
+    assert rig.hear(2) == [wire.DetachArena(arena)]
+    assert rig.hear(3) == []
+    assert rig.engine.statistics().arenas == 0
+
+
+async def test_a_full_socket_delays_messages_but_not_the_host(rig: Rig) -> None:
+    rig.start(1)
+    big = Value(b"x" * 30_000)
+    sent = [wire.Feed(1, "x", (big,)) for _ in range(200)]
+    rig.do(*(Tell(1, message) for message in sent))
+    heard: list[Any] = []
+    while len(heard) < len(sent):
+        heard += rig.hear(1, 1)
+        await asyncio.sleep(0)
+    assert heard == sent
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (b"\xc1 nonsense", "broke the protocol"),
+        (wire.encode(wire.FeedEnd(1, "x")), "broke the protocol"),
+        (wire.TaskDone(1, {"out": by_reference(2 << 16)}, 0, NO_TIMES), "not given"),
+        (wire.TokenSent(1, 0, {"out": by_reference(1 << 16, offset=4090)}), "outside arena"),
+        (wire.TokenSent(1, 0, {"out": by_reference(1 << 16, nbytes=-1)}), "outside arena"),
+        (wire.TaskDone(1, {}, 0, NO_TIMES, held=((2 << 16, 0),)), "not given"),
+        (wire.Unheld(((2 << 16, 0),)), "not given"),
+        (wire.ArenaMade(1 << 16, 4096), "0 descriptors"),
+        (wire.Hello(wire.VERSION + 1, 7), "version"),
+    ],
+)
+async def test_what_no_honest_container_says_is_its_death(rig: Rig, message: Any, reason: str) -> None:
+    rig.start(1, 2)
+    await rig.give_arena(1)
+    await rig.give_arena(2)
+    before = len(rig.core.events)
+    await rig.say(1, message)
+    assert reason in rig.launcher.killed[1]
+    assert rig.core.events[before:] == []
+    await rig.say(2, wire.Unheld(()))
+    assert rig.core.events[-1] == ContainerSaid(2, wire.Unheld(()))
+    assert rig.engine.statistics().violations == 1
+
+
+async def test_descriptors_that_nobody_asked_for_are_closed(rig: Rig) -> None:
+    rig.start(1)
+    await rig.say(1, wire.Unheld(()), (0, 0))
+    assert "2 descriptors" in rig.launcher.killed[1]
+
+
+async def test_an_arena_under_a_foreign_number_or_without_seals_is_refused(rig: Rig) -> None:
+    rig.start(1, 2)
+    await rig.say(1, wire.ArenaMade(2 << 16, 4096), (0,))
+    assert "arena" in rig.launcher.killed[1]
+    fd = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 4096)
+    await rig.say(2, wire.ArenaMade(2 << 16, 4096), (fd,))
+    os.close(fd)
+    assert 2 in rig.launcher.killed
+    assert rig.engine.statistics().arenas == 0
+
+
+async def test_last_words_are_heard_before_the_death_is_told(rig: Rig) -> None:
+    rig.start(1)
+    task_end, _ = rig.launcher.theirs[1]
+    for task in range(100):
+        task_end.send(wire.encode(wire.TaskDone(task, {}, 0, NO_TIMES)))
+    task_end.close()
+    rig.launcher.on_exit(1, "was killed")
+    said = [event.message.task for event in rig.core.events if isinstance(event, ContainerSaid)]  # type: ignore[union-attr]
+    assert said == list(range(100))
+    assert rig.core.events[-1] == ContainerExited(1, "was killed")
+
+
+async def test_stopping_is_the_end_of_both_sockets(rig: Rig) -> None:
+    rig.start(1)
+    rig.do(commands.StopContainer(1))
+    assert rig.launcher.stopped == [1]
+    for link in rig.launcher.theirs[1]:
+        with pytest.raises(Exception, match=r"closed|peer"):
+            link.receive_nowait()
+
+
+async def test_the_timer_wakes_the_core_at_the_latest_time_it_asked_for(rig: Rig) -> None:
+    clock = SystemClock()
+    woken = asyncio.get_running_loop().create_future()
+    due = clock.monotonic() + 0.02
+    rig.do(commands.WakeAt(due - 0.01), commands.WakeAt(due))
+    handle = rig.core.handle
+
+    def watch(event: Event, now: float) -> list[Command]:
+        if isinstance(event, Woke) and not woken.done():
+            woken.set_result(now)
+        return handle(event, now)
+
+    rig.engine._handle = watch
+    assert await woken >= due
