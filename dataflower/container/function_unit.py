@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import AsyncGenerator, Generator, Mapping
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
@@ -14,6 +13,7 @@ from dataflower import wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
 from dataflower.clock import SystemClock
+from dataflower.container import loops
 from dataflower.container.context import TaskContext
 from dataflower.container.failpoints import FailPoints, Point
 from dataflower.container.failure import Cancelled, error_record, forget_frames
@@ -81,7 +81,6 @@ class FunctionUnit:
         self._outputs = Outputs(outputs)
         self._stage = stage
         self._failpoints = failpoints
-        self._loops = threading.local()
         self._plain = not (self._inputs or target.torch or target.context or target.constants)
         """Whether the inputs go to the function just as they come."""
 
@@ -190,12 +189,9 @@ class FunctionUnit:
 
     def _run_async(self, task: RunningTask, result: Any) -> Mapping[str, Any]:
         """Of a coroutine or asynchronous generator: on this thread's own loop, which is kept."""
-        loop = getattr(self._loops, "loop", None)
-        if loop is None:
-            loop = self._loops.loop = asyncio.new_event_loop()
         driver = self._drive_async if isinstance(result, AsyncGeneratorType) else self._await
         try:
-            return loop.run_until_complete(driver(task, result))
+            return loops.run(driver(task, result))
         except asyncio.CancelledError:
             if task.reason is not None:
                 raise Cancelled(task.reason) from None

@@ -18,7 +18,7 @@ import msgspec
 
 from dataflower.channel.link import Link
 from dataflower.clock import SystemClock
-from dataflower.container import failpoints, sandbox, target
+from dataflower.container import failpoints, loops, sandbox, target
 from dataflower.container.data_unit import BROKEN_STATUS, STOPPED_STATUS, DataUnit
 from dataflower.container.failpoints import Point
 from dataflower.container.failure import error_record, forget_frames
@@ -99,9 +99,7 @@ def _serve(fork: Fork, task_fd: int, control_fd: int) -> int:
     if ready is None:
         return START_FAILED_STATUS
     unit = FunctionUnit(ready, data, inputs=fork.inputs, outputs=fork.outputs, stage=fork.stage, failpoints=points)
-    others = [
-        threading.Thread(target=unit.serve, name=f"function-unit-{n}", daemon=True) for n in range(1, fork.concurrency)
-    ]
+    others = [threading.Thread(target=_serve_aside, args=(unit,), daemon=True) for _ in range(1, fork.concurrency)]
     for thread in others:
         thread.start()
     unit.serve()
@@ -109,9 +107,19 @@ def _serve(fork: Fork, task_fd: int, control_fd: int) -> int:
         thread.join()
     try:
         ready.close()
+        loops.close()
     except Exception:  # user code: its teardown hook
         traceback.print_exc()
     return STOPPED_STATUS
+
+
+def _serve_aside(unit: FunctionUnit) -> None:
+    try:
+        unit.serve()
+        loops.close()
+    except BaseException:  # a bug: the host must see a death, not a container with a thread less
+        traceback.print_exc()
+        os._exit(BROKEN_STATUS)
 
 
 def _prepare(fork: Fork, data: DataUnit) -> Target | None:

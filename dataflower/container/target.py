@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dataflower.container.loops import settle
 from dataflower.errors import FailedPrecondition
 from dataflower.spec.context import PARAMETER
 
@@ -42,14 +42,6 @@ class Target:
         hook = getattr(self.instance, "close", None)
         if callable(hook):
             settle(hook())
-
-
-def settle(result: Any) -> Any:
-    """The result itself, or, of a coroutine, what it returns."""
-    if not inspect.iscoroutine(result):
-        return result
-    with asyncio.Runner() as runner:
-        return runner.run(result)
 
 
 def find(path: str) -> Any:

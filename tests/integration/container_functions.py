@@ -232,3 +232,13 @@ def brief(n):
 def fresh_frames(n):
     for i in range(n):
         yield np.arange(100_000, dtype=np.uint8) + np.uint8(i)
+
+
+def greedy(nbytes):
+    return int(np.ones(nbytes, np.uint8).sum())
+
+
+def ticks(n):
+    for i in range(n):
+        sum(range(50))
+        yield i

@@ -394,6 +394,21 @@ class TestCancel:
             assert type(container.receive()) is wire.TaskDone
         assert outcomes <= {wire.TaskDone, wire.TaskFailed}
 
+    def test_cancelled_streams_of_four_tasks_at_a_time(self, start: Any) -> None:
+        container = start("ticks", outputs=STREAM, concurrency=4)
+        for _ in range(40):
+            tasks = [container.run({"n": 20}) for _ in range(8)]
+            for task in tasks[::2]:
+                container.tell(wire.CancelTask(task))
+            ended = {}
+            while len(ended) < len(tasks):
+                message = container.receive()
+                if isinstance(message, wire.TaskDone):
+                    assert message.items == 20
+                if not isinstance(message, wire.TokenSent):
+                    ended[message.task] = type(message)
+            assert all(ended[task] is wire.TaskDone for task in tasks[1::2])
+
     @staticmethod
     def works(container: ContainerDriver) -> bool:
         container.run(streams={"numbers": ([], True)})

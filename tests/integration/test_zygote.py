@@ -1,0 +1,91 @@
+"""The fork server itself: what it preloads, what it hands on to its children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataflower import wire
+from dataflower.testing.container_driver import ZygoteDriver
+
+HERE = str(Path(__file__).parent)
+
+
+def status_field(pid: int, name: str) -> str:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return line.partition(":")[2].strip()
+    raise AssertionError(f"no {name} in the status of {pid}")
+
+
+def test_it_preloads_what_there_is_and_names_what_is_not() -> None:
+    with ZygoteDriver(["numpy", "no_such_library_here"]) as zygote:
+        assert zygote.ready.version == wire.VERSION
+        assert zygote.ready.pid == zygote.process.pid
+        assert zygote.ready.missing == ("no_such_library_here",)
+        assert status_field(zygote.process.pid, "Threads") == "1"
+
+
+def test_ctrl_c_is_not_for_the_zygote(tmp_path: Path) -> None:
+    with ZygoteDriver() as zygote:
+        os.kill(zygote.process.pid, signal.SIGINT)
+        container = zygote.start("container_functions:same", tmp_path / "log", code_path=(HERE,))
+        assert container.result({"x": 1}) == 1
+
+
+def test_containers_live_in_sessions_of_their_own_without_privileges_to_gain(tmp_path: Path) -> None:
+    with ZygoteDriver() as zygote:
+        container = zygote.start("container_functions:same", tmp_path / "log", code_path=(HERE,))
+        assert os.getsid(container.pid) == container.pid
+        assert status_field(container.pid, "NoNewPrivs") == "1"
+        limits = Path(f"/proc/{container.pid}/limits").read_text()
+        assert [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")] == [["0", "0"]]
+        mine = int(Path("/proc/self/oom_score_adj").read_text())
+        assert int(Path(f"/proc/{container.pid}/oom_score_adj").read_text()) > mine
+
+
+def test_too_much_memory_is_an_error_of_the_task(tmp_path: Path) -> None:
+    with ZygoteDriver() as zygote:
+        log = tmp_path / "log"
+        container = zygote.start("container_functions:greedy", log, code_path=(HERE,), memory_bytes=200 << 20)
+        container.run({"nbytes": 1 << 30})
+        assert container.next(wire.TaskFailed).error.kind in ("MemoryError", "_ArrayMemoryError")
+        assert container.result({"nbytes": 1 << 20}) == 1 << 20
+
+
+def test_an_idle_container_uses_no_processor(tmp_path: Path) -> None:
+    with ZygoteDriver() as zygote:
+        container = zygote.start("container_functions:same", tmp_path / "log", code_path=(HERE,))
+        container.result({"x": 1})
+        while status_field(container.pid, "State")[0] != "S":
+            os.sched_yield()
+        before = [switches(pid) for pid in (container.pid, zygote.process.pid)]
+        time.sleep(0.3)
+        assert [switches(pid) for pid in (container.pid, zygote.process.pid)] == before
+
+
+def switches(pid: int) -> list[str]:
+    """How often each thread of a process went to sleep: it does not grow while nothing wakes it."""
+    return [
+        line
+        for task in sorted(os.listdir(f"/proc/{pid}/task"))
+        for line in Path(f"/proc/{pid}/task/{task}/status").read_text().splitlines()
+        if line.startswith("voluntary_ctxt_switches")
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_runs_in_children_on_the_threads_they_are_given(tmp_path: Path, threads: int) -> None:
+    pytest.importorskip("torch")
+    with ZygoteDriver(["torch"]) as zygote:
+        assert status_field(zygote.process.pid, "Threads") == "1"
+        log, log2 = tmp_path / "1.log", tmp_path / "2.log"
+        first = zygote.start("container_functions:torch_op", log, code_path=(HERE,), threads=threads)
+        assert first.result({"x": np.ones(200_000, np.float32)}) == 400_000
+        second = zygote.start("container_functions:threads", log2, code_path=(HERE,), threads=threads)
+        assert second.result() == threads

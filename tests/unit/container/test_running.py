@@ -1,0 +1,82 @@
+"""Cancellation and credit of a task, without a container."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from dataflower.container.failure import Cancelled
+from dataflower.container.running import RunningTask
+from dataflower.wire import RunTask
+
+
+def new_task(items: int = 0, nbytes: int = 0) -> RunningTask:
+    return RunningTask(RunTask(1, (), credit_items=items, credit_bytes=nbytes), 0.0)
+
+
+def test_credit_counts_items_and_bytes_from_the_start() -> None:
+    task = new_task(2, 100)
+    task.emitted_items, task.emitted_bytes = 1, 99
+    assert task.has_credit()
+    task.emitted_bytes = 100
+    assert not task.has_credit()
+    task.grant(2, 101)
+    assert task.has_credit()
+    task.emitted_items = 2
+    assert not task.has_credit()
+    task.grant(1, 1)  # an older grant takes nothing back
+    assert (task.granted_items, task.granted_bytes) == (2, 101)
+
+
+def test_a_cancelled_task_does_not_enter_user_code() -> None:
+    task = new_task()
+    task.cancel("late")
+    with pytest.raises(Cancelled, match="late"):
+        task.enter_user()
+
+
+def test_user_code_is_interrupted_at_once() -> None:
+    task = new_task()
+    canceller = threading.Timer(0, task.cancel, ("now",))
+    with pytest.raises(Cancelled):  # noqa: PT012 - the loop has no end of its own
+        task.enter_user()
+        canceller.start()
+        while True:
+            pass
+    with pytest.raises(Cancelled, match="now"):
+        task.leave_user()
+    canceller.join()
+
+
+def test_an_interruption_not_yet_delivered_is_taken_back() -> None:
+    for _ in range(200):
+        task = new_task()
+        canceller = threading.Thread(target=task.cancel, args=("race",))
+        try:
+            canceller.start()
+            task.enter_user()
+            task.leave_user()
+        except Cancelled:
+            assert task.reason == "race"
+        canceller.join()
+        assert sum(range(1000)) == 499500  # nothing strikes here, in what would be the next task
+
+
+def test_engine_code_is_never_interrupted() -> None:
+    task = new_task()
+    task.enter_user()
+    task.leave_user()
+    task.cancel("later")
+    assert not task.interrupted
+    with pytest.raises(Cancelled, match="later"):
+        task.wait(lambda: False)
+
+
+def test_waiting_ends_when_the_condition_holds() -> None:
+    task = new_task(0, 10)
+    granter = threading.Thread(target=task.grant, args=(1, 10))
+    granter.start()
+    task.wait(task.has_credit)
+    granter.join()
+    assert task.has_credit()
