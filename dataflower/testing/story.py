@@ -1,0 +1,188 @@
+"""Short synchronous stories about the core: a workflow in a few lines, then what happens, then what follows.
+
+story = Story(workflow([stage("a", {"x": "inputs.x"}, ["frames*"]), ...], inputs=["x"], outputs={"n": "b.out"}))
+story.invoke(x=1)
+story.emit("a", frames=10)
+assert story.inputs_of("b", 0) == {"frame": 10}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dataflower import wire
+from dataflower.core import commands, events
+from dataflower.core.host import CoreConfig, HostCore
+from dataflower.core.program import compile_program
+from dataflower.errors import Code, Failure
+from dataflower.spec.function import Port
+from dataflower.spec.workflow import Edge, Fanout, Input, Output, PortRef, Stage, Workflow
+from dataflower.testing.clock import FakeClock
+from dataflower.testing.payloads import plain, unpack
+
+
+def edge(text: str) -> Edge:
+    """`a.port`, `each a.port`, `keyed a.port` or `gather a.port`."""
+    *way, ref = text.split()
+    stage_name, _, port_name = ref.rpartition(".")
+    return Edge(PortRef(stage_name, port_name), Fanout(way[0]) if way else Fanout.ALL)
+
+
+def port(text: str) -> Port:
+    """`name`, or `name*` for a stream."""
+    return Port(text.rstrip("*"), stream=text.endswith("*"))
+
+
+def stage(
+    name: str,
+    inputs: Mapping[str, str | Input] | None = None,
+    outputs: Sequence[str] = ("out",),
+    **fields: Any,
+) -> Stage:
+    """A stage whose inputs are edges by port; a port `name*` is read as an iterator. `fields` as of `Stage`."""
+    ports = [port(text) for text in inputs or ()]
+    feeds = [
+        given if isinstance(given, Input) else Input(own.name, (edge(given),))
+        for own, given in zip(ports, (inputs or {}).values(), strict=True)
+    ]
+    function = "" if fields.get("cases") else f"functions:{name}"
+    own_outputs = () if fields.get("cases") else tuple(port(text) for text in outputs)
+    return Stage(name, function, inputs=tuple(feeds), input_ports=tuple(ports), outputs=own_outputs, **fields)
+
+
+def workflow(stages: Sequence[Stage], outputs: Mapping[str, str], inputs: Sequence[str] = ("x",)) -> Workflow:
+    """A workflow of these stages; outputs are edges by name."""
+    results = tuple(Output(name, edge(text)) for name, text in outputs.items())
+    return Workflow("w", {s.name: s for s in stages}, tuple(port(text) for text in inputs), results)
+
+
+class Story:
+    """One host, told by hand. Containers answer `Hello` at once and keep nothing."""
+
+    def __init__(self, *workflows: Workflow, config: CoreConfig | None = None) -> None:
+        self.core = HostCore(config or CoreConfig())
+        self.clock = FakeClock()
+        self.said: list[commands.Command] = []
+        self.wake_at = math.inf
+        self.outputs: dict[str, Any] = {}
+        self.ended: dict[str, bool] = {}
+        self.finished: dict[str, Failure | None] = {}
+        self.stages: dict[int, str] = {}
+        self.running: dict[tuple[str, wire.Tag], tuple[int, wire.RunTask]] = {}
+        self.ran: list[str] = []
+        self.emitted: dict[int, int] = {}
+        for number, item in enumerate(workflows):
+            self.tell(events.WorkflowAdded(f"{item.name}{number or ''}@1", compile_program(item)))
+
+    def tell(self, event: events.Event) -> list[commands.Command]:
+        """An event and all that it leads to; the commands of this event only."""
+        answer = self.core.handle(event, self.clock.advance(0.001))
+        self.core.check_integrity()
+        self.said += answer
+        for command in answer:
+            self._note(command)
+        for command in answer:
+            if isinstance(command, commands.StartContainer):
+                self.tell(events.ContainerSaid(command.container, wire.Hello(wire.VERSION, 1)))
+        return answer
+
+    def _note(self, command: commands.Command) -> None:
+        match command:
+            case commands.StartContainer(number, _, started):
+                self.stages[number] = started.name
+            case commands.Tell(number, wire.RunTask() as message):
+                self.running[self.stages[number], message.tag] = (number, message)
+                self.ran.append(self.stages[number])
+            case commands.EmitOutput(_, name, index, value):
+                if index < 0:
+                    self.outputs[name] = unpack(value)
+                else:
+                    self.outputs.setdefault(name, []).append(unpack(value))
+            case commands.EndOutput(_, name, absent):
+                self.ended[name] = absent
+            case commands.FinishInvocation(invocation, failure, _):
+                self.finished[invocation] = failure
+            case commands.WakeAt(time):
+                self.wake_at = time
+
+    # --- what happens ---
+
+    def invoke(
+        self, invocation: str = "i", *, deadline: float = 0.0, streams: Sequence[str] = (), **inputs: Any
+    ) -> None:
+        """A call arrives; `streams` names the inputs that will be fed."""
+        values = {name: plain(value) for name, value in inputs.items()}
+        self.tell(events.InvocationArrived(invocation, "w@1", values, tuple(streams), deadline))
+
+    def emit(self, stage_name: str, *tag: int, **outputs: Any) -> None:
+        """A running task yields once."""
+        number, message = self.running[stage_name, tag]
+        index = self.emitted.get(message.task, 0)
+        self.emitted[message.task] = index + 1
+        values = {name: plain(value) for name, value in outputs.items()}
+        self.tell(events.ContainerSaid(number, wire.TokenSent(message.task, index, values)))
+
+    def done(self, stage_name: str, *tag: int, **outputs: Any) -> None:
+        """A running task returns."""
+        number, message = self.running.pop((stage_name, tag))
+        values = {name: plain(value) for name, value in outputs.items()}
+        items = self.emitted.get(message.task, 0)
+        self.tell(events.ContainerSaid(number, wire.TaskDone(message.task, values, items, wire.Times())))
+
+    def fail(self, stage_name: str, *tag: int, kind: str = "ValueError", code: Code = Code.INTERNAL) -> None:
+        """A running task raises."""
+        number, message = self.running.pop((stage_name, tag))
+        error = wire.ErrorRecord(code, kind, "on purpose")
+        self.tell(events.ContainerSaid(number, wire.TaskFailed(message.task, error, wire.Times())))
+
+    def crash(self, stage_name: str, *tag: int) -> None:
+        """The container of a running task dies."""
+        number, _ = self.running.pop((stage_name, tag))
+        self.tell(events.ContainerExited(number, "was killed by signal 9"))
+
+    def taken(self, stage_name: str, *tag: int, name: str, items: int) -> None:
+        """A running task has read so many items of a stream input."""
+        number, message = self.running[stage_name, tag]
+        self.tell(events.ContainerSaid(number, wire.Taken(message.task, name, items)))
+
+    def wake(self) -> None:
+        """Time passes until the core's alarm."""
+        self.clock.advance_to(self.wake_at)
+        self.tell(events.Woke())
+
+    def wait(self, seconds: float) -> None:
+        """So much time passes, with all the alarms in it."""
+        end = self.clock.monotonic() + seconds
+        while self.wake_at <= end:
+            self.wake()
+        self.clock.advance_to(end)
+
+    # --- what follows ---
+
+    def is_running(self, stage_name: str, *tag: int) -> bool:
+        """Whether that task is with a container and has not ended."""
+        return (stage_name, tag) in self.running
+
+    def tags_of(self, stage_name: str) -> list[wire.Tag]:
+        """Tags of the stage's running tasks, in order."""
+        return sorted(tag for name, tag in self.running if name == stage_name)
+
+    def inputs_of(self, stage_name: str, *tag: int) -> dict[str, Any]:
+        """Inputs of a running task as they were when it began (lists for streams)."""
+        _, message = self.running[stage_name, tag]
+        seen: dict[str, Any] = {}
+        for item in message.inputs:
+            many = isinstance(item, wire.Gathered | wire.Opened)
+            seen[item.name] = [unpack(value) for value in item.values] if many else unpack(item.value)
+        return seen
+
+    def told(self, kind: type[Any]) -> list[Any]:
+        """All messages of one kind to containers so far."""
+        return [c.message for c in self.said if isinstance(c, commands.Tell) and isinstance(c.message, kind)]
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the invocation `i` failed; KeyError while it runs."""
+        return self.finished["i"]
