@@ -655,10 +655,10 @@ class HostCore:
         pool = container.pool
         was_starting = container.phase is ContainerPhase.STARTING
         pool.remove(container)
-        for task in tuple(container.tasks):
-            found = self._release_task(container, task, now)
-            assert found is not None
-            instance, call = found
+        lost = [found for task in tuple(container.tasks) if (found := self._release_task(container, task, now))]
+        for instance, _ in lost:  # before the first of them ends an invocation that others belong to
+            instance.phase = Phase.RETRYING
+        for instance, call in lost:
             if instance.trace is not None:
                 instance.trace.sent = now
             message = f"the container of stage {instance.program.name!r} {event.reason}"
