@@ -59,8 +59,8 @@ class Literals:
         except NotLiteral:
             return None
 
-    def function_spec(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> FunctionSpec:
-        """What `@function` above a definition was told; nothing if it isn't there.
+    def function_spec(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> FunctionSpec | None:
+        """What `@function` above a definition was told; None if it isn't there.
 
         Raises:
             NotLiteral: its arguments are not literal.
@@ -71,7 +71,7 @@ class Literals:
                 continue
             given = {keyword.arg: keyword.value for keyword in call.keywords} if call else {}
             return FunctionSpec(outputs=self._ports(given.get("outputs")), inputs=self._ports(given.get("inputs")))
-        return FunctionSpec()
+        return None
 
     def value(self, node: ast.expr, depth: int = 0) -> Any:
         """The value of a literal expression.

@@ -212,24 +212,35 @@ class _SourceReader:
                 takes_any=call.args.vararg is not None or call.args.kwarg is not None,
                 is_generator=_yields(call),
                 returns=call.returns,
-                spec=self.literals.function_spec(node),
+                spec=self._spec(node),
                 setup=setup,
                 stateful=stateful,
                 preload=self.preload,
             ),
         )
 
-    def _method(self, node: ast.ClassDef, name: str, seen: frozenset[str] = frozenset()) -> Definition | None:
-        for item in node.body:
-            if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and item.name == name:
-                return item
-        for base in node.bases:
-            parent = self.definitions.get(base.id) if isinstance(base, ast.Name) else None
-            if isinstance(parent, ast.ClassDef) and parent.name not in seen:
-                found = self._method(parent, name, seen | {node.name})
-                if found is not None:
-                    return found
+    def _spec(self, node: Definition | ast.ClassDef) -> FunctionSpec:
+        """What `@function` was told; a class inherits it."""
+        for one in self._ancestry(node) if isinstance(node, ast.ClassDef) else (node,):
+            spec = self.literals.function_spec(one)
+            if spec is not None:
+                return spec
+        return FunctionSpec()
+
+    def _method(self, node: ast.ClassDef, name: str) -> Definition | None:
+        for one in self._ancestry(node):
+            for item in one.body:
+                if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and item.name == name:
+                    return item
         return None
+
+    def _ancestry(self, node: ast.ClassDef) -> list[ast.ClassDef]:
+        """The class and those of its bases that this module defines, nearest first."""
+        found = [node]
+        for one in found:
+            bases = [self.definitions.get(base.id) for base in one.bases if isinstance(base, ast.Name)]
+            found += [base for base in bases if isinstance(base, ast.ClassDef) and base not in found]
+        return found
 
     def _by_keyword(self, node: Definition) -> list[_Parameter]:
         is_method = node.args.posonlyargs and node.args.posonlyargs[0].arg == "self"
