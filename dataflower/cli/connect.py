@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 def connect(server: str | None) -> Client:
     """A client for `--server`, or for the configured one; its owner closes it."""
+    import os
+
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr what we say ourselves
     from dataflower.config.compose import compose
     from dataflower.gateway.client import Client
 

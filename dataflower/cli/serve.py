@@ -45,6 +45,7 @@ def serve(
     Example: dataflower serve --workflow workflows/wordcount.yaml --port 0
     """
     import logging
+    import os
 
     from dataflower.cli.local import run_loop
     from dataflower.cli.workflows import beside
@@ -56,6 +57,7 @@ def serve(
         level=logging.INFO if terminal().debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr what we say ourselves
     run_loop(_serve(settings, tuple(workflow or ())))
 
 

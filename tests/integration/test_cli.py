@@ -1,0 +1,249 @@
+"""The `dataflower` command as a user has it: real processes, a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FUNCTIONS = '''
+"""Functions of the tests."""
+import os
+import time
+from collections.abc import Iterator
+from dataflower import Stream, Text, function
+
+
+@function(outputs={"word": Stream(Text())})
+def words(text: str) -> Iterator[str]:
+    print("splitting", text)
+    for word in text.split():
+        yield word + " "
+
+
+@function(outputs={"n": Text()})
+def count(words: Stream) -> str:
+    return str(sum(1 for _ in words))
+
+
+def nap(seconds: float, marker: str) -> str:
+    open(marker, "w").close()
+    time.sleep(seconds)
+    return "rested"
+
+
+def crash(text: str) -> str:
+    os._exit(3)
+'''
+GREET = """
+apiVersion: dataflower/v1
+kind: Workflow
+metadata: {name: greet}
+inputs: {text: string}
+slo: {e2e_ms: 50000}
+stages:
+  split: {function: "stock:words", inputs: {text: inputs.text}}
+  count: {function: "stock:count", inputs: {words: split.word}}
+outputs: {word: split.word, n: count.n}
+"""
+NAP = """
+apiVersion: dataflower/v1
+kind: Workflow
+metadata: {name: nap}
+inputs: {seconds: float, marker: string}
+stages:
+  sleep: {function: "stock:nap", inputs: {seconds: inputs.seconds, marker: inputs.marker}}
+outputs: {out: sleep.out}
+"""
+CRASH = """
+apiVersion: dataflower/v1
+kind: Workflow
+metadata: {name: crash}
+inputs: {text: string}
+stages:
+  dies: {function: "stock:crash", inputs: {text: inputs.text}}
+outputs: {out: dies.out}
+"""
+
+
+class Shell:
+    """Runs `dataflower` in a folder with functions and workflows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "NO_COLOR": "1"}
+        self.servers: list[subprocess.Popen[str]] = []
+        self.command = [sys.executable, "-m", "dataflower.cli"]
+
+    def __call__(self, *args: str, input_: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.command, *args],
+            cwd=self.folder,
+            env=self.env,
+            input=input_,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+
+    def serve(self, *args: str) -> subprocess.Popen[str]:
+        """A server that has said where it listens; later calls go there."""
+        server = subprocess.Popen(
+            [*self.command, "serve", "--port", "0", *args],
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.servers.append(server)
+        assert server.stdout is not None
+        said = server.stdout.readline()
+        assert said.startswith("listening on "), server.communicate()
+        self.env["DATAFLOWER_SERVER"] = said.split()[-1]
+        return server
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    (tmp_path / "stock.py").write_text(FUNCTIONS)
+    for name, text in (("greet", GREET), ("nap", NAP), ("crash", CRASH)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    shell = Shell(tmp_path)
+    yield shell
+    for server in shell.servers:
+        if server.poll() is None:
+            server.kill()
+        server.communicate()
+
+
+def stop(server: subprocess.Popen[str]) -> tuple[int, str]:
+    server.send_signal(signal.SIGTERM)
+    _, said = server.communicate(timeout=30)
+    return server.returncode, said
+
+
+def test_run_shows_results_timeline_and_verdict(shell: Shell) -> None:
+    done = shell("run", "greet.yaml", "text=a b c")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "word: a b c "
+    assert done.stdout.splitlines()[1].split() == ["n", "3"]
+    for expected in ("splitting a b c", "split", "count", "cold", "SLO e2e"):
+        assert expected in done.stderr
+
+
+def test_run_as_json_carries_the_record_points(shell: Shell) -> None:
+    data = json.loads(shell("run", "greet.yaml", "text=@-", "-o", "json", "--trace", input_="x y").stdout)
+    assert data["outputs"] == {"word": ["x ", "y "], "n": "2"}
+    task = data["trace"]["tasks"][0]
+    assert task["queued_ms"] <= task["started_ms"] <= task["ended_ms"] <= task["sent_ms"]
+
+
+def test_a_function_that_kills_its_process_is_an_error_with_its_stage(shell: Shell) -> None:
+    done = shell("run", "crash.yaml", "text=x")
+    assert done.returncode == 1
+    assert "ContainerCrashed in stage 'dies'" in done.stderr
+
+
+def test_a_server_takes_workflows_runs_them_and_tells_about_them(shell: Shell) -> None:
+    server = shell.serve()
+    assert shell("apply", "greet.yaml").returncode == 0
+    called = shell("invoke", "greet", "text=x y z", "--id", "call-1")
+    assert called.stdout.splitlines()[0] == "word: x y z "
+    drawn = shell("trace", "call-1")
+    assert [line.split()[0] for line in drawn.stdout.splitlines()[1:3]] == ["split", "count"]
+    assert "call-1" in shell("ls", "greet").stdout
+    assert json.loads(shell("status", "call-1", "-o", "json").stdout)["state"] == "succeeded"
+    assert "splitting x y z" in shell("logs", "greet", "--stage", "split").stdout
+    assert shell("rm", "greet").returncode == 0
+    assert shell("ls", "-o", "json").stdout == "[]\n"
+    assert stop(server)[0] == 0
+
+
+def test_workflows_and_submissions_survive_a_restart(shell: Shell) -> None:
+    first = shell.serve("--workflow", "greet.yaml")
+    assert shell("invoke", "greet", "text=1 2", "--async", "--id", "job").stdout == "job\n"
+    assert shell("status", "job", "--wait").returncode == 0
+    assert stop(first)[0] == 0
+    shell.serve()
+    assert json.loads(shell("status", "job", "-o", "json").stdout)["outputs"]["n"] == "2"
+    assert shell("invoke", "greet", "text=1", "-q").returncode == 0
+
+
+def test_a_broken_file_is_refused_with_its_places(shell: Shell) -> None:
+    server = shell.serve()
+    (shell.folder / "bad.yaml").write_text(GREET.replace("split.word}}", "splt.word}}").replace("slo:", "slow:"))
+    done = shell("apply", "bad.yaml")
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("bad.yaml:6:1: ")
+    assert any(line.startswith("bad.yaml:9:") and "did you mean 'split" in line for line in lines)
+    assert server.poll() is None
+
+
+def test_sigterm_lets_running_calls_end(shell: Shell) -> None:
+    server = shell.serve("--workflow", "nap.yaml")
+    marker = shell.folder / "started"
+    call = subprocess.Popen(
+        [*shell.command, "invoke", "nap", "seconds=1.5", f"marker={marker}", "-q"],
+        cwd=shell.folder,
+        env=shell.env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for(marker)
+    code, said = stop(server)
+    assert call.communicate(timeout=20)[0].split() == ["out", "rested"]
+    assert code == 0
+    assert "draining" in said
+
+
+def test_a_second_signal_stops_at_once(shell: Shell) -> None:
+    server = shell.serve("--workflow", "nap.yaml")
+    marker = shell.folder / "started"
+    shell("invoke", "nap", "seconds=600", f"marker={marker}", "--async")
+    _wait_for(marker)
+    server.send_signal(signal.SIGTERM)
+    assert server.stderr is not None
+    for line in server.stderr:
+        if "draining" in line:
+            break
+    server.send_signal(signal.SIGTERM)
+    _, said = server.communicate(timeout=8)
+    assert "stopping at once" in said
+
+
+def test_a_taken_port_is_said_clearly(shell: Shell) -> None:
+    shell.serve()
+    port = shell.env["DATAFLOWER_SERVER"].rpartition(":")[2]
+    done = shell("serve", "--port", port, "--state-dir", "other")
+    assert done.returncode == 1
+    assert f"can't listen on 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_locked_state_directory_is_said_clearly(shell: Shell) -> None:
+    shell.serve()
+    done = shell("serve", "--port", "0")
+    assert done.returncode == 1
+    assert "state directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _wait_for(marker: Path) -> None:
+    """Until a function has made its marker: told by inotify, with the test's own timeout as the limit."""
+    from dataflower.cli.follow import _watch
+
+    watch = _watch({marker.parent})
+    try:
+        while not marker.exists():
+            os.read(watch, 4096)
+    finally:
+        os.close(watch)
