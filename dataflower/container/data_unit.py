@@ -62,9 +62,11 @@ class DataUnit:
         self._failpoints = failpoints
         self._leave = leave
         self.arena = Arena(container, cap_bytes=arena_cap_bytes or _UNLIMITED_BYTES, announce=self._announce)
-        self.views = Views(on_unheld=self._on_unheld)
+        self._unheld: queue.SimpleQueue[Slots] = queue.SimpleQueue()
+        self.views = Views(on_unheld=self._unheld.put)
         self._lock = threading.Lock()
-        self._attached: set[int] = set()
+        self._attached: dict[int, int] = {}
+        """Arenas, and over how many sockets each was announced (the host detaches it over each of these)."""
         self._running: dict[int, RunningTask] = {}
         self._early: dict[int, list[wire.ToContainer]] = {}
         """Control messages that overtook their RunTask."""
@@ -73,10 +75,9 @@ class DataUnit:
         self._ready = False
         self._stopping = False
         self._report_lock = threading.Lock()
-        """Held while saying what is held, so that `Unheld` can't come first."""
+        """Guards `_declared` and the order of what is said about held slots."""
         self._declared: set[tuple[int, int]] = set()
-        """Slots that the host was told are held, until `Unheld` is due."""
-        self._unheld: queue.SimpleQueue[Slots] = queue.SimpleQueue()
+        """Slots that the host was told are held, until `Unheld` is sent."""
         self._unheld_thread: threading.Thread | None = None
 
     # --- start and stop
@@ -158,7 +159,7 @@ class DataUnit:
     def _take_in(self, value: Value, slots: list[tuple[int, int]] | None = None) -> Any:
         if value.tensors or value.spilled is not None:
             for ref in refs_of(value):
-                if ref.arena not in self._attached:  # on its way to another thread of this container
+                if ref.arena not in self._attached and ref.arena >> 16 != self._container:  # another thread gets it
                     self.views.wait_attached((ref.arena,))
                 if slots is not None:
                     slots.append((ref.arena, ref.slot))
@@ -238,25 +239,27 @@ class DataUnit:
     def _declare(self, slots: Iterable[tuple[int, int]], message: Callable[[Slots], wire.FromContainer]) -> None:
         """Send a message that names those slots of which views live, each once until it is `Unheld`."""
         with self._report_lock:
-            fresh = set(slots) - self._declared
-            self._declared |= fresh  # before asking: a view may die as soon as `held` has answered
-            held = self.views.held(fresh)
-            self._declared.difference_update(fresh.difference(held))
-            self._send(message(held))
-            if held and self._unheld_thread is None:
+            held = self.views.held(slots, watch=False)
+            fresh = tuple(slot for slot in held if slot not in self._declared) if held else ()
+            self._send(message(fresh))
+            if not fresh:
+                return
+            self._declared.update(fresh)
+            self.views.watch(fresh)
+            if self._unheld_thread is None:
                 self._unheld_thread = threading.Thread(target=self._say_unheld, name="data-unit-unheld", daemon=True)
                 self._unheld_thread.start()
-
-    def _on_unheld(self, slots: Slots) -> None:
-        """Called from wherever the last view died, perhaps inside a garbage collection: takes no lock."""
-        self._declared.difference_update(slots)
-        self._unheld.put(slots)
 
     def _say_unheld(self) -> None:
         while True:
             slots = self._unheld.get()
             with self._report_lock:
-                self._send(wire.Unheld(slots))
+                live = self.views.held(slots, watch=False)  # a later task may have brought a new view meanwhile
+                self.views.watch(live)
+                gone = tuple(slot for slot in slots if slot in self._declared and slot not in live)
+                self._declared.difference_update(gone)
+                if gone:
+                    self._send(wire.Unheld(gone))
 
     # --- control
 
@@ -282,9 +285,7 @@ class DataUnit:
         if isinstance(message, wire.ReleaseSlots):
             self.arena.release(message.slots)
         elif isinstance(message, wire.DetachArena):
-            with self._lock:
-                self._attached.discard(message.arena)
-            self.views.detach(message.arena)
+            self._detach(message.arena)
         else:
             self._tell(message)
 
@@ -302,11 +303,20 @@ class DataUnit:
     def _attach(self, message: wire.AttachArena, fds: list[int]) -> None:
         (fd,) = fds
         with self._lock:
-            if message.arena in self._attached:
+            times = self._attached.get(message.arena, 0)
+            if times:
                 os.close(fd)
-                return
-            self.views.attach(message.arena, message.nbytes, fd)
-            self._attached.add(message.arena)
+            else:
+                self.views.attach(message.arena, message.nbytes, fd)
+            self._attached[message.arena] = times + 1
+
+    def _detach(self, arena: int) -> None:
+        with self._lock:
+            times = self._attached.pop(arena) - 1
+            if times:
+                self._attached[arena] = times
+            else:
+                self.views.detach(arena)
 
     def _announce(self, arena: int, nbytes: int, fd: int) -> None:
         self._send(wire.ArenaMade(arena, nbytes), (fd,))

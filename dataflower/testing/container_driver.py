@@ -52,7 +52,7 @@ class ZygoteDriver:
         for message in self._said:
             if type(message) is kind:
                 self._said.remove(message)
-                return message  # type: ignore[no-any-return]
+                return message
         while True:
             message = wire.decode_from_zygote(self.link.receive()[0])
             if type(message) is kind:

@@ -187,6 +187,9 @@ class TestTensors:
         container.run(raw={"x": sent})
         assert container.next(wire.TaskDone).outputs["out"].tensors == sent.tensors
         container.tell(wire.DetachArena(arena))
+        container.run(raw={"x": sent})  # still attached by the task socket
+        assert container.next(wire.TaskDone).outputs["out"].tensors == sent.tensors
+        container.tasks.send(wire.encode(wire.DetachArena(arena)))
         assert container.result({"x": 1}) == 1
 
     def test_full_arena_waits_for_a_release(self, start: Any) -> None:
