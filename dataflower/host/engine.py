@@ -27,7 +27,7 @@ from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.links import Peer, ProtocolViolation
 from dataflower.host.settings import HostConfig
-from dataflower.wire import ArenaMade, Hello, ReleaseSlots, TaskDone, Value
+from dataflower.wire import ArenaMade, Hello, ReleaseSlots, TaskDone, TaskFailed, Value
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class Engine:
         self._peers: dict[int, Peer] = {}
         self.receivers: dict[str, Receiver] = {}
         """By invocation; an entry is added before its arrival is fed and removed by `FinishInvocation`."""
+        self._done: dict[tuple[str, str], list[int]] = {}
         self._backlog: deque[Event] = deque()
         self._feeding = False
         self._wake_at = float("inf")
@@ -150,8 +151,10 @@ class Engine:
                 else:
                     peer.check(message)
                 self.feed(ContainerSaid(peer.number, message))
-                if type(message) is TaskDone and burst == BURST:
-                    return  # as a rule its last word for now; if not, the loop calls again at once
+                if type(message) is TaskDone or type(message) is TaskFailed:
+                    peer.done[0] += 1
+                    if burst == BURST:
+                        return  # as a rule its last word for now; if not, the loop calls again at once
         except WouldBlock:
             return
         except (EndOfStream, PeerGone, Closed):
@@ -226,6 +229,7 @@ class Engine:
             self._backlog.append(ContainerExited(number, f"could not be started: {error}"))
             return
         peer = Peer(self._loop, command, links, self.views, self._sizes)
+        peer.done = self._done.setdefault((command.key, command.stage.name), [0])
         self._peers[number] = peer
         self._loop.add_reader(links[0].fileno(), functools.partial(self._on_readable, peer))
 
@@ -296,6 +300,10 @@ class Engine:
         self.feed(Woke())
 
     # --- end -------------------------------------------------------------------------------------------------
+
+    def done(self, key: str, stage: str) -> int:
+        """Tasks of a stage whose container has told of their end, well or ill."""
+        return self._done.get((key, stage), (0,))[0]
 
     def pids(self) -> dict[int, int]:
         """Process ids of the running containers, by number."""

@@ -172,7 +172,14 @@ class Launcher:
         root = self._config.logs
         log = None if root is None else logs.open_log(logs.zygote_log(root, ",".join(preload) or "plain"))
         try:
-            return Zygote(self._loop, preload, self._marker, log, self._on_zygote_message, self._on_zygote_exit)
+            return Zygote(
+                self._loop,
+                preload,
+                marker=self._marker,
+                log=log,
+                on_message=self._on_zygote_message,
+                on_exit=self._on_zygote_exit,
+            )
         finally:
             if log is not None:
                 os.close(log)

@@ -113,7 +113,7 @@ class Outbox:
 class Peer:
     """A container as the host talks to it. Owns both sockets."""
 
-    __slots__ = ("_sizes", "_views", "control", "key", "number", "stage", "task")
+    __slots__ = ("_sizes", "_views", "control", "done", "key", "number", "stage", "task")
 
     def __init__(
         self,
@@ -131,6 +131,8 @@ class Peer:
         self.control = Outbox(loop, links[1])
         self._views = views
         self._sizes = sizes
+        self.done = [0]
+        """Tasks ended so far; the engine has all containers of a stage share one count."""
 
     # --- host to container -----------------------------------------------------------------------------------
 

@@ -156,7 +156,8 @@ class Registry:
 
     def status(self, deployed: Deployed) -> WorkflowStatus:
         """As the public API shows it."""
-        stages = tuple(StageStatus(*row) for row in self._core.stages(deployed.key))
+        key = deployed.key
+        stages = tuple(StageStatus(*row, done=self._engine.done(key, row[0])) for row in self._core.stages(key))
         return WorkflowStatus(
             name=deployed.name,
             version=deployed.version,

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from dataflower.clock import Clock, SystemClock
 from dataflower.core.events import InvocationArrived
-from dataflower.core.host import CoreConfig, CoreStatistics, HostCore
+from dataflower.core.host import CoreConfig, HostCore
 from dataflower.errors import (
     Code,
     DataflowerError,
     Failure,
-    InvalidArgument,
     NotFound,
     ResourceExhausted,
     Unavailable,
 )
 from dataflower.host.api import InvocationRecord, State, WorkflowStatus
 from dataflower.host.database import DatabaseJournal
-from dataflower.host.engine import Engine, EngineStatistics
+from dataflower.host.engine import Engine
 from dataflower.host.inputs import split_inputs
 from dataflower.host.invocations import Recording, RunningInvocation
 from dataflower.host.journal import Entry, Journal, MemoryJournal
+from dataflower.host.pump import pump
+from dataflower.host.records import HostStatistics, already_exists, check_id, failure_of, record_of, state_of
 from dataflower.host.registry import Deployed, Load, Registry
 from dataflower.host.settings import HostConfig
 from dataflower.host.values import Border, fingerprint, read_blob, record_inputs
@@ -38,22 +36,9 @@ from dataflower.spec.workflow import Workflow
 
 _log = logging.getLogger(__name__)
 
-_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _REFUSALS = frozenset({Code.RESOURCE_EXHAUSTED, Code.NOT_FOUND})
 """Codes with which the core turns an invocation away at the door."""
 SHUTDOWN = Failure(Code.UNAVAILABLE, "ShuttingDown", "the server stops", retry_after_s=1.0)
-
-
-class HostStatistics(msgspec.Struct, frozen=True):
-    """What a host has done since its start, and what it holds now."""
-
-    accepted: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    running: int
-    core: CoreStatistics
-    engine: EngineStatistics
 
 
 class Running:
@@ -186,11 +171,11 @@ class Runtime:
         try:
             deployed = self._registry.revive(entry.workflow, entry.version)
             inputs = read_blob(entry.inputs or b"\x80")
-            values, streams = split_inputs(entry.workflow, deployed.inputs, inputs)
+            given = split_inputs(entry.workflow, deployed.inputs, inputs)
             await self._journal.accept(entry)  # counted before it can bring the server down once more
-            self._start(deployed, entry, values, streams, (), deadline)
+            self._start(deployed, entry, given, (), deadline)
         except DataflowerError as error:
-            self._give_up(entry, _failure_of(error))
+            self._give_up(entry, failure_of(error))
         else:
             _log.info("invocation %s runs again (run %d)", entry.id, entry.attempts)
 
@@ -234,7 +219,7 @@ class Runtime:
         if invocation is not None:
             await self._refuse_if_known(invocation)
         deployed = self._registry.find(name)
-        values, streams = split_inputs(name, deployed.inputs, inputs, open_inputs)
+        given = split_inputs(name, deployed.inputs, inputs, open_inputs)
         if deadline is None:
             limit_s = deployed.workflow.deadline_s
             deadline = 0.0 if limit_s is None else self._clock.monotonic() + limit_s
@@ -245,7 +230,7 @@ class Runtime:
             state=State.RUNNING,
             accepted_at=self._clock.wall(),
         )
-        running = self._start(deployed, entry, values, streams, open_inputs, deadline)
+        running = self._start(deployed, entry, given, open_inputs, deadline)
         return running.handle
 
     async def submit(
@@ -259,7 +244,7 @@ class Runtime:
             if known is not None:
                 return known
         deployed = self._registry.find(name)
-        values, streams = split_inputs(name, deployed.inputs, inputs)
+        given = split_inputs(name, deployed.inputs, inputs)
         limit_s = deployed.workflow.deadline_s if deadline_s is None else deadline_s
         now = self._clock.wall()
         entry = Entry(
@@ -278,7 +263,7 @@ class Runtime:
         self._accepting[entry.id] = (entry, accepted)
         try:
             await accepted
-            self._start(deployed, entry, values, streams, (), deadline)
+            self._start(deployed, entry, given, (), deadline)
         except DataflowerError:
             await self._journal.forget(entry.id)
             raise
@@ -288,7 +273,7 @@ class Runtime:
 
     async def _same_submission(self, ident: str, name: str, marks: bytes) -> InvocationRecord | None:
         """The record of an earlier submission under this id; ALREADY_EXISTS if it was another one."""
-        _check_id(ident)
+        check_id(ident)
         if ident in self._accepting:
             entry: Entry | None = self._accepting[ident][0]
             await asyncio.wait([self._accepting[ident][1]])
@@ -301,13 +286,13 @@ class Runtime:
         if entry is None:
             return None
         if not entry.submitted or entry.workflow != name or entry.fingerprint != marks:
-            raise _already_exists(ident)
+            raise already_exists(ident)
         return await self.get(ident)
 
     async def _refuse_if_known(self, ident: str) -> None:
-        _check_id(ident)
+        check_id(ident)
         if await self._journal.get(ident) is not None or ident in self._running or ident in self._accepting:
-            raise _already_exists(ident)
+            raise already_exists(ident)
 
     def _refuse_if_draining(self) -> None:
         if self._draining or not self._started:
@@ -317,12 +302,12 @@ class Runtime:
         self,
         deployed: Deployed,
         entry: Entry,
-        values: Mapping[str, Any],
-        streams: Mapping[str, list[Any]],
+        given: tuple[dict[str, Any], dict[str, list[Any]]],
         open_inputs: tuple[str, ...],
         deadline: float,
     ) -> Running:
-        """Hand an invocation to the core. Raises ResourceExhausted if the core refuses it."""
+        """Hand an invocation to the core (`given` by `split_inputs`). Raises ResourceExhausted if it is refused."""
+        values, streams = given
         packed = self._border.pack(values)
         opened = (*open_inputs, *streams)
         recorded_bytes = self.config.submitted_bytes if entry.submitted else self.config.recorded_bytes
@@ -347,7 +332,7 @@ class Runtime:
             raise ResourceExhausted(failure.message, code=failure.code, retry_after_s=failure.retry_after_s)
         self._accepted += 1
         if streams and not handle.is_over:
-            running.pump = asyncio.create_task(_pump(handle, streams))
+            running.pump = asyncio.create_task(pump(handle, streams))
         return running
 
     def _on_over(self, handle: RunningInvocation) -> None:
@@ -360,10 +345,7 @@ class Runtime:
             return  # the caller is told; there is nothing to remember
         if not self._running:
             self._idle.set()
-        if failure is None:
-            state = State.SUCCEEDED
-        else:
-            state = State.CANCELLED if failure.code is Code.CANCELLED else State.FAILED
+        state = state_of(failure)
         self._ended[state] += 1
         if failure is SHUTDOWN and handle.submitted:
             return  # it stays `running` in the journal, and so runs again
@@ -385,7 +367,7 @@ class Runtime:
         entry = running.entry if running is not None else await self._journal.get(invocation)
         if entry is None:
             raise NotFound(f"no invocation {invocation!r}")
-        return _record(entry)
+        return record_of(entry)
 
     async def watch(self, invocation: str) -> AsyncIterator[InvocationRecord]:
         """See `HostApi.watch`."""
@@ -414,7 +396,7 @@ class Runtime:
             if workflow is None or running.entry.workflow == workflow:
                 found[running.entry.id] = running.entry
         newest = sorted(found.values(), key=lambda entry: -entry.accepted_at)[:limit]
-        return tuple(_record(replace(entry, outputs=None, trace=None)) for entry in newest)
+        return tuple(record_of(replace(entry, outputs=None, trace=None)) for entry in newest)
 
     # --- for people ------------------------------------------------------------------------------------------
 
@@ -437,50 +419,3 @@ class Runtime:
             core=self._core.statistics(),
             engine=self._engine.statistics(),
         )
-
-
-async def _pump(handle: RunningInvocation, streams: Mapping[str, list[Any]]) -> None:
-    """Feed streams that were given whole, side by side, at the pace at which they are taken."""
-
-    async def feed_one(name: str, items: list[Any]) -> None:
-        for item in items:
-            await handle.feed(name, item)
-        await handle.end_input(name)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for name, items in streams.items():
-                group.create_task(feed_one(name, items))
-    except* DataflowerError as errors:
-        error = errors.exceptions[0]
-        if not handle.is_over and isinstance(error, DataflowerError):
-            handle.stop(_failure_of(error))
-
-
-def _failure_of(error: DataflowerError) -> Failure:
-    return Failure(error.code, type(error).__name__, error.message, retry_after_s=error.retry_after_s)
-
-
-def _already_exists(ident: str) -> DataflowerError:
-    return DataflowerError(f"invocation {ident!r} exists already, with other inputs", code=Code.ALREADY_EXISTS)
-
-
-def _check_id(ident: str) -> None:
-    if not _ID.fullmatch(ident):
-        raise InvalidArgument(
-            f"invocation id {ident!r}: 1 to 128 printable ASCII characters without spaces are allowed"
-        )
-
-
-def _record(entry: Entry) -> InvocationRecord:
-    return InvocationRecord(
-        id=entry.id,
-        workflow=entry.workflow,
-        version=entry.version,
-        state=entry.state,
-        accepted_at=entry.accepted_at,
-        finished_at=entry.finished_at,
-        failure=entry.failure,
-        outputs=None if entry.outputs is None else read_blob(entry.outputs),
-        trace=entry.trace,
-    )

@@ -37,6 +37,7 @@ class Zygote:
         self,
         loop: AbstractEventLoop,
         preload: tuple[str, ...],
+        *,
         marker: str,
         log: int | None,
         on_message: Callable[[Zygote, wire.FromZygote], None],

@@ -51,7 +51,9 @@ async def call(host: Runtime, workflow: Workflow, **inputs: Any) -> dict[str, An
 
 async def test_a_value_goes_through_a_chain(host: Runtime) -> None:
     assert await call(host, w.chain(3), x={"a": [1, "two", None]}) == {"y": {"a": [1, "two", None]}}
-    assert host.workflow("chain").stages[0].idle == 1
+    assert [(s.stage, s.idle, s.busy, s.done) for s in host.workflow("chain").stages] == [
+        (f"s{i}", 1, 0, 1) for i in range(3)
+    ]
 
 
 async def test_fan_out_and_gather(host: Runtime) -> None:
