@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import importlib
 import io
@@ -54,7 +55,11 @@ def _settle_in(fork: Fork, log_fd: int) -> None:
     _open_log(log_fd)
     sandbox.reset_signals()
     sandbox.enter(fork.memory_bytes)
+    faulthandler.enable(2)  # writing into a read-only view kills the process: say where
     gc.enable()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()  # or all children of a zygote would draw the same numbers
     sys.path[:0] = [path for path in fork.code_path if path not in sys.path]
     importlib.invalidate_caches()  # the zygote listed those directories long ago
 

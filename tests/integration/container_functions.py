@@ -242,3 +242,15 @@ def ticks(n):
     for i in range(n):
         sum(range(50))
         yield i
+
+
+def draws():
+    import random
+
+    return [random.random(), float(np.random.random())]
+
+
+def segfaults():
+    import ctypes
+
+    ctypes.string_at(0)

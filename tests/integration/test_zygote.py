@@ -89,3 +89,20 @@ def test_torch_runs_in_children_on_the_threads_they_are_given(tmp_path: Path, th
         assert first.result({"x": np.ones(200_000, np.float32)}) == 400_000
         second = zygote.start("container_functions:threads", log2, code_path=(HERE,), threads=threads)
         assert second.result() == threads
+
+
+def test_siblings_draw_different_random_numbers(tmp_path: Path) -> None:
+    with ZygoteDriver(["numpy.random"]) as zygote:
+        drawn = set()
+        for i in range(3):
+            container = zygote.start("container_functions:draws", tmp_path / str(i), code_path=(HERE,))
+            drawn.add(tuple(container.result()))
+        assert len(drawn) == 3
+
+
+def test_a_crash_in_c_code_leaves_a_trace_in_the_log(tmp_path: Path) -> None:
+    with ZygoteDriver() as zygote:
+        container = zygote.start("container_functions:segfaults", tmp_path / "log", code_path=(HERE,))
+        container.run()
+        assert zygote.exited(container) == -signal.SIGSEGV
+        assert "in segfaults" in container.log
