@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+from dataflower.spec.context import PARAMETER
 from dataflower.spec.function import Kind, PortType
 
 _STREAMS = frozenset(
@@ -39,6 +40,11 @@ def annotated_type(node: ast.expr | None) -> tuple[PortType, bool]:
     if name in _TENSORS:
         return PortType(Kind.TENSOR), False
     return PortType(_KINDS.get(name, Kind.ANY)), False
+
+
+def wants_context(name: str, annotation: ast.expr | None) -> bool:
+    """Whether the engine fills this parameter with the `Context`, so that it is no input port."""
+    return name == PARAMETER or (annotation is not None and _last_name(annotation) == "Context")
 
 
 def _last_name(node: ast.expr) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dataflower.spec.annotation import annotated_type, parse_annotation
+from dataflower.spec.annotation import annotated_type, parse_annotation, wants_context
 from dataflower.spec.function import ATTRIBUTE, DEFAULT_PORT, FunctionSpec, Port, PortType, Signature, Stream, streams
 from dataflower.spec.literal import Literals, NotLiteral, plain
 from dataflower.spec.suggest import did_you_mean
@@ -120,6 +120,8 @@ def inspect_signature(obj: Any) -> Signature:
 def _signature(name: str, facts: _Facts) -> Signature:
     inputs = []
     for parameter in facts.parameters:
+        if wants_context(parameter.name, parameter.annotation):
+            continue
         type_, stream = annotated_type(parameter.annotation)
         declared = facts.spec.inputs.get(parameter.name)
         if declared is not None:
