@@ -115,10 +115,10 @@ def bar(row: Row, start: float, end: float, width: int) -> Text:
 def _phases(task: TaskTrace, start: float, end: float, width: int) -> list[str]:
     cells = [" "] * width
     handed = task.dispatched or task.started
-    last = task.sent or task.ended or task.started or handed or end
+    last = task.sent or task.ended or end
     for begin, stop, mark in (
         (task.queued, handed or last, _WAITING),
-        (handed, task.started, _FETCHING),
+        (handed, task.started or last, _FETCHING),
         (task.started, task.ended or last, _RUNNING),
         (task.first_output, task.ended, _STREAMING),
         (task.ended, task.sent, _SENDING),

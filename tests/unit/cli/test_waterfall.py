@@ -75,6 +75,11 @@ def test_a_task_that_never_started_shows_as_waiting() -> None:
     assert "-" in drawn(trace(TaskTrace("s", (), 1, 10.5)))
 
 
+def test_a_task_that_was_cut_off_in_its_container_shows_until_the_end() -> None:
+    (line,) = rows(trace(TaskTrace("s", (), 1, 10.0, container=3, dispatched=10.5)))
+    assert bar(line, 10.0, 11.0, 10).plain == "·····╌╌╌╌╌"
+
+
 def test_times_are_milliseconds_since_the_arrival() -> None:
     text = drawn(trace(task("s", 10.25)))
     assert "250.0" in text
