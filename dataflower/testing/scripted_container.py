@@ -213,7 +213,7 @@ class ScriptedContainer:
         found: list[Callable[[], Event]] = []
         if task.cancelled and self.stubborn:
             return found
-        # Reading tells nobody anything, so it happens as soon as it can.
+        # Reading tells nobody anything, so it goes on until it is told, or nothing is there to read.
         while isinstance(task.request, Read):
             inbox = task.inboxes[task.request.name]
             if inbox.read < len(inbox.values):
@@ -223,7 +223,7 @@ class ScriptedContainer:
                 task.proceed(End.END)
             else:
                 break
-            if random.random() < 0.5:
+            if inbox.told < inbox.read and random.random() < 0.5:
                 break
         for name, inbox in task.inboxes.items():
             if inbox.told < inbox.read:
@@ -237,10 +237,6 @@ class ScriptedContainer:
                 found.append(partial(self._emit, task, task.request))
         elif task.request is None:
             found.append(partial(self._end, task, random) if self._arena else self._make_arena)
-        elif isinstance(task.request, Read) and task.inboxes[task.request.name].read < len(
-            task.inboxes[task.request.name].values
-        ):
-            found += self._task_moves(task, random)
         assert not isinstance(task.request, Hang) or task.cancelled or self.stage.timeout_s is not None
         return found
 

@@ -176,7 +176,8 @@ class _Builder:
             self.add_function(name, scope, inputs, ports, when)
 
     def read_inputs(self, keyed_name: str) -> tuple[list[Input], list[tuple[Port, _Source]], Scope]:
-        """Inputs whose scopes agree. At most one is iterated over: reading two unevenly may block their producer."""
+        """Inputs whose scopes agree. With tight credit one is iterated over at most: two may block their producer."""
+        tight = self.features.tight_credit
         if self.chance(8):
             return [], [], ()
         usable = [s for s in self.sources if len(s.scope) <= self.features.depth]
@@ -190,7 +191,7 @@ class _Builder:
                 s
                 for s in usable
                 if scope[: len(s.scope)] == s.scope
-                and (not s.iterates or (s.scope == scope and not any(c.iterates for c in chosen)))
+                and (not s.iterates or (s.scope == scope and not (tight and any(c.iterates for c in chosen))))
             ]
             if fits:
                 chosen.append(self.pick(fits))
@@ -275,7 +276,7 @@ class _Builder:
             catch=catches,
             timeout_s=timeout_s,
             scaling=Scaling(max_replicas=self.pick((None, 1, 2)), concurrency=self.pick((1, 1, 2))),
-            credit=Credit(items=self.pick((1, 2, 3))) if self.features.tight_credit else Credit(),
+            credit=Credit(items=self.pick((1, 2, 3))) if self.features.tight_credit else Credit(items=1000),
         )
         self.scopes[name] = scope
         self.behaviours[name] = Behaviour(

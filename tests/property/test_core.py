@@ -12,9 +12,12 @@ from dataflower.core.events import WorkflowAdded
 from dataflower.core.host import CoreConfig, HostCore
 from dataflower.core.program import compile_program
 from dataflower.errors import Code, Failure
+from dataflower.spec.workflow import Credit, Scaling, Workflow
+from dataflower.testing.behaviour import Behaviour, Shape
 from dataflower.testing.reference import Fails, Outcome, TooMany, outcomes
 from dataflower.testing.scripted import Script, replay
 from dataflower.testing.scripted_caller import ScriptedCaller
+from dataflower.testing.story import stage, workflow
 from dataflower.testing.workflows import KINDS, Features, Scenario, scenarios
 
 SEEDS = st.integers(0, 1 << 16)
@@ -175,6 +178,44 @@ def test_the_same_events_give_the_same_commands(scenario: Scenario, seed: int, c
     again = replay(HostCore(CoreConfig()), script.log)
     for (said, _), first, second in zip(script.log, script.answers, again, strict=True):
         assert first == second, f"after {said}"
+
+
+def producer_and_reader(ways: str, credit: int, places: int) -> Workflow:
+    """A producer of 12 items with little credit, read item by item, as a stream, and by the caller."""
+    producer = stage("a", {"x": "inputs.x"}, ["t*"], credit=Credit(items=credit))
+    scaling = Scaling(max_replicas=places)
+    readers = [
+        stage("b", {"t": "each a.t"}, scaling=scaling),
+        stage("c", {"s*": "a.t"}),
+        stage("d", {"ts": "gather a.t"}),
+    ]
+    outputs = {"b": "gather b.out", "c": "c.out", "d": "d.out", "caller": "a.t"}
+    return workflow([producer, *(r for r in readers if r.name in ways)], {w: outputs[w] for w in ways.split()})
+
+
+@given(st.sampled_from(["b", "c", "caller", "b c", "c caller", "b c d caller"]), st.integers(1, 4), SEEDS)
+def test_no_more_items_are_on_their_way_than_the_credit(ways: str, credit: int, seed: int) -> None:
+    scenario = Scenario(
+        producer_and_reader(ways, credit, places=1 + seed % 2),
+        {"a": Behaviour({"t": Shape.TENSOR}, counts=(12,)), **{name: Behaviour() for name in "bcd"}},
+        {"x": 1},
+    )
+    script = Script(HostCore(CoreConfig()), seed=seed)
+    caller = ScriptedCaller("a", "w@1", scenario.workflow, scenario.inputs, slots=script.slots)
+    script.add_workflow(WorkflowAdded("w@1", compile_program(scenario.workflow)), scenario.behaviours)
+    script.add_caller(caller)
+    while (said := script.next_event()) is not None:
+        script.tell(said)
+        for container in script.containers.values():
+            for task in container.tasks.values():
+                unread = [v for inbox in task.inboxes.values() for v in inbox.values[inbox.told :]]
+                assert len(unread) <= credit
+        waiting = caller.outputs["caller"].values[caller.outputs["caller"].taken :] if "caller" in ways else []
+        assert len(waiting) <= credit
+        running = [t for c in script.containers.values() if c.stage.name == "b" for t in c.tasks]
+        assert len(running) <= credit
+    check_books(script)
+    check_legal(caller, all_outcomes(scenario))
 
 
 @given(scenarios())
