@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dataflower import Stream, function
+from dataflower import Context, Stream, function
 
 
 @function
@@ -24,7 +24,7 @@ def length(x: Any) -> int:
 
 
 @function
-def blank(trigger: Any, nbytes: int, context: Any) -> np.ndarray[Any, Any]:
+def blank(trigger: Any, nbytes: int, context: Context) -> np.ndarray[Any, Any]:
     """A tensor of `nbytes` in the arena, of which one byte is written: what follows is pure passing-on."""
     tensor: np.ndarray[Any, Any] = context.empty((nbytes,), "UINT8")
     tensor[:1] = 1
