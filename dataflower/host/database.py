@@ -99,6 +99,7 @@ class DatabaseJournal:
         self._lock = _take_lock(directory / LOCK)
         try:
             self._writer = self._open(replace)
+            _prune(self._writer, keep_finished, clock.wall() - keep_finished_s)
             self._reader = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         except BaseException:
             os.close(self._lock)

@@ -23,9 +23,10 @@ from dataflower.clock import Clock
 from dataflower.core import commands
 from dataflower.core.commands import Command, FinishInvocation, Tell
 from dataflower.core.events import ContainerExited, ContainerSaid, Event, Woke
+from dataflower.core.ledger import Ledger
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.launcher import Launcher, LauncherStatistics
-from dataflower.host.links import Peer, ProtocolViolation
+from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.settings import HostConfig
 from dataflower.wire import ArenaMade, Hello, ReleaseSlots, TaskDone, TaskFailed, Value
 
@@ -43,6 +44,8 @@ _decode = wire.decode_from_container
 
 class Core(Protocol):
     """What the engine needs of `core.host.HostCore`."""
+
+    ledger: Ledger
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """What to do about an event at CLOCK_MONOTONIC time `now`."""
@@ -90,6 +93,7 @@ class Engine:
         self._now = clock.monotonic
         self._sizes: dict[int, int] = {}
         self.views = Views(keep_descriptors=True)
+        self._memory = Memory(self.views, self._sizes, core.ledger.is_held)
         self.arena = Arena(HOST, cap_bytes=config.host_arena_bytes, announce=self._announce_own)
         self._launcher = Launcher(clock, config, self._on_exit)
         self._peers: dict[int, Peer] = {}
@@ -228,7 +232,7 @@ class Engine:
             self._launcher.kill(number, f"could not be started: {error}")
             self._backlog.append(ContainerExited(number, f"could not be started: {error}"))
             return
-        peer = Peer(self._loop, command, links, self.views, self._sizes)
+        peer = Peer(self._loop, command, links, self._memory)
         peer.done = self._done.setdefault((command.key, command.stage.name), [0])
         self._peers[number] = peer
         self._loop.add_reader(links[0].fileno(), functools.partial(self._on_readable, peer))

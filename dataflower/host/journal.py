@@ -95,8 +95,11 @@ class Journal(Protocol):
 class MemoryJournal:
     """The journal of a host that forgets everything when it stops."""
 
-    def __init__(self, keep_finished: int) -> None:
+    def __init__(self, keep_finished: int, keep_bytes: int) -> None:
+        """`keep_finished`: number of records; `keep_bytes`: their size, about."""
         self._keep = keep_finished
+        self._keep_bytes = keep_bytes
+        self._bytes = 0
         self._entries: dict[str, Entry] = {}
         self._workflows: dict[tuple[str, int], StoredWorkflow] = {}
 
@@ -115,17 +118,25 @@ class MemoryJournal:
 
     async def accept(self, entry: Entry) -> None:  # noqa: D102
         self._entries[entry.id] = entry
+        self._bytes += _size_of(entry)
 
     async def forget(self, invocation: str) -> None:  # noqa: D102
-        self._entries.pop(invocation, None)
+        self._remove(invocation)
 
     def finish(self, entry: Entry) -> None:  # noqa: D102
-        self._entries.pop(entry.id, None)
+        self._remove(entry.id)
         self._entries[entry.id] = entry
-        if len(self._entries) > self._keep:
-            oldest = next((key for key, held in self._entries.items() if held.state is not State.RUNNING), None)
-            if oldest is not None:
-                del self._entries[oldest]
+        self._bytes += _size_of(entry)
+        while len(self._entries) > self._keep or self._bytes > self._keep_bytes:
+            oldest = next((key for key, held in self._entries.items() if held.state is not State.RUNNING), entry.id)
+            self._remove(oldest)
+            if oldest == entry.id:
+                return
+
+    def _remove(self, invocation: str) -> None:
+        entry = self._entries.pop(invocation, None)
+        if entry is not None:
+            self._bytes -= _size_of(entry)
 
     async def get(self, invocation: str) -> Entry | None:  # noqa: D102
         return self._entries.get(invocation)
@@ -141,3 +152,8 @@ class MemoryJournal:
 
     async def close(self, interrupted: Iterable[str] = ()) -> None:  # noqa: D102
         self._entries.clear()
+
+
+def _size_of(entry: Entry) -> int:
+    tasks = 0 if entry.trace is None else len(entry.trace.tasks)
+    return 1000 + 300 * tasks + len(entry.inputs or b"") + len(entry.outputs or b"")

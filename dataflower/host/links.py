@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -13,6 +14,7 @@ from dataflower import wire
 from dataflower.channel.link import Link
 from dataflower.channel.views import Views
 from dataflower.core.commands import StartContainer
+from dataflower.core.events import Slot
 from dataflower.errors import Closed, PeerGone, WouldBlock
 from dataflower.wire import (
     AttachArena,
@@ -110,27 +112,35 @@ class Outbox:
         return OutboxStatistics(self._sent, len(self._queue))
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the host knows of all arenas alive. `sizes`: arena -> bytes. `is_held`: whether anybody reads a slot."""
+
+    views: Views
+    sizes: dict[int, int]
+    is_held: Callable[[Slot], bool]
+
+
 class Peer:
     """A container as the host talks to it. Owns both sockets."""
 
-    __slots__ = ("_sizes", "_views", "control", "done", "key", "number", "stage", "task")
+    __slots__ = ("_memory", "_sizes", "control", "done", "key", "number", "stage", "task")
 
     def __init__(
         self,
         loop: AbstractEventLoop,
         command: StartContainer,
         links: tuple[Link, Link],
-        views: Views,
-        sizes: dict[int, int],
+        memory: Memory,
     ) -> None:
-        """`links`: task, control. `views` and `sizes` (arena -> bytes) are the host's, of all arenas alive."""
+        """`links`: task, control."""
         self.number = command.container
         self.key = command.key
         self.stage = command.stage.name
         self.task = Outbox(loop, links[0])
         self.control = Outbox(loop, links[1])
-        self._views = views
-        self._sizes = sizes
+        self._memory = memory
+        self._sizes = memory.sizes
         self.done = [0]
         """Tasks ended so far; the engine has all containers of a stage share one count."""
 
@@ -170,7 +180,7 @@ class Peer:
         if arena >> 16 == self.number:
             return
         box.attached.add(arena)
-        box.send(_encode(AttachArena(arena, self._sizes[arena])), (self._views.descriptor(arena),))
+        box.send(_encode(AttachArena(arena, self._sizes[arena])), (self._memory.views.descriptor(arena),))
 
     def drop_arena(self, arena: int) -> None:
         """Tell the container, if it knows the arena, that no message will refer to it again."""
@@ -182,9 +192,9 @@ class Peer:
     # --- container to host -----------------------------------------------------------------------------------
 
     def check(self, message: wire.FromContainer) -> None:
-        """Refuse references to memory that this container was never given.
+        """Refuse references to memory that this container was not given, or that nobody reads any more.
 
-        Raises `ProtocolViolation`. Whether a slot is one that it may name is for the core to say.
+        Raises `ProtocolViolation`. Without this, one container could have another's memory released under its readers.
         """
         kind = type(message)
         if kind is TaskDone or kind is TokenSent:
@@ -210,6 +220,8 @@ class Peer:
             raise ProtocolViolation(f"named memory that it was not given (arena {ref.arena:#x})")
         if not 0 <= ref.slot <= ref.offset <= ref.offset + ref.nbytes <= self._sizes[ref.arena]:
             raise ProtocolViolation(f"named memory outside arena {ref.arena:#x}")
+        if ref.arena >> 16 != self.number and not self._memory.is_held((ref.arena, ref.slot)):
+            raise ProtocolViolation(f"named memory that nobody reads any more (arena {ref.arena:#x}, slot {ref.slot})")
 
     def _check_slots(self, slots: Iterable[tuple[int, int]]) -> None:
         for arena, _ in slots:
@@ -222,4 +234,4 @@ class Peer:
         self.control.close()
 
 
-__all__ = ["Outbox", "OutboxStatistics", "Peer", "ProtocolViolation"]
+__all__ = ["Memory", "Outbox", "OutboxStatistics", "Peer", "ProtocolViolation"]

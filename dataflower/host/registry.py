@@ -66,7 +66,7 @@ class Registry:
             if stored.serving:
                 try:
                     self._serving[stored.name] = self.deploy(stored)
-                except DataflowerError as error:
+                except (DataflowerError, OSError) as error:
                     _log.error("workflow %r can't be loaded any more and is not served: %s", stored.name, error)
 
     def deploy(self, stored: StoredWorkflow) -> Deployed:

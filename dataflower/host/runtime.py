@@ -105,7 +105,7 @@ class Runtime:
     def _open_journal(self) -> Journal:
         config = self.config
         if config.state_dir is None:
-            return MemoryJournal(config.keep_finished)
+            return MemoryJournal(config.keep_finished, config.keep_finished_bytes)
         return DatabaseJournal(
             config.state_dir,
             self._clock,

@@ -39,12 +39,14 @@ class HostConfig:
     """Cap on the shared memory for the inputs of running invocations."""
     max_input_bytes: int = GIB
     """All inputs of one invocation together, or one item of a stream input."""
-    recorded_bytes: int = MIB
+    recorded_bytes: int = 64 * 1024
     """Outputs of a synchronous invocation are kept in its record up to this size."""
     submitted_bytes: int = 256 * MIB
     """A submitted invocation fails if its outputs are larger, since they live in its record alone."""
     keep_finished: int = 10_000
     """How many finished invocations stay readable."""
+    keep_finished_bytes: int = 64 * MIB
+    """And how much they may take, without a state directory (about)."""
     keep_finished_s: float = 7 * 86400.0
     """And for how long (on disk only)."""
     max_server_crashes: int = 3

@@ -105,6 +105,28 @@ async def test_tensors_travel_by_reference_and_come_out_as_copies(host: Runtime)
     assert host.statistics().engine.arenas >= 2
 
 
+async def test_tensors_pass_through_streams_and_items_by_reference(host: Runtime) -> None:
+    stages = [
+        w.stage("make", "arrays", {"n": "inputs.n", "nbytes": "inputs.nbytes"}, stream=True),
+        w.stage("relay", "relay", {"items": "make.out"}, stream=True, stream_inputs=("items",)),
+        w.stage("each", "passthrough", {"x": w.edge("relay.out", w.Fanout.EACH)}),
+    ]
+    ports = (w.Port("n", w.INT), w.Port("nbytes", w.INT))
+    stages.append(w.stage("sum", "checksum", {"x": "each.out"}))
+    outputs = {"sums": w.edge("sum.out", w.Fanout.GATHER), "arrays": w.edge("each.out", w.Fanout.GATHER)}
+    result = await call(host, w.workflow("passing", stages, outputs, ports), n=60, nbytes=40_000)
+    assert result["sums"] == [40_000 * i for i in range(60)]
+    assert [int(array[-1]) for array in result["arrays"]] == list(range(60))
+    assert host.statistics().engine.violations == 0
+
+
+async def test_a_container_that_cannot_be_started_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    async with Runtime(config(log_dir=tmp_path / "file")) as host:
+        with pytest.raises(InvocationFailed, match="could not be started"):
+            await call(host, w.single("double"), x=1)
+
+
 async def test_output_items_are_read_only_views(host: Runtime) -> None:
     await host.apply(w.tensors(), "tensors")
     async for item in (await host.invoke("tensors", {"n": 50_000})).outputs():

@@ -16,6 +16,7 @@ from dataflower.clock import SystemClock
 from dataflower.core import commands
 from dataflower.core.commands import Command, Tell
 from dataflower.core.events import ContainerExited, ContainerSaid, Event, Woke
+from dataflower.core.ledger import Ledger
 from dataflower.errors import WouldBlock
 from dataflower.host import engine as engine_module
 from dataflower.host.engine import Engine
@@ -31,6 +32,7 @@ class ScriptedCore:
     """Answers each event with the commands that the test has prepared, and remembers the events."""
 
     def __init__(self) -> None:
+        self.ledger = Ledger()
         self.events: list[Event] = []
         self.answers: list[list[Command]] = []
 
@@ -205,6 +207,18 @@ async def test_what_no_honest_container_says_is_its_death(rig: Rig, message: Any
     await rig.say(2, wire.Unheld(()))
     assert rig.core.events[-1] == ContainerSaid(2, wire.Unheld(()))
     assert rig.engine.statistics().violations == 1
+
+
+async def test_a_given_arena_may_be_named_only_where_somebody_reads(rig: Rig) -> None:
+    rig.start(1, 2)
+    value = by_reference(await rig.give_arena(1))
+    rig.do(Tell(2, run_with(value)))
+    rig.core.ledger.hold(value)
+    await rig.say(2, wire.TokenSent(1, 0, {"out": value}))
+    assert rig.core.events[-1] == ContainerSaid(2, wire.TokenSent(1, 0, {"out": value}))
+    rig.core.ledger.drop(value)
+    await rig.say(2, wire.TokenSent(1, 1, {"out": value}))
+    assert "nobody reads" in rig.launcher.killed[2]
 
 
 async def test_descriptors_that_nobody_asked_for_are_closed(rig: Rig) -> None:

@@ -50,7 +50,7 @@ def on_disk(directory: Path, *, keep: int = 1000, replace_corrupt: bool = False)
 
 @pytest.fixture(params=["memory", "disk"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Journal]:
-    return (lambda: MemoryJournal(1000)) if request.param == "memory" else (lambda: on_disk(tmp_path))
+    return (lambda: MemoryJournal(1000, 10**6)) if request.param == "memory" else (lambda: on_disk(tmp_path))
 
 
 async def test_what_is_accepted_and_finished_can_be_read(make: Callable[[], Journal]) -> None:
@@ -91,6 +91,19 @@ async def test_the_newest_version_serves_until_it_is_deleted(make: Callable[[], 
     await journal.delete_workflow("w")
     assert not any(s.serving for s in journal.workflows())
     await journal.close()
+
+
+async def test_memory_is_bounded_and_what_runs_is_kept() -> None:
+    journal = MemoryJournal(1000, 10_000)
+    await journal.accept(RUNNING)
+    for i in range(30):
+        journal.finish(replace(ENDED, id=f"i{i}"))
+    kept = [entry.id for entry in journal.recent(None, 50)]
+    assert kept[0] == "i29"
+    assert kept[-1] == "job"
+    assert len(kept) < 10
+    journal.finish(replace(ENDED, id="huge", outputs=b"x" * 20_000))
+    assert await journal.get("huge") is None
 
 
 async def test_everything_survives_closing(tmp_path: Path) -> None:
