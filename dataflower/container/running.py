@@ -54,7 +54,8 @@ class RunningTask:
         self.number = run.task
         self.thread = threading.get_ident()
         self.lock = threading.Lock()
-        self.changed = threading.Condition(self.lock)
+        self.changed: threading.Condition | None = None
+        """On `lock`; made by the first that waits (making one takes longer than all else here)."""
         self.wakers: list[Callable[[], None]] = []
         """Called under the lock at each change, for coroutines that wait; they must not block."""
         self.reason: str | None = None
@@ -105,6 +106,8 @@ class RunningTask:
             while not condition():
                 if self.reason is not None:
                     raise Cancelled(self.reason)
+                if self.changed is None:
+                    self.changed = threading.Condition(self.lock)
                 self.changed.wait()
 
     async def wait_async(self, condition: Callable[[], bool]) -> None:
@@ -178,6 +181,7 @@ class RunningTask:
             self._notify()
 
     def _notify(self) -> None:
-        self.changed.notify_all()
+        if self.changed is not None:
+            self.changed.notify_all()
         for wake in self.wakers:
             wake()
