@@ -50,4 +50,6 @@ class HealthService(health_pb2_grpc.HealthServicer):
             if status != told:
                 await context.write(_Status(status=status))
                 told = status
+            if self._closing:  # a watcher must not hold up the end
+                return
             await change.wait()

@@ -11,12 +11,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dataflower.clock import Clock, SystemClock
+from dataflower.config.sources import load_text
 from dataflower.errors import FailedPrecondition, InvalidArgument
 from dataflower.gateway._generated import inference_pb2, inference_pb2_grpc, workflow_pb2, workflow_pb2_grpc
 from dataflower.gateway.guard import Interceptor
 from dataflower.gateway.health import HealthService
 from dataflower.gateway.inference import InferenceService
-from dataflower.gateway.loading import load_source
 from dataflower.gateway.service import Loader, WorkflowService
 from dataflower.gateway.settings import GatewayConfig
 from dataflower.host.api import HostApi
@@ -55,7 +55,7 @@ class Gateway:
 
 
 async def serve(
-    host: HostApi, config: GatewayConfig | None = None, *, load: Loader = load_source, clock: Clock | None = None
+    host: HostApi, config: GatewayConfig | None = None, *, load: Loader = load_text, clock: Clock | None = None
 ) -> Gateway:
     """Listen, and answer from `host` (which the caller owns and closes after the gateway).
 

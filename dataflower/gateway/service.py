@@ -227,8 +227,10 @@ async def feed(requests: AsyncIterator[pb.InvokeStreamRequest], invocation: Invo
                     still_open.discard(request.end.port)
                 case _:
                     raise InvalidArgument("only `item` and `end` may follow the first message of InvokeStream")
-        for port in sorted(still_open):
-            await invocation.end_input(port)
+        if still_open:
+            # A client that goes away looks like one that half-closes: only `end` says that an input is complete.
+            cut = ", ".join(sorted(still_open))
+            invocation.cancel(Failure(Code.CANCELLED, "Cancelled", f"the caller stopped before the end of {cut}"))
     except DataflowerError as error:
         invocation.cancel(Failure(error.code, type(error).__name__, error.message))
 

@@ -19,8 +19,8 @@ from dataflower.testing.fake_invocation import FakeInvocation
 Body = Callable[..., Any]
 """What a fake workflow does: called with its inputs by name (stream inputs as async iterators).
 
-A value becomes the only output, a dict all of them. A generator (async or not) yields items, of the only stream port
-or as a dict. A coroutine function may wait, and sees a cancellation as `asyncio.CancelledError`.
+A dict from output names is all outputs, anything else the only one. A generator (async or not) yields items, of the
+only stream port or as a dict. A coroutine function may wait, and sees a cancellation as `asyncio.CancelledError`.
 """
 
 

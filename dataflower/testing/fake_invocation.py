@@ -97,7 +97,8 @@ class FakeInvocation:
         await asyncio.sleep(0)
 
     def _emit_values(self, result: Any) -> None:
-        named = result if isinstance(result, dict) else {self._ports[0].name: result}
+        names = {port.name for port in self._ports}
+        named = result if isinstance(result, dict) and names.issuperset(result) else {self._ports[0].name: result}
         for port, value in named.items():
             if port in self._streams:
                 for index, item in enumerate(value):

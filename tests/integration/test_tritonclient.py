@@ -1,0 +1,94 @@
+"""The unchanged client of another inference server talks to ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from dataflower.gateway.server import serve
+from dataflower.gateway.settings import GatewayConfig
+from dataflower.spec.function import Kind, Port, PortType, Tensor, Text
+from dataflower.testing.fake_host import FakeHost
+
+
+@pytest.fixture(scope="module", autouse=True)
+def grpc_process() -> Iterator[None]:
+    """gRPC's poller and its sockets belong to the process."""
+
+    async def call(function: Callable[[], None]) -> None:  # they want a running loop
+        function()
+
+    asyncio.run(call(grpc.aio.init_grpc_aio))
+    yield
+    asyncio.run(call(grpc.aio.shutdown_grpc_aio))
+
+
+async def frames(n: int) -> AsyncIterator[np.ndarray[Any, Any]]:
+    for i in range(n):
+        yield np.full((2, 2), i, np.uint8)
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[FakeHost]:
+    host = FakeHost()
+    matrix = Tensor("FP32", ["N", 3])
+    host.add("double", lambda x: x * 2, inputs=(Port("x", matrix),), outputs=(Port("out", matrix),))
+    host.add("shout", lambda text: text.upper(), inputs=(Port("text", Text()),), outputs=(Port("out", Text()),))
+    picture = Port("out", Tensor("UINT8", [2, 2]), stream=True)
+    host.add("frames", frames, inputs=(Port("n", PortType(Kind.INT)),), outputs=(picture,))
+    host.add("same", lambda x: x)
+    host.add("forever", forever)
+    yield host
+    await host.close()
+
+
+async def test_tritonclient_works_unchanged(host: FakeHost) -> None:
+    async with await serve(host, GatewayConfig(port=0)) as gateway:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).with_name("triton_caller.py")),
+            f"127.0.0.1:{gateway.grpc_port}",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    seen = json.loads(out)
+    model = seen.pop("model")
+    assert (model["name"], model["platform"], model["versions"]) == ("double", "dataflower_workflow", ["1"])
+    assert model["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["-1", "3"]}]
+    assert seen == {
+        "live": True,
+        "ready": True,
+        "model_ready": [True, False],
+        "metadata": "dataflower",
+        "double": [[0.0, 2.0, 4.0], [6.0, 8.0, 10.0]],
+        "id": "r7",
+        "text": "HÉ",
+        "frames": [3, 2, 2],
+        "half": "float16",
+        "json": {"a": [1]},
+        "unknown": "StatusCode.NOT_FOUND",
+        "version": "StatusCode.NOT_FOUND",
+        "dtype": "StatusCode.INVALID_ARGUMENT",
+        "shape": "StatusCode.INVALID_ARGUMENT",
+        "missing": "StatusCode.INVALID_ARGUMENT",
+        "extra": "StatusCode.INVALID_ARGUMENT",
+        "output": "StatusCode.INVALID_ARGUMENT",
+        "timeout": "StatusCode.DEADLINE_EXCEEDED",
+        "client_timeout": "StatusCode.DEADLINE_EXCEEDED",
+        "not_offered": "StatusCode.UNIMPLEMENTED",
+        "cancelled": True,
+    }
