@@ -86,7 +86,8 @@ class Chat:
 class Choose:
     """The label that the model finds likeliest as its answer, and the probability of each.
 
-    `examples`: pairs of message and label that show the task.
+    `examples`: pairs of message and label that show the task. What they favour by themselves is divided out
+    (contextual calibration).
     """
 
     def setup(
@@ -100,13 +101,16 @@ class Choose:
         self.model, self.labels = Model(model, dtype), list(labels)
         shown = "".join(f"Message: {message}\nLabel: {label}\n\n" for message, label in examples)
         self.prefix = f"{instruction}\n\n{shown}Message: "
+        self.bias = self._likelihoods("N/A")  # what the examples alone make likely, whatever the message
 
     def __call__(self, message: str) -> Mapping[str, Any]:
-        prompt = self.model.tokenizer(f"{self.prefix}{message}\nLabel:")["input_ids"]
-        likely = [math.exp(self._log_probability(prompt, label)) for label in self.labels]
-        total = sum(likely)
-        scores = {label: round(p / total, 4) for label, p in zip(self.labels, likely, strict=True)}
+        likely = [p / q for p, q in zip(self._likelihoods(message), self.bias, strict=True)]
+        scores = {label: round(p / sum(likely), 4) for label, p in zip(self.labels, likely, strict=True)}
         return {"label": max(scores, key=lambda label: scores[label]), "scores": scores}
+
+    def _likelihoods(self, message: str) -> list[float]:
+        prompt = self.model.tokenizer(f"{self.prefix}{message}\nLabel:")["input_ids"]
+        return [math.exp(self._log_probability(prompt, label)) for label in self.labels]
 
     def _log_probability(self, prompt: list[int], label: str) -> float:
         answer = self.model.tokenizer(f" {label}\n")["input_ids"]

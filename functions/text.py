@@ -57,6 +57,6 @@ def rank(counts: Sequence[Mapping[str, int]], top: int = 20) -> Mapping[str, Any
 
 
 @function(outputs={"text": Text()})
-def fill(template: str, a: str = "", b: str = "") -> Mapping[str, str]:
-    """The template with {a} and {b} replaced: a prompt for the next model."""
-    return {"text": template.format(a=a, b=b)}
+def fill(template: str, text: str) -> Mapping[str, str]:
+    """The template with {text} replaced."""
+    return {"text": template.format(text=text)}
