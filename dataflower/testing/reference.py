@@ -236,7 +236,7 @@ class Execution:
         """The lists of values, one per key in order of first appearance."""
         stage = self._workflow.stages[consumer]
         edge = next(e for i in stage.inputs for e in i.edges if e.fanout is Fanout.KEYED)
-        items = _whole(self._stream_of(edge, prefix))
+        items: list[Any] | Poison | Absent = _whole(self._stream_of(edge, prefix))
         if not isinstance(items, list):
             return items
         groups: dict[str, list[Any]] = {}
@@ -320,7 +320,8 @@ class Execution:
             values = [self._value_of(edge, tag, stage.name) for edge in input_.edges]
             return _poisons(values) or [value for value in values if value is not ABSENT]
         wanted = input_.first if input_.merge is Merge.FIRST else 1
-        waiting, came = list(input_.edges), []
+        waiting = list(input_.edges)
+        came: list[Any] = []
         while waiting and len(came) < wanted:
             index = self._choose(len(waiting)) if len(waiting) > 1 else 0
             value = self._value_of(waiting.pop(index), tag, stage.name)

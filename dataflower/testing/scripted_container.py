@@ -277,7 +277,7 @@ class ScriptedContainer:
 
     def _keep(self, slots: set[Slot], random: Random) -> tuple[Slot, ...]:
         """Declare some slots held that were not before."""
-        kept = tuple(slot for slot in sorted(slots - self.held) if random.random() < 0.2)
+        kept = tuple(slot for slot in sorted(slots - self.held) if random.random() < 0.3)
         self.held.update(kept)
         return kept
 

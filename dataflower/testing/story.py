@@ -174,8 +174,10 @@ class Story:
         _, message = self.running[stage_name, tag]
         seen: dict[str, Any] = {}
         for item in message.inputs:
-            many = isinstance(item, wire.Gathered | wire.Opened)
-            seen[item.name] = [unpack(value) for value in item.values] if many else unpack(item.value)
+            if isinstance(item, wire.Single):
+                seen[item.name] = unpack(item.value)
+            else:
+                seen[item.name] = [unpack(value) for value in item.values]
         return seen
 
     def told(self, kind: type[Any]) -> list[Any]:
