@@ -140,11 +140,21 @@ class ScalingDocument(Document):
     )
     max_queued_requests: int | None = Field(None, ge=1, description="Tasks that may wait (default 10000)")
     keep_alive_s: Seconds | None = Field(None, ge=0, description="How long an idle container stays (default 60)")
-    min_containers: int | None = Field(None, ge=0, description="Same as min_replicas", deprecated=True)
-    max_containers: int | None = Field(None, ge=1, description="Same as max_replicas", deprecated=True)
-    concurrency: int | None = Field(None, ge=1, description="Same as max_ongoing_requests", deprecated=True)
-    max_inputs: int | None = Field(None, ge=1, description="Same as max_ongoing_requests", deprecated=True)
-    scaledown_window: Seconds | None = Field(None, ge=0, description="Same as keep_alive_s", deprecated=True)
+    min_containers: int | None = Field(
+        None, ge=0, description="Same as min_replicas", json_schema_extra={"deprecated": True}
+    )
+    max_containers: int | None = Field(
+        None, ge=1, description="Same as max_replicas", json_schema_extra={"deprecated": True}
+    )
+    concurrency: int | None = Field(
+        None, ge=1, description="Same as max_ongoing_requests", json_schema_extra={"deprecated": True}
+    )
+    max_inputs: int | None = Field(
+        None, ge=1, description="Same as max_ongoing_requests", json_schema_extra={"deprecated": True}
+    )
+    scaledown_window: Seconds | None = Field(
+        None, ge=0, description="Same as keep_alive_s", json_schema_extra={"deprecated": True}
+    )
 
 
 ALIASES = {

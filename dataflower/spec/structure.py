@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dataflower.errors import Problem
-from dataflower.spec.document import WorkflowDocument
+from dataflower.spec.document import ALIASES, WorkflowDocument
 from dataflower.spec.suggest import did_you_mean, nearest
 from dataflower.spec.tree import Path, Tree
 from dataflower.spec.workflow import API_VERSION
@@ -80,6 +80,8 @@ def _problem(tree: Tree, path: Path, finding: dict[str, Any]) -> Problem:
         return tree.problem(
             path, f"{name}: {shown} is not one of {', '.join(words)}", f"did you mean {close!r}?" if close else ""
         )
+    if kind == "too_short":
+        return tree.problem(path, f"{name}: needs at least one")
     if kind == "value_error":
         return tree.problem(path, f"{name}: {context.get('error')}")
     wanted = {
@@ -119,6 +121,8 @@ def _repair(tree: Tree, data: Any, path: Path, kind: str) -> bool:
         except (KeyError, IndexError, TypeError):
             return False
     last = path[-1] if path else ""
+    if path == ("stages",):
+        return False
     if path in _STAND_INS:
         data[last] = _STAND_INS[path]
         return True
@@ -150,7 +154,7 @@ def _fields(path: Path) -> list[str]:
             return []
     models = [a for a in _members(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
     fields = (field for model in models[:1] for field in model.model_fields.items())
-    return [field.alias or name for name, field in fields if not field.deprecated]
+    return [field.alias or name for name, field in fields if name not in ALIASES]
 
 
 def _step(annotation: Any, part: str | int) -> Any:
