@@ -14,6 +14,7 @@ from typer.main import get_command
 from dataflower.cli.exits import ExitCode
 from dataflower.cli.terminal import adjust, describe, reset, terminal
 from dataflower.errors import DataflowerError
+from dataflower.spec.suggest import did_you_mean
 
 SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Write": {
@@ -94,6 +95,11 @@ class VerbGroup(TyperGroup):
             command.params += [p for p in _common_options() if not taken.intersection(p.opts)]
             self.commands[cmd_name] = command
         return self.commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: D102
+        if args and args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"no command {args[0]!r} ({did_you_mean(args[0], VERBS, 'dataflower --help lists them')})")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: D102
         for title, verbs in SECTIONS.items():

@@ -56,7 +56,12 @@ def test_version_is_that_of_the_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "message"), [(["vers"], "vers"), (["version", "-o", "xml"], "xml"), (["rm"], "WORKFLOW")]
+    ("args", "message"),
+    [
+        (["versoin"], "no command 'versoin' (did you mean 'version'?)"),
+        (["version", "-o", "xml"], "xml"),
+        (["rm"], "WORKFLOW"),
+    ],
 )
 def test_wrong_usage_ends_with_2(args: list[str], message: str) -> None:
     result = CliRunner().invoke(app, args)
