@@ -96,6 +96,8 @@ class Screen:
             cut = cut if cut > 0 else width - 1
             lines.append(self._line[:cut])
             self._line = self._line[cut:].lstrip(" ")
+        if lines:
+            self._live.refresh()  # or the line would stand in the live part too, until its next picture
         for line in lines:
             self._live.console.print(Text(line))
 
