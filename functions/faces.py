@@ -70,14 +70,12 @@ class FindFaces:
             net.eval()
         self.min_face, self.zoom, self.thresholds = min_face, zoom, thresholds
 
-    def __call__(self, crop: NDArray[np.uint8], where: Mapping[str, Any]) -> Mapping[str, Any]:
+    def __call__(self, crop: NDArray[np.uint8], where: Mapping[str, Any]) -> list[dict[str, Any]]:
         left, top = where["box"][:2]
-        return {
-            "faces": [
-                {"score": round(float(score), 3), "box": [round(float(edge), 1) for edge in box + [left, top] * 2]}
-                for box, score in zip(*self.find(crop), strict=True)
-            ]
-        }
+        return [
+            {"score": round(float(score), 3), "box": [round(float(edge), 1) for edge in box + [left, top] * 2]}
+            for box, score in zip(*self.find(crop), strict=True)
+        ]
 
     @torch.inference_mode()
     def find(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -12,20 +12,18 @@ from dataflower.spec.function import Json, Stream, Tensor, function
 
 
 @function(outputs={"block": Stream(Tensor("FP64"))})
-def blocks(
-    rows: int = 40_000, columns: int = 64, parts: int = 8, seed: int = 1
-) -> Iterator[Mapping[str, NDArray[np.float64]]]:
+def blocks(rows: int = 40_000, columns: int = 64, parts: int = 8, seed: int = 1) -> Iterator[NDArray[np.float64]]:
     """A random matrix of a falling spectrum, made block by block, so that it need not fit into memory."""
     rng = np.random.default_rng(seed)
     mix = np.linalg.qr(rng.standard_normal((columns, columns)))[0] * 0.8 ** np.arange(columns)
     for size in (len(part) for part in np.array_split(np.empty(rows), parts)):
-        yield {"block": rng.standard_normal((size, columns)) @ mix.T}
+        yield rng.standard_normal((size, columns)) @ mix.T
 
 
 @function(outputs={"r": Tensor("FP64", ["K", "C"])})
-def qr(block: NDArray[np.float64]) -> Mapping[str, NDArray[np.float64]]:
+def qr(block: NDArray[np.float64]) -> NDArray[np.float64]:
     """R of the block's QR decomposition: all that the singular values need to know of it."""
-    return {"r": np.linalg.qr(block, mode="r")}
+    return np.linalg.qr(block, mode="r")
 
 
 @function(outputs={"sigma": Tensor("FP64", ["C"]), "vt": Tensor("FP64", ["C", "C"])})
@@ -52,10 +50,8 @@ def check(
     for u in us:
         product += u.T @ u
     return {
-        "report": {
-            "largest": [round(float(value), 6) for value in sigma[:5]],
-            "condition": float(sigma[0] / sigma[-1]),
-            "relative_error": (sum(p["error"] for p in parts) / sum(p["norm"] for p in parts)) ** 0.5,
-            "orthogonality_error": float(np.abs(product - np.eye(len(sigma))).max()),
-        }
+        "largest": [round(float(value), 6) for value in sigma[:5]],
+        "condition": float(sigma[0] / sigma[-1]),
+        "relative_error": (sum(p["error"] for p in parts) / sum(p["norm"] for p in parts)) ** 0.5,
+        "orthogonality_error": float(np.abs(product - np.eye(len(sigma))).max()),
     }

@@ -15,17 +15,17 @@ WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 
 
 @function(outputs={"chunk": Stream(Text())})
-def split(text: str, lines: int = 500) -> Iterator[Mapping[str, str]]:
+def split(text: str, lines: int = 500) -> Iterator[str]:
     """A text file (or a packaged one by its name) in pieces of so many lines, read as they are asked for."""
     with open(assets.find_file(text, assets.TEXTS, ".txt"), encoding="utf-8") as source:
         while piece := "".join(islice(source, lines)):
-            yield {"chunk": piece}
+            yield piece
 
 
 @function(outputs={"counts": Json()})
-def count(chunk: str) -> Mapping[str, Any]:
+def count(chunk: str) -> dict[str, int]:
     """How often each word occurs."""
-    return {"counts": dict(Counter(WORD.findall(chunk.lower())))}
+    return dict(Counter(WORD.findall(chunk.lower())))
 
 
 @function(outputs={"pair": Stream(Json())})
@@ -36,27 +36,27 @@ def shuffle(counts: Stream[Mapping[str, int]]) -> Iterator[Mapping[str, Any]]:
         for word, times in chunk.items():
             letters.setdefault(word[0], {})[word] = times
         for letter, part in letters.items():
-            yield {"pair": {"key": letter, "value": part}}
+            yield {"key": letter, "value": part}
 
 
 @function(outputs={"counts": Json()})
-def add(parts: Sequence[Mapping[str, int]]) -> Mapping[str, Any]:
+def add(parts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """The sum of several counts."""
     total: Counter[str] = Counter()
     for part in parts:
         total.update(part)
-    return {"counts": dict(total)}
+    return dict(total)
 
 
 @function(outputs={"top": Json(), "words": Json(), "distinct": Json()})
 def rank(counts: Sequence[Mapping[str, int]], top: int = 20) -> Mapping[str, Any]:
     """The most frequent words (equal ones by the alphabet), how many words there are, and how many different ones."""
-    total = add(counts)["counts"]
+    total = add(counts)
     ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
     return {"top": [list(item) for item in ordered[:top]], "words": sum(total.values()), "distinct": len(total)}
 
 
 @function(outputs={"text": Text()})
-def fill(template: str, text: str) -> Mapping[str, str]:
+def fill(template: str, text: str) -> str:
     """The template with {text} replaced."""
-    return {"text": template.format(text=text)}
+    return template.format(text=text)

@@ -44,7 +44,7 @@ def decode(video: str, fps: float = 2.0, max_frames: int = 0, width: int = 0) ->
 
 
 @function(outputs={"picture": Tensor("UINT8", ["H", "W", 3])})
-def annotate(frame: NDArray[np.uint8], record: Facts) -> Facts:
+def annotate(frame: NDArray[np.uint8], record: Facts) -> NDArray[np.uint8]:
     """The frame with a labelled box round each object and a yellow one round each face."""
     image = Image.fromarray(frame)
     draw = ImageDraw.Draw(image)
@@ -54,7 +54,7 @@ def annotate(frame: NDArray[np.uint8], record: Facts) -> Facts:
     for face in record["faces"]:
         _box(draw, face["box"], "", FACE_COLOUR)
     draw.text((4, frame.shape[0] - 14), f"{record['time_s']:.1f} s", fill="white", stroke_width=1, stroke_fill="black")
-    return {"picture": np.array(image)}
+    return np.array(image)
 
 
 def _box(draw: ImageDraw.ImageDraw, box: Sequence[float], text: str, colour: tuple[int, int, int]) -> None:

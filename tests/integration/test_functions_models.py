@@ -51,8 +51,8 @@ def look(name, detect, find_faces, fps=2.0):
         frame = item["frame"]
         frame.flags.writeable = False  # as in the engine
         crops, found = run(detect(frame))
-        by_crop = [find_faces(**crop)["faces"] for crop in crops]
-        yield frame, scene.join(item["at"], found["objects"], by_crop)["record"]
+        by_crop = [find_faces(**crop) for crop in crops]
+        yield frame, scene.join(item["at"], found["objects"], by_crop)
 
 
 def test_street_has_people_cars_and_bicycles_and_a_story(detect, find_faces, tmp_path):
@@ -66,7 +66,7 @@ def test_street_has_people_cars_and_bicycles_and_a_story(detect, find_faces, tmp
     assert seen["car"]["frames"] >= 4
     assert any(not record["objects"] for record in records)  # frames without anything are normal
 
-    pictures = (video.annotate(frame, record)["picture"] for frame, record in looked)
+    pictures = (video.annotate(frame, record) for frame, record in looked)
     written = video.write(pictures, str(tmp_path))
     assert len(list(video.decode(written["clip"], fps=2))) == 20
 
@@ -141,7 +141,7 @@ def test_triage_sorts_messages():
 
 @pytest.mark.parametrize("name", ["films", "products", "editorials"])
 def test_packaged_texts(name):
-    ranked = text.rank([text.count(item["chunk"])["counts"] for item in text.split(name)])
+    ranked = text.rank([text.count(chunk) for chunk in text.split(name)])
     assert ranked["top"][0][0] == "the"
     assert ranked["words"] > 50_000
     assert assets.find(assets.TEXTS, f"{name}.txt").read_text("utf-8")

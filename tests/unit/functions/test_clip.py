@@ -42,7 +42,7 @@ def test_annotate_draws_and_leaves_the_frame_alone():
     frame = next(pictures(1))
     found = {"label": "person", "score": 0.9, "box": [10.0, 10.0, 50.0, 40.0]}
     face = {"score": 0.9, "box": [20.0, 20.0, 30.0, 30.0]}
-    picture = video.annotate(frame, {"time_s": 0.0, "objects": [found], "faces": [face]})["picture"]
+    picture = video.annotate(frame, {"time_s": 0.0, "objects": [found], "faces": [face]})
     assert picture.shape == frame.shape
     assert tuple(picture[25, 20]) == video.FACE_COLOUR
     assert picture[25, 10].any()

@@ -4,12 +4,12 @@ from functions import scene
 def record(time_s, *labels, faces=0):
     objects = [{"label": label, "score": 0.9, "box": [0, 0, 9, 9]} for label in labels]
     face = {"score": 0.8, "box": [1, 1, 3, 3]}
-    return scene.join({"index": int(time_s), "time_s": time_s}, objects, [[face]] * faces + [[]])["record"]
+    return scene.join({"index": int(time_s), "time_s": time_s}, objects, [[face]] * faces + [[]])
 
 
 def test_join_flattens_the_faces_of_all_crops():
     assert len(record(0.0, "person", faces=2)["faces"]) == 2
-    assert scene.join({"index": 0, "time_s": 0.0}, [], [])["record"]["faces"] == []
+    assert scene.join({"index": 0, "time_s": 0.0}, [], [])["faces"] == []
 
 
 def test_report_counts_frames_and_most_at_once():
