@@ -229,11 +229,11 @@ class DatabaseJournal:
         if self._closed:
             return
         ids = [(invocation,) for invocation in interrupted]
-        await self._submit(
-            lambda connection: connection.executemany(
-                "UPDATE invocations SET attempts = max(attempts - 1, 0) WHERE id = ? AND finished_at IS NULL", ids
-            )
-        )
+        statement = "UPDATE invocations SET attempts = max(attempts - 1, 0) WHERE id = ? AND finished_at IS NULL"
+        try:
+            await self._submit(lambda connection: connection.executemany(statement, ids))
+        except Unavailable as error:  # a full disk, say: the file is let go of all the same
+            _log.error("the last words of the journal are lost: %s", error)
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

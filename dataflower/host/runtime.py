@@ -123,6 +123,11 @@ class Runtime:
         """Take no new invocations from now on; those that run go on."""
         self._draining = True
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether new invocations are turned away: not started, shutting down, or told to."""
+        return self._draining or not self._started
+
     async def close(self, drain_timeout_s: float | None = None) -> None:
         """Drain, then cancel what still runs, then end every process. Submitted invocations that are cut off here run
         again at the next start, if there is a state directory. Idempotent.
@@ -137,8 +142,10 @@ class Runtime:
         for running in list(self._running.values()):
             running.handle.stop(SHUTDOWN)
         await self._wait_idle(self.config.stop_grace_s)
-        await self._engine.close()
-        await self._journal.close(interrupted)
+        try:
+            await self._engine.close()
+        finally:
+            await self._journal.close(interrupted)
 
     async def _wait_idle(self, timeout_s: float) -> None:
         self._idle.clear()
@@ -295,7 +302,7 @@ class Runtime:
             raise already_exists(ident)
 
     def _refuse_if_draining(self) -> None:
-        if self._draining or not self._started:
+        if self.is_draining:
             raise Unavailable("the server is shutting down", retry_after_s=SHUTDOWN.retry_after_s)
 
     def _start(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -160,11 +160,8 @@ async def test_a_failed_write_reaches_those_who_wait(tmp_path: Path) -> None:
     other.close()
     with pytest.raises(Unavailable, match=FILE):
         await journal.accept(RUNNING)
-    journal._closed = True  # nothing left that `close` could write
-    journal._jobs.put(None)
-    await asyncio.to_thread(journal._thread.join)
-    journal._reader.close()
-    os.close(journal._lock)
+    await journal.close()
+    assert not [thread for thread in threading.enumerate() if "journal" in thread.name]
 
 
 async def test_a_directory_has_one_host(tmp_path: Path) -> None:
