@@ -42,6 +42,7 @@ class Features:
     faults: bool = True
     merges: bool = True
     partial_reads: bool = True
+    retries: bool = True
     retry_all: bool = False
     tight_credit: bool = False
     hangs: bool = False
@@ -315,7 +316,7 @@ class _Builder:
         fault = Fault(kind, after=self.pick((0, 1, 2)), one_in=self.pick((1, 1, 2)))
         faults = dict.fromkeys(range(1, self.pick((1, 2, 9)) + 1), fault)
         retry = None
-        if self.chance(60):
+        if self.features.retries and self.chance(60):
             errors = self.pick((("*",), ("ValueError", "Timeout")))
             retry = Retry(errors, max_attempts=self.pick((2, 3)), interval_s=self.pick((0.0, 0.5)))
         catches: tuple[Catch, ...] = ()

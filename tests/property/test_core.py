@@ -18,7 +18,7 @@ from dataflower.testing.reference import Fails, Outcome, TooMany, outcomes
 from dataflower.testing.scripted import Script, replay
 from dataflower.testing.scripted_caller import ScriptedCaller
 from dataflower.testing.story import stage, workflow
-from dataflower.testing.workflows import KINDS, Features, Scenario, scenarios
+from dataflower.testing.workflows import Features, Scenario, scenarios
 
 SEEDS = st.integers(0, 1 << 16)
 CANCELLED = Failure(Code.CANCELLED, "Cancelled", "not wanted any more")
@@ -136,7 +136,8 @@ def test_cancellation_at_any_moment_leaves_nothing(scenario: Scenario, seed: int
         check_legal(caller, ends)
 
 
-@given(scenarios(Features(hangs=True)), SEEDS, st.integers(1, 60))
+# Without retries: whether one still starts depends on the time left, which the reference does not know.
+@given(scenarios(Features(hangs=True, retries=False)), SEEDS, st.integers(1, 60))
 def test_a_deadline_ends_it_at_once(scenario: Scenario, seed: int, steps: int) -> None:
     ends = all_outcomes(scenario)
     script = Script(HostCore(CoreConfig()), seed=seed, impatient=True)
@@ -145,9 +146,6 @@ def test_a_deadline_ends_it_at_once(scenario: Scenario, seed: int, steps: int) -
     play(scenario, script, caller)
     if caller.failure is not None and caller.failure.code is Code.DEADLINE_EXCEEDED and not caller.failure.stage:
         event("too late")
-    elif caller.failure is not None and scenario.workflow.stages[caller.failure.stage].retry is not None:
-        # No attempt starts past the deadline, so it may fail with an earlier one than the reference does.
-        assert caller.failure.kind in (*KINDS, "Timeout")
     else:
         check_legal(caller, ends)
 
