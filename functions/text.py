@@ -53,7 +53,7 @@ def rank(counts: Sequence[Mapping[str, int]], top: int = 20) -> Mapping[str, Any
     """The most frequent words (equal ones by the alphabet), how many words there are, and how many different ones."""
     total = add(counts)
     ordered = sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    return {"top": [list(item) for item in ordered[:top]], "words": sum(total.values()), "distinct": len(total)}
+    return {"top": dict(ordered[:top]), "words": sum(total.values()), "distinct": len(total)}
 
 
 @function(outputs={"text": Text()})
