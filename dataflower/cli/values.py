@@ -8,6 +8,8 @@ from typing import Any
 
 SHOWN = 1024
 """Elements of a tensor, or bytes, up to which the data itself is printed."""
+_LINE = 100
+_ITEMS = 8
 
 
 def plain(value: Any) -> Any:
@@ -48,8 +50,15 @@ def text(value: Any) -> str:
         return _tensor_text(value)
     if isinstance(value, dict | list | tuple):
         short = json.dumps(plain(value), ensure_ascii=False, default=str)
-        return short if len(short) <= 100 else json.dumps(plain(value), ensure_ascii=False, indent=2, default=str)
+        return short if len(short) <= _LINE else _structure(value)
     return json.dumps(value, default=str)
+
+
+def _structure(value: Any) -> str:
+    """Over several lines, long lists cut short: the whole of it is what `-o json` is for."""
+    from rich.pretty import pretty_repr
+
+    return pretty_repr(plain(value), max_width=_LINE, max_length=_ITEMS, max_string=400)
 
 
 def _tensor_text(value: Any) -> str:

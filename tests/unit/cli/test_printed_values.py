@@ -41,5 +41,7 @@ def test_text_for_people(value: object, shown: str) -> None:
     assert text(value) == shown
 
 
-def test_long_structures_get_lines() -> None:
-    assert "\n" in text({f"key{i}": i for i in range(50)})
+def test_long_structures_get_lines_and_long_lists_are_cut_short() -> None:
+    shown = text({"total": 50, "records": [{"index": i, "label": f"a label of number {i}"} for i in range(50)]})
+    assert shown.splitlines()[1].strip() == "'total': 50,"
+    assert "... +42" in shown
