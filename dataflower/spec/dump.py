@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from dataflower.spec.function import Kind, Port
 from dataflower.spec.units import show_size
@@ -30,6 +32,7 @@ from dataflower.spec.workflow import (
 
 Entry = dict[str, Any]
 _FLOW_WIDTH = 100
+_ORDINARY = re.compile(r"[A-Za-z_](?:[A-Za-z0-9_ ./()<>=+-]|:(?=[A-Za-z_]))*(?<! )")
 _BLOCKS = frozenset({"metadata", "inputs", "stages", "outputs"})
 
 
@@ -209,14 +212,19 @@ def render(document: Mapping[str, Any]) -> str:
     return buffer.getvalue()
 
 
+def _quoted(text: str) -> str:
+    """Anything out of the ordinary in quotes: not every plain scalar that the emitter writes can be read back."""
+    return text if _ORDINARY.fullmatch(text) else DoubleQuotedScalarString(text)
+
+
 def _styled(value: Any, depth: int, key: str) -> Any:
     styled: CommentedMap | CommentedSeq
     if isinstance(value, Mapping):
-        styled = CommentedMap((name, _styled(item, depth + 1, name)) for name, item in value.items())
+        styled = CommentedMap((_quoted(name), _styled(item, depth + 1, name)) for name, item in value.items())
     elif isinstance(value, list | tuple):
         styled = CommentedSeq(_styled(item, depth + 1, "") for item in value)
     else:
-        return value
+        return _quoted(value) if isinstance(value, str) else value
     is_stage = depth == 2 and "function" in value
     is_section = depth == 0 or (depth == 1 and key in _BLOCKS) or is_stage
     if not value or (not is_section and len(str(value)) <= _FLOW_WIDTH):
