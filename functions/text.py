@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
 from itertools import islice
 from typing import Any
 
@@ -16,8 +17,12 @@ WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 
 @function(outputs={"chunk": Stream(Text())})
 def split(text: str, lines: int = 500) -> Iterator[str]:
-    """A text file (or a packaged one by its name) in pieces of so many lines, read as they are asked for."""
-    with open(assets.find_file(text, assets.TEXTS, ".txt"), encoding="utf-8") as source:
+    """A text in pieces of so many lines: the text itself, or the name of a file or of a packaged one."""
+    with (
+        StringIO(text)
+        if "\n" in text
+        else open(assets.find_file(text, assets.TEXTS, ".txt"), encoding="utf-8") as source
+    ):
         while piece := "".join(islice(source, lines)):
             yield piece
 

@@ -26,6 +26,10 @@ def test_split_gives_back_the_text(poem):
     assert "".join(text.split(poem, 2)) == POEM
 
 
+def test_split_takes_the_text_itself():
+    assert "".join(text.split(POEM, 2)) == POEM
+
+
 def test_keyed_way_gives_the_same(poem):
     pairs = list(text.shuffle(iter(counts_of(poem, 1))))
     by_key = {}
