@@ -121,7 +121,7 @@ class Stream(Generic[T]):
         raise TypeError("Stream is a marker; the function receives an iterator")
 
 
-def Tensor(dtype: str, shape: Sequence[Dim] | None = None) -> PortType:  # noqa: N802 - reads as a type
+def Tensor(dtype: str, shape: Sequence[Dim] | None = None) -> PortType:
     """Type of a tensor port; `dtype` in either spelling (`FP32`, `float32`), named sizes as strings."""
     upper = {numpy: oip for oip, numpy in DTYPES.items()}.get(dtype, dtype)
     if upper not in DTYPES:
@@ -129,12 +129,12 @@ def Tensor(dtype: str, shape: Sequence[Dim] | None = None) -> PortType:  # noqa:
     return PortType(Kind.TENSOR, upper, None if shape is None else tuple(shape))
 
 
-def Json() -> PortType:  # noqa: N802
+def Json() -> PortType:
     """Type of a port that carries numbers, strings, lists and maps."""
     return PortType(Kind.JSON)
 
 
-def Text() -> PortType:  # noqa: N802
+def Text() -> PortType:
     """Type of a port that carries one string."""
     return PortType(Kind.STRING)
 

@@ -19,7 +19,7 @@ _ARITHMETIC = {
 }
 
 
-class NotLiteral(Exception):  # noqa: N818 - a property of the source text
+class NotLiteral(Exception):
     """An expression that could only be known by running the module."""
 
     def __init__(self, message: str, line: int) -> None:

@@ -15,13 +15,13 @@ SCHEMA_FILE = "dataflower.schema.json"
 class _Generator(GenerateJsonSchema):
     """Leaves out what editors would only repeat: titles of single keys, and null for keys that may be absent."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: D102
+    def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
-    def nullable_schema(self, schema: Any) -> dict[str, Any]:  # noqa: D102
+    def nullable_schema(self, schema: Any) -> dict[str, Any]:
         return self.generate_inner(schema["schema"])
 
-    def default_schema(self, schema: Any) -> dict[str, Any]:  # noqa: D102
+    def default_schema(self, schema: Any) -> dict[str, Any]:
         inner = super().default_schema(schema)
         if inner.get("default", ...) is None:
             del inner["default"]

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table reads better in one line a row
 """The workflow file: what it means, and what is said about a bad one, at which place."""
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def problems(body: str, files: dict[str, str] | None = None, profile: str | None
     return [str(problem) for problem in caught.value.problems]
 
 
-GOOD = HEAD + """\
+GOOD = (
+    HEAD
+    + """\
 slo: {e2e_ms: 2s}
 inputs: {video: string, image: {dtype: float32, shape: [2, 3]}}
 stages:
@@ -59,13 +62,17 @@ stages:
 outputs: {frames: decode.frame, scores: {gather: sub.score}}
 profiles: {laptop: {stages: {detect: {scaling: {num_replicas: 1}}}}}
 """
-SUB = HEAD + """\
+)
+SUB = (
+    HEAD
+    + """\
 inputs: {text: string, more: {type: string, default: x}}
 stages:
   score: {function: f.video:score, inputs: {text: inputs.text}}
   other: {function: f.video:score, inputs: {text: inputs.more}}
 outputs: {score: score}
 """
+)
 FILES = {"sub/s.yaml": SUB}
 
 
@@ -162,7 +169,7 @@ def test_problems_of_a_nested_file_stand_in_that_file() -> None:
     assert found == ["sub/s.yaml:7:51: the workflow has no input 'mor' (did you mean 'more'?)"]
 
 
-def split(text: str):  # noqa: ANN201
+def split(text: str):
     yield text
 
 

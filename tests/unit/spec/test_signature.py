@@ -11,7 +11,7 @@ from dataflower.spec.function import Kind, Port, PortType, Signature, Tensor
 from dataflower.spec.signature import SignatureError, inspect_signature, read_signature
 
 sys.path.insert(0, str(Path(__file__).parent))
-import signature_samples as samples  # noqa: E402
+import signature_samples as samples
 
 SOURCE = Path(samples.__file__).read_text(encoding="utf-8")
 NAMES = [
@@ -59,7 +59,7 @@ def test_generator_that_marks_streams_returns_the_rest() -> None:
 
 
 def test_tensor_types_and_constants_are_read() -> None:
-    source = "SIZE = 3\nIMAGE = Tensor('uint8', ['H', 'W', SIZE])\n@function(outputs={'o': Stream(IMAGE)})\ndef f():\n  yield 1"
+    source = "N = 3\nIMAGE = Tensor('uint8', ['H', 'W', N])\n@function(outputs={'o': Stream(IMAGE)})\ndef f():\n yield"
     assert read(source, "f").outputs == (Port("o", Tensor("UINT8", ["H", "W", 3]), stream=True),)
 
 
