@@ -326,7 +326,7 @@ class HostCore:
 
     def _dispatch(self, pool: Pool, now: float) -> None:
         """Give queued tasks to free containers, then start as many containers as the rest calls for."""
-        while (pair := pool.take()) is not None:
+        while pool.queued and (pair := pool.take()) is not None:
             instance, container = pair
             call = self._calls[instance.flow.invocation]
             if call.deadline and now >= call.deadline:
@@ -334,6 +334,8 @@ class HostCore:
                 self._deadline_passed(call, now)
                 continue
             self._run(call, instance, container, now)
+        if not pool.queued and not pool.min_replicas:
+            return
         for _ in range(pool.wanted(now)):
             if not self._has_room(pool):
                 self._starved[pool] = None
@@ -608,7 +610,8 @@ class HostCore:
 
     def _after_task(self, container: Container, now: float) -> None:
         pool = container.pool
-        self._dispatch(pool, now)
+        if pool.queued:
+            self._dispatch(pool, now)
         if pool.closing and not container.tasks and container.phase is ContainerPhase.READY:
             self._stop(container)
 
