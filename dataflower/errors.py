@@ -1,8 +1,8 @@
 """Every way in which dataflower says no.
 
-Two families. `DataflowerError` is what a user may see: it carries a status code that the gateway translates
-once (docs/reference/status.md). The link outcomes at the end are states of the world between two processes; they never leave
-the process that met them.
+Two families. `DataflowerError` is what a user may see: it carries a status code that the gateway translates once
+(docs/reference/status.md). The link outcomes at the end are states of the world between two processes; they never
+leave the process that met them.
 """
 
 from __future__ import annotations
@@ -123,17 +123,17 @@ class WorkflowInvalid(InvalidArgument):
         self.problems = problems
 
 
-class WouldBlock(Exception):  # noqa: N818 - a state of the link, not an error
+class WouldBlock(Exception):
     """The link can't take or give a message right now."""
 
 
-class EndOfStream(Exception):  # noqa: N818
+class EndOfStream(Exception):
     """The peer closed its end in good order; nothing more will come."""
 
 
-class Closed(Exception):  # noqa: N818
+class Closed(Exception):
     """This end was closed by its own side."""
 
 
-class PeerGone(Exception):  # noqa: N818
+class PeerGone(Exception):
     """The peer died, or broke the protocol so that it is treated as dead."""

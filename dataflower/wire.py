@@ -1,8 +1,8 @@
 """Every message between processes.
 
-All messages are MessagePack arrays written by msgspec from the structs below; the first element is the tag. User values are
-MessagePack too, but opaque here: `Value.body` is packed and unpacked by `channel.tensor` alone, and tensors inside it
-are extension types that point into `Value.tensors`. No pickle anywhere.
+All messages are MessagePack arrays written by msgspec from the structs below; the first element is the tag. User
+values are MessagePack too, but opaque here: `Value.body` is packed and unpacked by `channel.tensor` alone, and tensors
+inside it are extension types that point into `Value.tensors`. No pickle anywhere.
 
 Sockets per container (SEQPACKET, both created by the host):
 
@@ -24,7 +24,7 @@ VERSION = 1
 EXT_TENSOR = 1
 """MessagePack extension type: payload is the MessagePack integer i, meaning `Value.tensors[i]`."""
 EXT_INLINE_TENSOR = 2
-"""MessagePack extension type: payload is the MessagePack array [dtype, shape, little-endian bytes] of a small tensor."""
+"""MessagePack extension type: payload is the MessagePack array [dtype, shape, little-endian bytes]: a small tensor."""
 
 Tag = tuple[int, ...]
 """Which item of each enclosing fan-out a token belongs to, outermost first; () outside any fan-out."""

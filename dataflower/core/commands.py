@@ -13,6 +13,12 @@ from dataflower.spec.workflow import Stage
 from dataflower.wire import Value
 
 
+class Preload(Struct, frozen=True):
+    """Have a zygote with these libraries ready: importing them takes seconds, a fork milliseconds."""
+
+    modules: tuple[str, ...]
+
+
 class StartContainer(Struct, frozen=True):
     """Fork a container for a stage; `ContainerSaid(Hello | StartFailed)` or `ContainerExited` follows."""
 
@@ -90,7 +96,8 @@ class WakeAt(Struct, frozen=True):
 
 
 Command = (
-    StartContainer
+    Preload
+    | StartContainer
     | StopContainer
     | KillContainer
     | Tell

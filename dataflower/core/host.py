@@ -21,6 +21,7 @@ from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
 from dataflower.core.matching import Flow
 from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.preload import zygote_kinds
 from dataflower.core.program import CALLER, goto_port
 from dataflower.core.retry import Jitter, caught_by, next_delay_s
 from dataflower.core.timers import Timer, Timers
@@ -139,6 +140,8 @@ class HostCore:
             if not stage.stage.is_switch
         }
         self._deployments[event.key] = Deployment(event.key, event.program, pools)
+        for modules in zygote_kinds(pool.stage.preload for pool in pools.values()):
+            self._out.append(commands.Preload(modules))
         for pool in pools.values():
             self._dispatch(pool, now)
 

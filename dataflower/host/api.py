@@ -1,7 +1,8 @@
 """What a host offers to the front door: the interface between `gateway` (and `dataflower run`) and `host`.
 
-`dataflower.testing.fake_host.FakeHost` is the fake that goes with it. Values at this border are plain Python objects: None, bool, int, float,
-str, bytes, list, dict with string keys, and numpy arrays (or anything with `__array__`) for tensors.
+`dataflower.testing.fake_host.FakeHost` is the fake that goes with it. Values at this border are plain Python objects:
+None, bool, int, float, str, bytes, list, dict with string keys, and numpy arrays (or anything with `__array__`) for
+tensors. A stream input may be given whole, as a list, or be opened and fed.
 """
 
 from __future__ import annotations

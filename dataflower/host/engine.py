@@ -115,6 +115,7 @@ class Engine:
             commands.EndOutput: self._end_output,
             commands.TakeInput: self._take_input,
             FinishInvocation: self._finish,
+            commands.Preload: self._preload,
             commands.StartContainer: self._start,
             commands.StopContainer: self._stop,
             commands.KillContainer: self._kill,
@@ -222,6 +223,9 @@ class Engine:
                 peer.tell(command.message)
         elif type(command.message) is ReleaseSlots:
             self.arena.release(command.message.slots)
+
+    def _preload(self, command: commands.Preload) -> None:
+        self._launcher.preload(command.modules)
 
     def _start(self, command: commands.StartContainer) -> None:
         number = command.container

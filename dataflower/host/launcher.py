@@ -111,13 +111,27 @@ class Launcher:
             undo.pop_all()
         order = Order(_fork_order(command, workflow, self._config), (task_end, control_end), log)
         self._processes[command.container] = Process(command.container)
-        nursery = self._nurseries.setdefault(command.stage.preload, Nursery())
+        preload = self._kind(command.stage.preload)
+        nursery = self._nurseries.setdefault(preload, Nursery())
         nursery.waiting.append(order)
         if nursery.zygote is not None:
             self._send_waiting(nursery)
         elif nursery.timer is None:
-            self._start_zygote(command.stage.preload)
+            self._start_zygote(preload)
         return task, control
+
+    def preload(self, modules: tuple[str, ...]) -> None:
+        """Have a zygote with these libraries, ready or getting ready."""
+        kind = self._kind(modules)
+        nursery = self._nurseries.setdefault(kind, Nursery())
+        if nursery.zygote is None and nursery.timer is None:
+            self._start_zygote(kind)
+
+    def _kind(self, preload: tuple[str, ...]) -> tuple[str, ...]:
+        """The smallest zygote that has these libraries, or the one to be made for them."""
+        wanted = set(preload)
+        able = [known for known in self._nurseries if wanted.issubset(known)]
+        return min(able, key=len, default=preload)
 
     def stop(self, container: int) -> None:
         """Its sockets were closed: give it a while to leave, then kill it."""
