@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# A package index with smaller torch builds, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# URL of a further package index, say one with CPU-only builds of torch
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
@@ -31,6 +31,7 @@ check: $(VENV)/.installed-dev ## format, lint, types, import layers
 	$(BIN)/ruff check --quiet $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.structure --check
 
 proto: $(VENV)/.installed-dev ## generate the gRPC code from proto/
 	$(BIN)/python -m tools.generate_proto
