@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import tokenize
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ def source_finder(directories: Iterable[str | Path] = ()) -> Callable[[str], tup
     first = [Path(directory) for directory in directories]
 
     def find(module: str) -> tuple[str, str] | None:
-        path = module_file(module, [*first, *(Path(entry) for entry in sys.path)])
+        path = module_file(module, [*first, *(Path(entry) for entry in sys.path)]) or _installed_file(module)
         return None if path is None else (str(path), read_source(path))
 
     return find
@@ -34,6 +35,20 @@ def module_file(module: str, roots: Iterable[Path]) -> Path | None:
             if candidate.is_file():
                 return candidate
     return None
+
+
+def _installed_file(module: str) -> Path | None:
+    """The file of a module whose package only an import hook knows, as after `pip install --editable`."""
+    package, _, rest = module.partition(".")
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin is not None and spec.has_location else None
+    return module_file(rest, [Path(place) for place in spec.submodule_search_locations or ()])
 
 
 def read_source(path: Path) -> str:
