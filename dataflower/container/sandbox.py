@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import os
 import resource
+import select
 import signal
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
+_F_SETSIG = 10
 _OOM_SCORE = 500
 """Added to a container's badness: when memory runs out the kernel takes a container, not the host."""
 
@@ -44,6 +47,24 @@ def reset_signals() -> None:
 def die_with_parent() -> None:
     """SIGKILL when the parent thread ends. (The kernel watches the *thread* that started this process.)"""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def die_with_host(lifeline: int) -> None:
+    """SIGKILL from the kernel when the host has gone, even while code in C holds the interpreter's lock.
+
+    `lifeline`: the read end of a pipe that the host alone can write to, and never does. It is taken over. The parent
+    won't do for this: it is the zygote, and containers outlive that.
+    """
+    # Opened anew, because the owner of a signal belongs to what is open, and that is shared by all that were forked.
+    own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(lifeline)
+    fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(own, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(own, 0)
+    if poll.poll(0):  # it went before this was set up
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @functools.cache

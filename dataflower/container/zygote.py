@@ -33,8 +33,10 @@ _monotonic = SystemClock().monotonic
 class Zygote:
     """Serves one host over one link until the host is gone."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, lifeline: int | None = None) -> None:
+        """`lifeline`: see `sandbox.die_with_host`."""
         self._link = link
+        self._lifeline = lifeline
         self._poll = select.epoll()
         self._poll.register(link.fileno(), select.EPOLLIN)
         self._children: dict[int, tuple[int, int]] = {}
@@ -81,6 +83,8 @@ class Zygote:
             self._poll.close()
             for pidfd in self._children:
                 os.close(pidfd)
+            if self._lifeline is not None:
+                sandbox.die_with_host(self._lifeline)
             from dataflower.container import main as container
 
             container.run(order, task, control, log)
@@ -112,12 +116,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m dataflower.container.zygote", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="inherited SEQPACKET socket")
     parser.add_argument("--preload", default="", help="modules to import, separated by commas")
+    parser.add_argument("--lifeline", type=int, help="inherited pipe that ends when the host does")
     options = parser.parse_args(arguments)
     sandbox.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, which closes the link when it is done
     name_thread_count(os.environ, 1)
     link = Link(options.fd)
-    os.set_inheritable(link.fileno(), False)
+    for fd in (options.fd, options.lifeline):
+        if fd is not None:
+            os.set_inheritable(fd, False)
     began = _monotonic()
     gc.disable()
     importlib.import_module("dataflower.container.main")
@@ -125,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.collect()
     gc.freeze()  # so that a collection in a child doesn't touch, and copy, the zygote's pages
     link.send(wire.encode(wire.ZygoteReady(wire.VERSION, os.getpid(), _monotonic() - began, missing)))
-    Zygote(link).serve()
+    Zygote(link, options.lifeline).serve()
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ class Launcher:
         self._orphans: dict[int, int] = {}
         """Descriptors of adopted processes that are no container of ours, by pid."""
         self._marker = f"DATAFLOWER_HOST={os.getpid()}-{uuid.uuid4().hex}"
+        self._lifeline = os.pipe()
+        """Read end, write end. Nothing is ever written: it ends with this process, and the containers with it."""
         self._zygotes: set[Zygote] = set()
         self._lost = 0
         self._closing = False
@@ -190,6 +192,7 @@ class Launcher:
                 self._loop,
                 preload,
                 marker=self._marker,
+                lifeline=self._lifeline[0],
                 log=log,
                 on_message=self._on_zygote_message,
                 on_exit=self._on_zygote_exit,
@@ -353,6 +356,8 @@ class Launcher:
         await self._until(lambda: not (self._zygotes or self._processes), None)
         self._kill_unknown()
         await self._until(lambda: not self._orphans, None)
+        for descriptor in self._lifeline:
+            os.close(descriptor)
         set_subreaper(self._was_subreaper)
 
 

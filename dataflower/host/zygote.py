@@ -39,13 +39,15 @@ class Zygote:
         preload: tuple[str, ...],
         *,
         marker: str,
+        lifeline: int,
         log: int | None,
         on_message: Callable[[Zygote, wire.FromZygote], None],
         on_exit: Callable[[Zygote, int], None],
     ) -> None:
         """Start it. `marker`: `NAME=value` for the environment, by which its descendants are known.
 
-        `log`: descriptor for what it prints, copied; None: the host's own output. Call `close`.
+        `lifeline`: descriptor of a pipe, copied, at whose end its containers die. `log`: descriptor for what it prints,
+        copied; None: the host's own output. Call `close`.
         """
         self._loop = loop
         self._on_message = on_message
@@ -59,11 +61,11 @@ class Zygote:
         self._outbox = Outbox(loop, ours)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE, "--fd", str(theirs.fileno()), "--preload", ",".join(preload)],
+                [sys.executable, "-P", "-m", MODULE, *_arguments(theirs.fileno(), lifeline, preload)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), lifeline),
                 start_new_session=True,
                 env=_environment(marker),
             )
@@ -121,6 +123,10 @@ class Zygote:
         self.close()
         os.close(self._pidfd)
         self._pidfd = -1
+
+
+def _arguments(link: int, lifeline: int, preload: tuple[str, ...]) -> tuple[str, ...]:
+    return ("--fd", str(link), "--lifeline", str(lifeline), "--preload", ",".join(preload))
 
 
 def _environment(marker: str) -> dict[str, str]:
