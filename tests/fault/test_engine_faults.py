@@ -255,7 +255,6 @@ BUSY = {
     "in Python": one_stage("busy", "answered", "path", "log"),
     "in C": one_stage("busy", "hang", "seconds", stage="outputs: {out: any}"),
     "in C with the interpreter's lock": one_stage("busy", "hang_with_lock", "seconds", stage="outputs: {out: any}"),
-    "stopped": one_stage("busy", "hang", "seconds", stage="outputs: {out: any}"),
 }
 
 
@@ -283,12 +282,20 @@ def test_no_process_outlives_a_killed_server(servers: list[Server], tmp_path: Pa
         return client.workflow("busy").stages[0].busy == 1
 
     wait_for(busy)
-    if how == "stopped":
-        for pid in server.family():
-            os.kill(pid, signal.SIGSTOP)
     server.kill()
     with pytest.raises(Unavailable):
         _ = list(stream)
+
+
+def test_stopped_processes_go_with_a_killed_server_too(servers: list[Server], tmp_path: Path) -> None:
+    server = Server(tmp_path / "state")
+    servers.append(server)
+    server.client.apply(BUSY["in C"])
+    server.client.submit("busy", seconds=600.0)
+    wait_for(lambda: server.client.workflow("busy").stages[0].busy == 1)
+    for pid in server.family():
+        os.kill(pid, signal.SIGSTOP)
+    server.kill()
 
 
 def test_a_restarted_server_goes_on_where_the_killed_one_was(servers: list[Server], tmp_path: Path) -> None:
