@@ -110,6 +110,7 @@ class Arena:
         cap_bytes: int,
         announce: Callable[[int, int, int], None],
         segment_bytes: int = SEGMENT_BYTES,
+        setting: str = "arena_bytes",
     ) -> None:
         """`announce(arena, nbytes, fd)` is called once per segment, before any slot of it is handed out.
 
@@ -117,11 +118,12 @@ class Arena:
         held meanwhile. Nothing is mapped before the first allocation. Arena numbers are `owner << 16 | n`.
 
         `cap_bytes` limits what live slots take. Segments together may be up to twice as large, and more only where
-        a slot is larger than each of them.
+        a slot is larger than each of them. `setting`: its name for the user.
         """
         self._owner = owner
         self._cap = -(-cap_bytes // PAGE) * PAGE
         self._announce = announce
+        self._setting = setting
         self._step = min(-(-segment_bytes // PAGE) * PAGE, self._cap)
         # A garbage collection can run `_local_gone` in the middle of any of our own statements: the lock is
         # re-entrant, and `_inside` tells a nested call to leave its work to the interrupted one.
@@ -292,7 +294,8 @@ class Arena:
             raise ValueError(f"{nbytes} bytes")
         if nbytes > self._cap:
             raise ResourceExhausted(
-                f"{nbytes} bytes can never fit into the arena: it is capped at {self._cap} bytes (setting arena_bytes)"
+                f"{nbytes} bytes can never fit into the arena: it is capped at {self._cap} bytes "
+                f"(setting {self._setting})"
             )
         size = rounded(nbytes)
         while True:

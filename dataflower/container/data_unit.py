@@ -61,7 +61,12 @@ class DataUnit:
         self._control = control
         self._failpoints = failpoints
         self._leave = leave
-        self.arena = Arena(container, cap_bytes=arena_cap_bytes or _UNLIMITED_BYTES, announce=self._announce)
+        self.arena = Arena(
+            container,
+            cap_bytes=arena_cap_bytes or _UNLIMITED_BYTES,
+            announce=self._announce,
+            setting="container_arena_bytes",
+        )
         self._unheld: queue.SimpleQueue[Slots] = queue.SimpleQueue()
         self.views = Views(on_unheld=self._unheld.put)
         self._lock = threading.Lock()

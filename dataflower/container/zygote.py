@@ -9,6 +9,7 @@ threads hangs in its first own (torch's OpenMP pool does not survive a fork).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
 import os
@@ -131,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = preload([name for name in options.preload.split(",") if name])
     gc.collect()
     gc.freeze()  # so that a collection in a child doesn't touch, and copy, the zygote's pages
-    link.send(wire.encode(wire.ZygoteReady(wire.VERSION, os.getpid(), _monotonic() - began, missing)))
+    with contextlib.suppress(PeerGone):  # the host did not wait for it: `serve` will find the end of the link
+        link.send(wire.encode(wire.ZygoteReady(wire.VERSION, os.getpid(), _monotonic() - began, missing)))
     Zygote(link, options.lifeline).serve()
 
 

@@ -94,7 +94,9 @@ class Engine:
         self._sizes: dict[int, int] = {}
         self.views = Views(keep_descriptors=True)
         self._memory = Memory(self.views, self._sizes, core.ledger.is_held)
-        self.arena = Arena(HOST, cap_bytes=config.host_arena_bytes, announce=self._announce_own)
+        self.arena = Arena(
+            HOST, cap_bytes=config.host_arena_bytes, announce=self._announce_own, setting="host_arena_bytes"
+        )
         self._launcher = Launcher(clock, config, self._on_exit)
         self._peers: dict[int, Peer] = {}
         self.receivers: dict[str, Receiver] = {}

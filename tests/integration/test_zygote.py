@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from dataflower import wire
+from dataflower.channel.link import Link
 from dataflower.testing.container_driver import ZygoteDriver
 
 HERE = str(Path(__file__).parent)
@@ -106,3 +109,13 @@ def test_a_crash_in_c_code_leaves_a_trace_in_the_log(tmp_path: Path) -> None:
         container.run()
         assert zygote.exited(container) == -signal.SIGSEGV
         assert "in segfaults" in container.log
+
+
+def test_a_host_that_does_not_wait_for_it_is_no_error() -> None:
+    ours, theirs = Link.pair()
+    command = [sys.executable, "-m", "dataflower.container.zygote", "--fd", str(theirs.fileno())]
+    with subprocess.Popen(command, pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE, text=True) as zygote:
+        theirs.close()
+        ours.close()
+        _, said = zygote.communicate()
+    assert (zygote.returncode, said) == (0, "")
