@@ -18,7 +18,7 @@ from dataflower.gateway.settings import GatewayConfig
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import HostConfig
 
-CODE = str(Path(__file__).parent.parent)
+CODE = str(Path(__file__).parent)
 load = functools.partial(load_text, code_path=(CODE,))
 HEAD = "apiVersion: dataflower/v1\nkind: Workflow\nmetadata: {name: %s}\n"
 AGAIN = "retry: {errors: [ContainerCrashed], max_attempts: 1000, interval_s: 0.01, backoff_rate: 1, jitter: none}"
