@@ -25,14 +25,14 @@ pytestmark = pytest.mark.fault
 
 
 def _child(far: Link, near: Link, body: Callable[[Link], None]) -> int:
-    """Fork; the child runs `body` on its end and then waits for its death."""
+    """Fork; the child runs `body` on its end and then stops, until its death."""
     pid = os.fork()
     if not pid:
         try:
             near.close()
             body(far)
             far.send(b"ready")
-            signal.pause()
+            signal.raise_signal(signal.SIGSTOP)
         finally:
             os._exit(1)
     far.close()
@@ -70,6 +70,7 @@ def test_what_was_handed_over_survives_its_sender_and_so_do_its_descriptors() ->
     assert isinstance(announced, AttachArena)
     views = Views()
     views.attach(announced.arena, announced.nbytes, fds[0])
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
     _kill(pid)
     (value, ready), more = _drain(near)
     assert (ready, more) == (b"ready", [])
