@@ -100,7 +100,6 @@ async def opened(**settings: Any) -> AsyncIterator[Rig]:
         await rig.settled()
         assert await client.invoke("echo", x={"still": ["here"]}, deadline_s=PATIENCE_S) == {"out": {"still": ["here"]}}
         await rig.settled()
-        assert host.statistics().engine.violations == 0
 
 
 def count(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -138,6 +139,15 @@ def _close_all() -> str:
     return "without descriptors"
 
 
+def _scribble(what: bytes) -> str:
+    """Write to every descriptor there is; only those of its own sockets are worth it."""
+    for fd in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(fd, what)
+    time.sleep(600)
+    return "never"
+
+
 def _exit_aside() -> str:
     thread = threading.Thread(target=os._exit, args=(5,))
     thread.start()
@@ -174,6 +184,8 @@ DEATHS: dict[str, Any] = {
     "sigterm": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "fork_and_die": _fork_and_die,
     "close_all": _close_all,
+    "scribble": lambda: _scribble(b"\xc1 no message at all"),
+    "scribble_nothing": lambda: _scribble(b"\0"),
     "sys_exit": lambda: sys.exit("enough"),
     "recursion": _recurse,
     "keyboard": lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(5),
@@ -248,5 +260,14 @@ class DyingSetup:
         return x
 
 
+class EndlessSetup:
+    def setup(self) -> None:
+        time.sleep(600)
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+function(outputs={"out": Json()})(EndlessSetup)
 function(outputs={"out": Json()})(RaisingSetup)
 function(outputs={"out": Json()})(DyingSetup)

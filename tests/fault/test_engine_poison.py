@@ -94,6 +94,24 @@ async def test_an_output_that_does_not_fit_is_the_functions_error(rig: Rig, func
     assert failure.code is Code.INTERNAL
 
 
+@pytest.mark.parametrize("how", ["scribble", "scribble_nothing"])
+async def test_nonsense_on_its_sockets_is_the_end_of_a_container(rig: Rig, how: str) -> None:
+    await rig.client.apply(one_stage("poison", "poison", "how"))
+    failure = await failure_of(rig, "poison", how=how)
+    assert (failure.code, failure.kind, failure.stage) == (Code.INTERNAL, "ContainerCrashed", "only")
+
+
+async def test_a_setup_that_never_ends_costs_its_callers_their_deadline_only(rig: Rig) -> None:
+    await rig.client.apply(one_stage("endless", "EndlessSetup", "x"))
+    for _ in range(2):
+        with pytest.raises(InvocationFailed) as caught:
+            await rig.client.invoke("endless", x=1, deadline_s=0.5)
+        assert caught.value.code is Code.DEADLINE_EXCEEDED
+    (pid,) = await rig.pids("endless", "only")
+    await rig.client.delete("endless")
+    await rig.until(lambda: pid not in rig.host.container_pids().values())
+
+
 async def test_items_before_the_crash_arrive_and_then_the_error(rig: Rig) -> None:
     await rig.client.apply(one_stage("dies", "dies_in_stream", "x"))
     seen = []
