@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -117,6 +118,23 @@ async def test_inputs_that_can_never_fit_are_refused_with_the_setting() -> None:
     async with opened(host_arena_bytes=MIB) as rig:
         with pytest.raises(ResourceExhausted, match=r"setting host_arena_bytes\b"):
             await rig.client.invoke("echo", x=np.zeros(2 * MIB, np.uint8))
+
+
+@pytest.mark.parametrize("spare", [2, 5])
+async def test_without_descriptors_calls_fail_and_with_them_they_work_again(spare: int) -> None:
+    async with opened() as rig:
+        await rig.client.apply(each_and_gather("blocks", "first_byte", "n", "nbytes"))
+        await rig.client.invoke("echo", x=1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + spare, hard))
+        try:
+            with pytest.raises(InvocationFailed, match="Too many open files"):
+                await rig.client.invoke("full", n=5, nbytes=100_000, deadline_s=PATIENCE_S)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await rig.settled()
+        out = await rig.client.invoke("full", n=5, nbytes=100_000, deadline_s=PATIENCE_S)
+        assert out == {"out": [0, 1, 2, 3, 4]}
 
 
 # --- slow readers -------------------------------------------------------------------------------------------------
