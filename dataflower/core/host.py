@@ -110,6 +110,8 @@ class HostCore:
         out: list[Command] = []
         self._out = out
         self._handlers[type(event)](event, now)
+        if self._starved:
+            self._place_starved(now)
         ledger = self.ledger
         if ledger.due:
             self._release_slots()
@@ -154,7 +156,8 @@ class HostCore:
     def _close_if_unused(self, deployment: Deployment) -> None:
         if not deployment.removed or deployment.calls:
             return
-        self._deployments.pop(deployment.key, None)
+        if self._deployments.get(deployment.key) is deployment:  # else it was applied again meanwhile
+            del self._deployments[deployment.key]
         for pool in deployment.pools.values():
             pool.closing = True
             self._starved.pop(pool, None)
@@ -407,7 +410,7 @@ class HostCore:
         self.timers.at(now + self.config.cancel_grace_s, lambda at: self._kill_if_deaf(task, reason, at))
 
     def _kill_if_deaf(self, task: int, reason: str, now: float) -> None:
-        """The task was told to stop and hasn't: end its container, unless that would hurt others in it."""
+        """The task was told to stop and hasn't: end its container, once that doesn't hurt others in it."""
         instance = self._tasks.get(task)
         if instance is None:
             return
@@ -415,6 +418,7 @@ class HostCore:
         if all(other.is_doomed for other in container.tasks.values()):
             self._kill(container, f"did not stop when told ({reason})")
         else:
+            container.pool.drain(container)
             self.timers.at(now + self.config.cancel_grace_s, lambda at: self._kill_if_deaf(task, reason, at))
 
     def _release_task(self, container: Container, task: int, now: float) -> tuple[Instance, Call] | None:
@@ -495,15 +499,35 @@ class HostCore:
         self._out.append(commands.KillContainer(container.number, reason))
 
     def _has_room(self, pool: Pool) -> bool:
-        """Whether the host can take one more container; if not, another pool's longest idle one is sent away."""
+        """Whether the host can take one more container; if not, another pool's longest idle one is sent away.
+
+        The limit gives way where keeping it would mean to wait for ever: nothing moves, and a queue has no container.
+        """
         if len(self._containers) < self.config.max_containers:
             return True
+        if any(c.phase is ContainerPhase.LEAVING for c in self._containers.values()):
+            return False
         pools = {c.pool: None for c in self._containers.values() if c.pool is not pool}
         spare = [p.idle[0] for p in pools if p.surplus() > 0 and not p.queued and p.idle]
-        leaving = any(c.phase is ContainerPhase.LEAVING for c in self._containers.values())
-        if spare and not leaving:
+        if spare:
             self._stop(min(spare, key=lambda c: c.idle_since))
-        return False
+            return False
+        return bool(pool.queued) and not pool.size and self._is_standstill
+
+    @property
+    def _is_standstill(self) -> bool:
+        """Whether no container will do anything of its own accord: they are idle, or their tasks wait for others."""
+        return all(
+            c.phase is not ContainerPhase.STARTING and all(i.may_wait for i in c.tasks.values())
+            for c in self._containers.values()
+        )
+
+    def _place_starved(self, now: float) -> None:
+        """Something happened: try again for the pools that wait for room, those with the fewest containers first."""
+        starved = sorted(self._starved, key=lambda p: p.size)
+        self._starved.clear()
+        for pool in starved:
+            self._dispatch(pool, now)
 
     def _watch_idle(self, container: Container, now: float) -> None:
         container.keep_alive_set = True
@@ -556,7 +580,7 @@ class HostCore:
             pool.blocked_until = now + min(30.0, 0.1 * 2.0**pool.failed_starts)
             self.timers.at(pool.blocked_until, lambda at: self._dispatch(pool, at))
         if hopeless and alone:
-            for instance in pool.drain():
+            for instance in pool.give_up():
                 call = self._calls[instance.flow.invocation]
                 instance.attempt += 1
                 self._attempt_failed(call, instance, _on_attempt(failure, instance.attempt), now)
@@ -615,7 +639,9 @@ class HostCore:
         pool = container.pool
         if pool.queued:
             self._dispatch(pool, now)
-        if pool.closing and not container.tasks and container.phase is ContainerPhase.READY:
+        if container.tasks:
+            return
+        if container.phase is ContainerPhase.DRAINING or (pool.closing and container.phase is ContainerPhase.READY):
             self._stop(container)
 
     @staticmethod
@@ -680,9 +706,6 @@ class HostCore:
             self._note_failed_start(pool, failure, now, at_once=False)
         else:
             self._dispatch(pool, now)
-        for starved in tuple(self._starved):
-            del self._starved[starved]
-            self._dispatch(starved, now)
 
     def _woke(self, event: events.Woke, now: float) -> None:
         self._wake = float("inf")

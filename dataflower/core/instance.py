@@ -78,6 +78,11 @@ class Emitter:
             max(self.granted_bytes, self.bytes - self.out_bytes + self.credit_bytes),
         )
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether the producer must wait before it emits again."""
+        return self.emitted >= self.granted or self.bytes >= self.granted_bytes
+
     def wants_grant(self) -> bool:
         """Whether the limit has moved far enough for a message: by half the credit, or the producer stands still."""
         items, nbytes = self.limits()
@@ -85,8 +90,7 @@ class Emitter:
         more_bytes = nbytes - self.granted_bytes
         if not more and not more_bytes:
             return False
-        stalled = self.emitted >= self.granted or self.bytes >= self.granted_bytes
-        return stalled or 2 * more >= self.credit_items or 2 * more_bytes >= self.credit_bytes
+        return self.is_spent or 2 * more >= self.credit_items or 2 * more_bytes >= self.credit_bytes
 
 
 class Item:
@@ -214,6 +218,19 @@ class Instance:
     def is_doomed(self) -> bool:
         """Whether it was told to stop; its container is expected to let go of it."""
         return self.cancelled or self.timed_out
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether its running task may stand still until others move.
+
+        It is out of credit, or has read all that has come of a stream.
+        """
+        if self.is_doomed:
+            return False
+        emitter = self.emitter
+        if emitter is not None and emitter.is_spent:
+            return True
+        return any(not stream.ended and stream.taken >= stream.length for stream in self.streams.values())
 
 
 def value_bytes(value: Value) -> int:

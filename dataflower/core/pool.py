@@ -13,10 +13,11 @@ from dataflower.wire import ArenaMade
 
 
 class ContainerPhase(enum.Enum):
-    """Of a container. LEAVING: told to stop; it takes no more tasks."""
+    """Of a container. DRAINING: it takes no more tasks and stops after its last one. LEAVING: told to stop."""
 
     STARTING = "starting"
     READY = "ready"
+    DRAINING = "draining"
     LEAVING = "leaving"
 
 
@@ -90,7 +91,7 @@ class Pool:
         self.queued -= 1
         return instance, free[-1]
 
-    def drain(self) -> list[Instance]:
+    def give_up(self) -> list[Instance]:
         """All tasks that wait, in order; the queue is empty afterwards."""
         waiting = [entry[2] for entry in sorted(self._queue, key=lambda e: e[:2]) if entry[2].pooled]
         self._queue.clear()
@@ -120,6 +121,12 @@ class Pool:
         self.failed_starts = 0
         self.offer(container)
 
+    @staticmethod
+    def drain(container: Container) -> None:
+        """It gets no more tasks: one that it can't stop blocks a place in it for ever."""
+        if container.phase is ContainerPhase.READY:
+            container.phase = ContainerPhase.DRAINING
+
     def leave(self, container: Container) -> None:
         """It was told to stop."""
         if container.phase is ContainerPhase.STARTING:
@@ -135,7 +142,7 @@ class Pool:
     @property
     def size(self) -> int:
         """Containers that are or will be of use."""
-        return sum(1 for c in self.containers.values() if c.phase is not ContainerPhase.LEAVING)
+        return sum(1 for c in self.containers.values() if c.phase in (ContainerPhase.STARTING, ContainerPhase.READY))
 
     @property
     def idle(self) -> list[Container]:

@@ -59,9 +59,13 @@ def workflow(stages: Sequence[Stage], outputs: Mapping[str, str], inputs: Sequen
 
 
 class Story:
-    """One host, told by hand. Containers answer `Hello` at once and keep nothing."""
+    """One host, told by hand. Containers answer `Hello` at once (unless `deaf`) and keep nothing.
 
-    def __init__(self, *workflows: Workflow, config: CoreConfig | None = None) -> None:
+    Workflow number n has the key `{name}{n}@1`, the first `{name}@1`. `starting` and `leaving`: containers that were not
+    heard of since they were told to start, or to stop.
+    """
+
+    def __init__(self, *workflows: Workflow, config: CoreConfig | None = None, deaf: bool = False) -> None:
         self.core = HostCore(config or CoreConfig())
         self.clock = FakeClock()
         self.said: list[commands.Command] = []
@@ -73,6 +77,10 @@ class Story:
         self.running: dict[tuple[str, wire.Tag], tuple[int, wire.RunTask]] = {}
         self.ran: list[str] = []
         self.emitted: dict[int, int] = {}
+        self.starting: list[int] = []
+        self.leaving: list[int] = []
+        self.gone: list[int] = []
+        self._deaf = deaf
         for number, item in enumerate(workflows):
             self.tell(events.WorkflowAdded(f"{item.name}{number or ''}@1", compile_program(item)))
 
@@ -83,15 +91,17 @@ class Story:
         self.said += answer
         for command in answer:
             self._note(command)
-        for command in answer:
-            if isinstance(command, commands.StartContainer):
-                self.tell(events.ContainerSaid(command.container, wire.Hello(wire.VERSION, 1)))
+        if not self._deaf:
+            self.hello()
         return answer
 
     def _note(self, command: commands.Command) -> None:
         match command:
             case commands.StartContainer(number, _, started):
                 self.stages[number] = started.name
+                self.starting.append(number)
+            case commands.StopContainer(number) | commands.KillContainer(number):
+                self.leaving.append(number)
             case commands.Tell(number, wire.RunTask() as message):
                 self.running[self.stages[number], message.tag] = (number, message)
                 self.ran.append(self.stages[number])
@@ -110,26 +120,68 @@ class Story:
     # --- what happens ---
 
     def invoke(
-        self, invocation: str = "i", *, deadline: float = 0.0, streams: Sequence[str] = (), **inputs: Any
+        self,
+        invocation: str = "i",
+        *,
+        key: str = "w@1",
+        deadline: float = 0.0,
+        streams: Sequence[str] = (),
+        **inputs: Any,
     ) -> None:
         """A call arrives; `streams` names the inputs that will be fed."""
-        values = {name: plain(value) for name, value in inputs.items()}
-        self.tell(events.InvocationArrived(invocation, "w@1", values, tuple(streams), deadline))
+        self.tell(events.InvocationArrived(invocation, key, _values(inputs), tuple(streams), deadline))
+
+    def feed(self, name: str, *items: Any, invocation: str = "i") -> None:
+        """The caller sends items of a stream input."""
+        for item in items:
+            self.tell(events.InputArrived(invocation, name, plain(item)))
+
+    def end(self, name: str, *, invocation: str = "i") -> None:
+        """The caller ends a stream input."""
+        self.tell(events.InputEnded(invocation, name))
+
+    def hello(self) -> None:
+        """All containers that were started become ready."""
+        while self.starting:
+            self.tell(events.ContainerSaid(self.starting.pop(0), wire.Hello(wire.VERSION, 1)))
+
+    def start_failed(self, kind: str = "ImportError") -> None:
+        """The container that was started first says that it can't, and leaves."""
+        number = self.starting.pop(0)
+        error = wire.ErrorRecord(Code.FAILED_PRECONDITION, kind, "on purpose")
+        self.tell(events.ContainerSaid(number, wire.StartFailed(error)))
+        self.exit(number)
+
+    def die_starting(self) -> None:
+        """The container that was started first dies before it is ready."""
+        self.exit(self.starting.pop(0))
+
+    def exit(self, number: int) -> None:
+        """A container is gone."""
+        self.gone.append(number)
+        self.tell(events.ContainerExited(number, "was killed by signal 9"))
+
+    def leave(self) -> None:
+        """All containers that were told to stop are gone."""
+        while self.leaving:
+            number = self.leaving.pop(0)
+            if number in self.starting:
+                self.starting.remove(number)
+            self.exit(number)
 
     def emit(self, stage_name: str, *tag: int, **outputs: Any) -> None:
         """A running task yields once."""
         number, message = self.running[stage_name, tag]
         index = self.emitted.get(message.task, 0)
         self.emitted[message.task] = index + 1
-        values = {name: plain(value) for name, value in outputs.items()}
-        self.tell(events.ContainerSaid(number, wire.TokenSent(message.task, index, values)))
+        self.tell(events.ContainerSaid(number, wire.TokenSent(message.task, index, _values(outputs))))
 
-    def done(self, stage_name: str, *tag: int, **outputs: Any) -> None:
-        """A running task returns."""
+    def done(self, stage_name: str, *tag: int, held: Sequence[events.Slot] = (), **outputs: Any) -> None:
+        """A running task returns; its container keeps views of the slots `held`."""
         number, message = self.running.pop((stage_name, tag))
-        values = {name: plain(value) for name, value in outputs.items()}
         items = self.emitted.get(message.task, 0)
-        self.tell(events.ContainerSaid(number, wire.TaskDone(message.task, values, items, wire.Times())))
+        said = wire.TaskDone(message.task, _values(outputs), items, wire.Times(), tuple(held))
+        self.tell(events.ContainerSaid(number, said))
 
     def fail(self, stage_name: str, *tag: int, kind: str = "ValueError", code: Code = Code.INTERNAL) -> None:
         """A running task raises."""
@@ -140,16 +192,25 @@ class Story:
     def crash(self, stage_name: str, *tag: int) -> None:
         """The container of a running task dies."""
         number, _ = self.running.pop((stage_name, tag))
-        self.tell(events.ContainerExited(number, "was killed by signal 9"))
+        self.exit(number)
 
-    def taken(self, stage_name: str, *tag: int, name: str, items: int) -> None:
+    def taken(self, stage_name: str, *tag: int, name: str, items: int, held: Sequence[events.Slot] = ()) -> None:
         """A running task has read so many items of a stream input."""
         number, message = self.running[stage_name, tag]
-        self.tell(events.ContainerSaid(number, wire.Taken(message.task, name, items)))
+        self.tell(events.ContainerSaid(number, wire.Taken(message.task, name, items, tuple(held))))
+
+    def take(self, name: str, items: int, invocation: str = "i") -> None:
+        """The caller has copied out so many items of an output."""
+        self.tell(events.OutputTaken(invocation, name, items))
+
+    def release(self, invocation: str = "i") -> None:
+        """The caller is done with the outputs."""
+        self.tell(events.InvocationReleased(invocation))
 
     def wake(self) -> None:
         """Time passes until the core's alarm."""
         self.clock.advance_to(self.wake_at)
+        self.wake_at = math.inf
         self.tell(events.Woke())
 
     def wait(self, seconds: float) -> None:
@@ -184,7 +245,25 @@ class Story:
         """All messages of one kind to containers so far."""
         return [c.message for c in self.said if isinstance(c, commands.Tell) and isinstance(c.message, kind)]
 
+    def granted(self, stage_name: str, *tag: int) -> int:
+        """Items that a running task may have emitted in all."""
+        task = self.running[stage_name, tag][1]
+        return max([task.credit_items, *(g.items for g in self.told(wire.Grant) if g.task == task.task)])
+
+    def containers_of(self, stage_name: str) -> list[int]:
+        """Containers of a stage that are not gone."""
+        return [n for n, name in self.stages.items() if name == stage_name and n not in self.gone]
+
+    @property
+    def given_back(self) -> list[events.Slot]:
+        """Slots that their owners may use again, in order."""
+        return [slot for message in self.told(wire.ReleaseSlots) for slot in message.slots]
+
     @property
     def failure(self) -> Failure | None:
         """Why the invocation `i` failed; KeyError while it runs."""
         return self.finished["i"]
+
+
+def _values(payloads: Mapping[str, Any]) -> dict[str, wire.Value]:
+    return {name: p if isinstance(p, wire.Value) else plain(p) for name, p in payloads.items()}
