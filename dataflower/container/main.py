@@ -147,7 +147,8 @@ def _attempt(data: DataUnit, code: Code, step: Callable[[], Any]) -> Any:
     try:
         return step()
     except BaseException as error:  # user code: its module's top level, its constructor, its setup
-        traceback.print_exc()
-        data.start_failed(error_record(error, code))
+        record = error_record(error, code)
+        print(record.traceback or f"{record.kind}: {record.message}", file=sys.stderr, flush=True)
+        data.start_failed(record)
         forget_frames(error)
     return None

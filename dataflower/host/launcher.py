@@ -223,6 +223,7 @@ class Launcher:
                     _log.error("a zygote speaks version %d of the wire, the host %d", message.version, wire.VERSION)
                     zygote.kill()
                     return
+                zygote.is_ready = True
                 self._nurseries[zygote.preload].backoff_s = 0.0
                 _log.info("zygote %d is ready in %.2f s", message.pid, message.seconds)
                 if message.missing:
@@ -345,13 +346,13 @@ class Launcher:
                 order.close()
                 self._ended(order.fork.container, None, "was not started: the host stops")
             nursery.waiting.clear()
+        for zygote in list(self._zygotes):
+            if not zygote.is_ready:  # it imports, perhaps for seconds, and would hear of it only afterwards
+                zygote.kill()
         await self._until(lambda: not self._processes, self._config.stop_grace_s)
         for number in list(self._processes):
             self.kill(number, "the host stops")
-        for zygote in list(self._zygotes):
-            zygote.close()
-        await self._until(lambda: not self._zygotes, self._config.stop_grace_s)
-        for zygote in list(self._zygotes):
+        for zygote in list(self._zygotes):  # it has nothing to put in order
             zygote.kill()
         await self._until(lambda: not (self._zygotes or self._processes), None)
         self._kill_unknown()

@@ -53,6 +53,8 @@ class Zygote:
         self._on_message = on_message
         self._on_exit = on_exit
         self.preload = preload
+        self.is_ready = False
+        """Whether its libraries are imported."""
         self.pending: set[int] = set()
         """Containers that were ordered and of which nothing has been heard."""
         self.children: set[int] = set()
