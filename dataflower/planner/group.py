@@ -1,0 +1,70 @@
+"""Our scheduler of one stage: all machines of a configuration share whole batches.
+
+The bound d + (b - 1)/T holds for the whole group, the fractional machine included (`bounds.group`). Billed by use a
+second configuration can only cost more: the one with the best ratio that fits the budget takes everything, at T
+p/t. With whole machines a second group may fill what the first would leave idle; the stream is then split between
+the two, request by request and as evenly as whole requests can be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dataflower.planner import bounds
+from dataflower.planner.options import Billing
+from dataflower.planner.profile import Configuration
+from dataflower.planner.schedule import ROUNDING, Allotment, Schedule, whole
+from dataflower.planner.staircase import Stair, Staircase, staircase
+
+
+def curve(configurations: Sequence[Configuration], rate: float, billing: Billing, limit_s: float) -> Staircase:
+    """Cost against budget, exact: one group by use, at most two with whole machines. Steps beyond `limit_s` are cut."""
+    stairs = [_single(c, rate, billing) for c in configurations]
+    stairs = [s for s in stairs if bounds.fits(s.latency_s, limit_s)]
+    if billing is Billing.INTEGER:
+        stairs += _pairs(configurations, rate, limit_s)
+    return staircase(stairs)
+
+
+def _single(c: Configuration, rate: float, billing: Billing) -> Stair:
+    worst = bounds.group(c, rate)
+    schedule = Schedule((Allotment(c, rate / c.throughput, rate, worst),))
+    return Stair(worst, schedule.cost if billing is Billing.USE else schedule.integer_cost, schedule)
+
+
+def _pairs(configurations: Sequence[Configuration], rate: float, limit_s: float) -> list[Stair]:
+    """Two groups with whole machines: n of the first, full, and as many of the second as the rest needs."""
+    throughput = np.array([c.throughput for c in configurations])
+    price = np.array([c.price for c in configurations])
+    alone_s = np.array([c.duration_s for c in configurations]) + 1 / rate
+    waits = np.array([c.batch - 1 for c in configurations])
+    found: list[tuple[float, float, int, int, int]] = []
+    for i, first in enumerate(configurations):
+        counts = np.arange(1, math.ceil(rate / first.throughput - ROUNDING))
+        rest = rate - counts * first.throughput
+        machines = np.maximum(1, np.ceil(rest[:, None] / throughput - ROUNDING))
+        cost = counts[:, None] * first.price + machines * price
+        latency = np.maximum(
+            (alone_s[i] + waits[i] / (rate - rest))[:, None],
+            alone_s + waits / rest[:, None],
+        )
+        usable = np.argwhere(latency <= limit_s)
+        found += [(float(latency[n, j]), float(cost[n, j]), i, int(counts[n]), int(j)) for n, j in usable]
+    best, stairs = math.inf, []
+    for _, cost_, i, n, j in sorted(found):
+        if cost_ < best:
+            best = cost_
+            stairs.append(_pair(configurations[i], n, configurations[j], rate))
+    return stairs
+
+
+def _pair(first: Configuration, n: int, second: Configuration, rate: float) -> Stair:
+    rest = rate - n * first.throughput
+    shares = ((first, rate - rest), (second, rest))
+    schedule = Schedule(
+        tuple(Allotment(c, x / c.throughput, x, bounds.group(c, x, split_rate=rate)) for c, x in shares)
+    )
+    return Stair(schedule.worst_s, n * first.price + whole(rest / second.throughput) * second.price, schedule)

@@ -1,0 +1,123 @@
+"""One method at work: `Options` applied to a problem gives the schedule of every module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from dataflower.planner import bounds, group, optimal
+from dataflower.planner.exact import compose
+from dataflower.planner.options import Billing, Options, Scheduler, Splitter
+from dataflower.planner.reassign import reassign
+from dataflower.planner.schedule import Schedule, generate, with_dummies
+from dataflower.planner.split import Budgets, Problem, estimate, split
+from dataflower.planner.staircase import Stair, Staircase, descend, quantised, staircase
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A schedule for each module; `lower_bound` is set by the exact splitter."""
+
+    schedules: Mapping[str, Schedule]
+    lower_bound: float = 0.0
+    exact: bool = False
+    second_worth: Mapping[str, float] = field(default_factory=dict)
+
+    def cost(self, billing: Billing) -> float:
+        """For an hour."""
+        if billing is Billing.USE:
+            return sum(s.cost for s in self.schedules.values())
+        return sum(s.integer_cost for s in self.schedules.values())
+
+
+def solve(problem: Problem, options: Options) -> Solution | None:
+    """The schedules that the method finds; None if it finds none within the SLO."""
+    if options.splitter is Splitter.EXACT or options.scheduler is Scheduler.GROUP:
+        return _solve_exact(problem, options)
+    found = [_solve_greedy(problem, options, options.splitter)]
+    if options.cost_direct and options.splitter is not Splitter.COST:
+        found.append(_solve_greedy(problem, options, Splitter.COST))
+    usable = [s for s in found if s is not None]
+    return min(usable, key=lambda s: s.cost(options.billing), default=None)
+
+
+def curves(problem: Problem, options: Options) -> dict[str, Staircase]:
+    """The staircase of every module under the scheduler of the options."""
+    return {name: _curve(problem, options, name) for name in problem.rates}
+
+
+def _curve(problem: Problem, options: Options, name: str) -> Staircase:
+    configurations, rate = problem.configurations[name], problem.rates[name]
+    if options.scheduler is Scheduler.GROUP:
+        return group.curve(configurations, rate, options.billing, problem.slo_s)
+    if options.scheduler is Scheduler.OPTIMAL:
+        return descend(lambda budget: optimal.best_schedule(configurations, rate, budget), problem.slo_s)
+    return descend(lambda budget: _schedule(problem, options, name, budget), problem.slo_s)
+
+
+def _solve_exact(problem: Problem, options: Options) -> Solution | None:
+    stairs = curves(problem, options)
+    if options.splitter is not Splitter.EXACT:
+        budgets = _budgets(problem, options, options.splitter)
+        if budgets is None:
+            return None
+        stairs = {
+            name: tuple(s for s in found if bounds.fits(s.latency_s, budgets[name])) for name, found in stairs.items()
+        }
+    found = compose(problem.application, stairs, problem.slo_s, options.max_points)
+    if found is None:
+        return None
+    schedules = {name: stair.schedule for name, stair in found.stairs.items()}
+    return Solution(schedules, found.lower_bound, found.exact, found.second_worth)
+
+
+def _solve_greedy(problem: Problem, options: Options, splitter: Splitter) -> Solution | None:
+    budgets = _budgets(problem, options, splitter)
+    if budgets is None:
+        return None
+    schedules: dict[str, Schedule] = {}
+    waiting = []
+    for name, budget in budgets.items():
+        found = _schedule(problem, options, name, budget)
+        if found is None:
+            waiting.append(name)
+        else:
+            schedules[name] = found
+    for name in waiting:  # the residual does not fit its budget: it may take what the split left over
+        taken = {n: schedules[n].worst_s if n in schedules else budgets[n] for n in budgets}
+        slack = problem.slo_s - problem.application.through(taken)[name]
+        found = _schedule(problem, options, name, budgets[name] + slack)
+        if found is None:
+            return None
+        schedules[name] = found
+    ordered = {name: schedules[name] for name in budgets}
+    return Solution(reassign(problem, ordered, options))
+
+
+def _schedule(problem: Problem, options: Options, name: str, budget_s: float) -> Schedule | None:
+    search = with_dummies if options.dummy else generate
+    return search(problem.configurations[name], problem.rates[name], budget_s, options.dispatch, options.max_tuples)
+
+
+def _budgets(problem: Problem, options: Options, splitter: Splitter) -> Budgets | None:
+    if splitter is not Splitter.QUANTISED:
+        return split(problem, options, splitter)
+    quantum = problem.slo_s / options.quanta
+    stairs = {name: quantised(_estimates(problem, options, name), quantum) for name in problem.rates}
+    found = compose(problem.application, stairs, problem.slo_s, options.max_points)
+    return None if found is None else {name: stair.latency_s for name, stair in found.stairs.items()}
+
+
+def _estimates(problem: Problem, options: Options, name: str) -> Staircase:
+    """The staircase that a splitter sees before anyone knows the tuples: one configuration for the whole stage."""
+    rate = problem.rates[name]
+    return staircase(
+        Stair(estimate(options, c, rate), rate / c.throughput * c.price, Schedule(()))
+        for c in problem.configurations[name]
+    )
+
+
+def restricted(problem: Problem, hardware: str) -> Problem | None:
+    """The same with one kind of device; None if a module can't run on it."""
+    found = {n: tuple(c for c in cs if c.hardware == hardware) for n, cs in problem.configurations.items()}
+    return replace(problem, configurations=found) if all(found.values()) else None

@@ -1,0 +1,113 @@
+"""Partial machines of different stages on one machine, by a duty cycle (Nexus, harpagon.md 8 and 11).
+
+A machine serves its shares in turn; a share's batch is cut when its turn comes. The cycle takes as long as all
+their batches together, so a request waits for at most one cycle before its own batch runs: cycle + d. That works
+while no share collects a full batch within one cycle: cycle <= b/rate for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dataflower.planner import bounds
+from dataflower.planner.schedule import ROUNDING, Allotment
+
+Key = tuple[str, int]
+"""Stage and number of the tuple in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of a tuple that does not fill a machine: `rate` requests a second in batches of at most `batch`."""
+
+    stage: str
+    tuple_index: int
+    batch: int
+    duration_s: float
+    rate: float
+    budget_s: float
+    jitter_s: float = 0.0
+    """How much later than evenly its requests may come, when they are picked out of a faster stream."""
+
+    @property
+    def period_s(self) -> float:
+        """Time in which a full batch collects."""
+        return self.batch / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One machine and what runs on it in turn."""
+
+    hardware: str
+    price: float
+    shares: tuple[Share, ...]
+
+    @property
+    def cycle_s(self) -> float:
+        """Time of one round."""
+        return sum(s.duration_s for s in self.shares)
+
+    def worst_s(self, share: Share) -> float:
+        """Worst-case latency of a share: alone it collects a batch, with others it waits for its turn."""
+        if len(self.shares) == 1:
+            return share.duration_s + (share.batch - 1) / share.rate + share.jitter_s
+        return self.cycle_s + share.duration_s + share.jitter_s
+
+    @property
+    def holds(self) -> bool:
+        """Whether every share keeps its budget and its load."""
+        return all(
+            bounds.fits(self.cycle_s, s.period_s) and bounds.fits(self.worst_s(s), s.budget_s) for s in self.shares
+        )
+
+
+def pack(tuples: Mapping[Key, Allotment], budgets: Mapping[str, float]) -> tuple[Machine, ...]:
+    """Machines for the partial machines of all tuples, the busiest first, each where it still fits (first fit).
+
+    A tuple whose full machines need the partial one to keep their own budget does not share it.
+
+    Args:
+        tuples: by stage and number; their full machines stay as they are.
+        budgets: by stage, in seconds.
+    """
+    total: dict[str, float] = {}
+    for (stage, _), a in tuples.items():
+        total[stage] = total.get(stage, 0.0) + a.rate
+    partial = [
+        (a, share)
+        for (stage, index), a in tuples.items()
+        if (share := _share(stage, index, a, total[stage], budgets[stage])) is not None
+    ]
+    partial.sort(key=lambda p: (-p[1].rate / p[0].configuration.throughput, p[1].stage, p[1].tuple_index))
+    machines: list[Machine] = []
+    for a, share in partial:
+        c = a.configuration
+        for i, machine in enumerate(machines):
+            joined = Machine(c.hardware, c.price, (*machine.shares, share))
+            if machine.hardware == c.hardware and joined.holds and share.stage not in {s.stage for s in machine.shares}:
+                machines[i] = joined
+                break
+        else:
+            machines.append(Machine(c.hardware, c.price, (share,)))
+    return tuple(machines)
+
+
+def _share(stage: str, index: int, a: Allotment, stage_rate: float, budget_s: float) -> Share | None:
+    """The part of a tuple that does not fill a machine; None if there is none, or if the rest can't do without it."""
+    c, full = a.configuration, math.floor(a.machines + ROUNDING)
+    rest = a.rate - full * c.throughput
+    if rest <= ROUNDING * a.rate:
+        return None
+    if full and not bounds.fits(bounds.group(c, full * c.throughput, split_rate=stage_rate), budget_s):
+        return None
+    jitter = 1 / stage_rate if rest < stage_rate * (1 - ROUNDING) else 0.0
+    return Share(stage, index, c.batch, c.duration_s, rest, budget_s, jitter)
+
+
+def full_part_s(a: Allotment, stage_rate: float) -> float:
+    """Worst-case latency of the full machines of a tuple whose partial one has gone elsewhere; 0 if it has none."""
+    c, full = a.configuration, math.floor(a.machines + ROUNDING)
+    return bounds.group(c, full * c.throughput, split_rate=stage_rate) if full else 0.0
