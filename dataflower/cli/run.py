@@ -28,6 +28,9 @@ def run(
     trace: Annotated[
         bool, typer.Option("--trace", help="Draw a line for each task; with -o json, print all record points.")
     ] = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Don't wait for the containers that the workflow keeps (`min_replicas`).")
+    ] = False,
     check_slo: Annotated[bool, typer.Option("--check-slo", help="End with 3 if the SLO was missed.")] = False,
     code_path: CodePath = None,
     config: ConfigFile = None,
@@ -35,7 +38,8 @@ def run(
 ) -> None:
     """Run a workflow once, in this process, without a server.
 
-    Stream outputs appear as they come; then the results (stdout), the timeline and the SLO verdict (stderr).
+    The containers that the workflow keeps are started first, as a server would have them. Stream outputs appear as
+    they come; then the results (stdout), the timeline and the SLO verdict (stderr).
 
     Example: dataflower run workflows/wordcount.yaml text=@book.txt
     """
@@ -56,7 +60,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="dataflower-run-") as logs:
         host = host_config(settings, state_dir=None, log_dir=Path(logs) if shown.is_live else None)
         outcome = run_loop(
-            _once(host, workflow, source, given, screen=shown, deadline_s=seconds(deadline), as_text=as_text)
+            _once(host, workflow, source, given, screen=shown, cold=cold, deadline_s=seconds(deadline), as_text=as_text)
         )
         if shown.is_live:
             _print_logs(Path(logs), workflow.name)
@@ -74,6 +78,7 @@ async def _once(
     inputs: dict[str, Any],
     *,
     screen: Screen,
+    cold: bool,
     deadline_s: float | None,
     as_text: bool,
 ) -> Outcome:
@@ -82,7 +87,22 @@ async def _once(
     with screen:
         async with local.open_host(config) as host:
             await host.apply(workflow, source)
+            if not cold:
+                await _warm_up(host, workflow.name, screen)
             return await follow(host, workflow, inputs, screen=screen, deadline_s=deadline_s, as_text=as_text)
+
+
+async def _warm_up(host: HostApi, workflow: str, screen: Screen) -> None:
+    from dataflower.clock import SystemClock
+
+    clock = SystemClock()
+    begun = clock.monotonic()
+    screen.stages(host.workflow(workflow).stages)
+    await host.wait_ready(workflow)
+    kept = [stage.stage for stage in host.workflow(workflow).stages if stage.idle]
+    if kept:
+        message = f"{', '.join(kept)} ready after {clock.monotonic() - begun:.1f} s"
+        (screen.note if screen.is_live else terminal().note)(message)
 
 
 async def follow(

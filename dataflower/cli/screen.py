@@ -70,6 +70,11 @@ class Screen:
         """Show this state of the stages from now on."""
         self._stages = tuple(stages)
 
+    def note(self, message: str) -> None:
+        """Say something that is no result."""
+        if self._live is not None:
+            self._live.console.print(Text(message, style="dim"))
+
     def item(self, item: OutputItem) -> None:
         """Show an item of a stream output."""
         if isinstance(item.value, str):

@@ -135,6 +135,10 @@ class HostApi(Protocol):
         """One of them; NotFound with the nearest name as a hint."""
         ...
 
+    async def wait_ready(self, name: str) -> None:
+        """Wait for the containers that a workflow keeps (`min_replicas`); returns early if one can't be started."""
+        ...
+
     async def invoke(
         self,
         name: str,

@@ -111,6 +111,7 @@ class Engine:
         self._commands = 0
         self._violations = 0
         self._closing = False
+        self._watchers: list[asyncio.Future[None]] = []
         self._execute: dict[type, Callable[[Any], None]] = {
             Tell: self._tell,
             commands.EmitOutput: self._emit,
@@ -189,6 +190,7 @@ class Engine:
         elif type(message) is Hello and not descriptors:
             if message.version != wire.VERSION:
                 raise ProtocolViolation(f"it speaks version {message.version} of the wire, the host {wire.VERSION}")
+            self._loop.call_soon(self._tell_watchers)
         else:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -215,6 +217,7 @@ class Engine:
             del self._peers[container]
         if not self._closing:
             self.feed(ContainerExited(container, reason))
+            self._tell_watchers()
 
     # --- commands --------------------------------------------------------------------------------------------
 
@@ -308,6 +311,18 @@ class Engine:
             return
         self._wake_at = float("inf")
         self.feed(Woke())
+
+    def container_changed(self) -> asyncio.Future[None]:
+        """Done when the next container has become ready or is gone."""
+        watcher = self._loop.create_future()
+        self._watchers.append(watcher)
+        return watcher
+
+    def _tell_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            if not watcher.done():
+                watcher.set_result(None)
 
     # --- end -------------------------------------------------------------------------------------------------
 

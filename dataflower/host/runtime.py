@@ -210,6 +210,11 @@ class Runtime:
         """See `HostApi.workflow`."""
         return self._registry.status(self._registry.find(name))
 
+    async def wait_ready(self, name: str) -> None:
+        """See `HostApi.wait_ready`."""
+        while any(stage.starting for stage in self.workflow(name).stages):
+            await self._engine.container_changed()
+
     # --- invocations -----------------------------------------------------------------------------------------
 
     async def invoke(

@@ -86,6 +86,10 @@ class FakeHost:
         self.workflow(name)
         del self._workflows[name]
 
+    async def wait_ready(self, name: str) -> None:
+        """As `HostApi.wait_ready`: there are no containers to wait for."""
+        self.workflow(name)
+
     def workflows(self) -> tuple[WorkflowStatus, ...]:
         """As `HostApi.workflows`."""
         return tuple(self.workflow(name) for name in sorted(self._workflows))
