@@ -31,6 +31,7 @@ Lookup = Callable[[str], Signature | None]
 """From `module:name` to its signature; None: there is no such module. May raise SignatureError."""
 
 _NOT_FOR_NESTED = sorted(StageDocument.model_fields.keys() - {"workflow", "inputs", "params", "when"})
+_NOT_FOR_SWITCH = StageDocument.model_fields.keys() - {"switch", "inputs", "types", "when", "function", "workflow"}
 
 
 def load(text: str, *, file: str, read: Read, find_source: FindSource, profile: str | None = None) -> Workflow:
@@ -195,6 +196,13 @@ class _FileReader:
             self._blame(
                 name, Finding(("stages", name), f"stage {name!r} has no function, switch or workflow", hint, True)
             )
+        for key in sorted(document.model_fields_set & _NOT_FOR_SWITCH) if document.switch is not None else ():
+            hint = "the host itself decides it, without a task"
+            if key in ("retry", "catch"):
+                hint = (
+                    "a condition that can't be evaluated fails the invocation; guard it: `has(x.score) && x.score > 1`"
+                )
+            self._blame(name, Finding(("stages", name, key), f"{key!r} does not go with `switch`", hint, True))
         if document.switch is not None and not document.switch:
             self._blame(name, Finding(("stages", name, "switch"), "a switch needs cases", "`urgent: score > 0.8`"))
         return resolve_stage(name, document, signature)

@@ -61,7 +61,7 @@ def workflow(stages: Sequence[Stage], outputs: Mapping[str, str], inputs: Sequen
 class Story:
     """One host, told by hand. Containers answer `Hello` at once (unless `deaf`) and keep nothing.
 
-    Workflow number n has the key `{name}{n}@1`, the first `{name}@1`. `starting` and `leaving`: containers that were not
+    Workflow number n has the key `{name}{n}@1`, the first `{name}@1`. `starting`, `leaving`: containers that were not
     heard of since they were told to start, or to stop.
     """
 
@@ -248,7 +248,8 @@ class Story:
     def granted(self, stage_name: str, *tag: int) -> int:
         """Items that a running task may have emitted in all."""
         task = self.running[stage_name, tag][1]
-        return max([task.credit_items, *(g.items for g in self.told(wire.Grant) if g.task == task.task)])
+        grants: list[wire.Grant] = self.told(wire.Grant)
+        return max([task.credit_items, *(grant.items for grant in grants if grant.task == task.task)])
 
     def containers_of(self, stage_name: str) -> list[int]:
         """Containers of a stage that are not gone."""

@@ -40,16 +40,18 @@ sizes = st.none() | st.integers(1, 2**50)
 
 @st.composite
 def tuned(draw: st.DrawFn, stage: Stage) -> Stage:
-    """The stage, run in some other way."""
+    """The stage, run in some other way; there is only one for a switch."""
+    if stage.is_switch:
+        return stage
     most = draw(st.none() | st.integers(1, 9))
     ports = {port.name: port for port in stage.input_ports}
-    extra = draw(st.dictionaries(names, st.tuples(types, plain), max_size=2)) if stage.function else {}
+    extra = draw(st.dictionaries(names, st.tuples(types, plain), max_size=2))
     added = tuple(Port(n, t, False, True, d) for n, (t, d) in extra.items() if n not in ports)
-    catch = (*stage.catch, Catch(output={})) if stage.function and stage.catch else stage.catch
+    catch = (*stage.catch, Catch(output={})) if stage.catch else stage.catch
     return dataclasses.replace(
         stage,
         input_ports=(*stage.input_ports, *added),
-        params=draw(st.dictionaries(text, plain, max_size=2)) if stage.function else {},
+        params=draw(st.dictionaries(text, plain, max_size=2)),
         retry=draw(st.none() | st.builds(Retry, st.just(("A", "*")), st.integers(1, 9), numbers, st.floats(1, 9))),
         catch=catch,
         timeout_s=draw(st.none() | numbers),
