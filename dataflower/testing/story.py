@@ -251,6 +251,12 @@ class Story:
         grants: list[wire.Grant] = self.told(wire.Grant)
         return max([task.credit_items, *(grant.items for grant in grants if grant.task == task.task)])
 
+    def granted_bytes(self, stage_name: str, *tag: int) -> int:
+        """Bytes that a running task may have emitted in all."""
+        task = self.running[stage_name, tag][1]
+        grants: list[wire.Grant] = self.told(wire.Grant)
+        return max([task.credit_bytes, *(grant.bytes for grant in grants if grant.task == task.task)])
+
     def containers_of(self, stage_name: str) -> list[int]:
         """Containers of a stage that are not gone."""
         return [n for n, name in self.stages.items() if name == stage_name and n not in self.gone]
