@@ -1,4 +1,4 @@
-"""The published methods as settings of one planner (harpagon.md 6). They are readings of the papers, not their code."""
+"""The published methods as settings of one planner. They are readings of the papers, not their code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NEXUS = Options(
 INFERLINE = Options(dispatch=Dispatch.DT, scheduler=Scheduler.GREEDY, splitter=Splitter.UPGRADE, max_tuples=1)
 """InferLine: from batch 1 on the best device down to cheaper settings; a queue for each stage, so d + b/T."""
 
-SCROOGE = Options(dispatch=Dispatch.DT, scheduler=Scheduler.GREEDY, splitter=Splitter.THROUGHPUT, max_tuples=2)
-"""Scrooge: mixed devices, full machines and a partial one, split by throughput."""
+SCROOGE = Options(dispatch=Dispatch.DT, scheduler=Scheduler.GREEDY, splitter=Splitter.EXACT, max_tuples=2)
+"""Scrooge: mixed devices, full machines and a partial one; our exact splitter stands for its MILP."""
 
 HARPAGON = Options(
     dispatch=Dispatch.TC,

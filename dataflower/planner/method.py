@@ -50,9 +50,11 @@ def _curve(problem: Problem, options: Options, name: str) -> Staircase:
     configurations, rate = problem.configurations[name], problem.rates[name]
     if options.scheduler is Scheduler.GROUP:
         return group.curve(configurations, rate, options.billing, problem.slo_s)
+    budgets = {problem.slo_s * i / options.quanta for i in range(1, options.quanta + 1)}
+    budgets |= {b for c in configurations if (b := estimate(options, c, rate)) <= problem.slo_s}
     if options.scheduler is Scheduler.OPTIMAL:
-        return descend(lambda budget: optimal.best_schedule(configurations, rate, budget), problem.slo_s)
-    return descend(lambda budget: _schedule(problem, options, name, budget), problem.slo_s)
+        return descend(lambda budget: optimal.best_schedule(configurations, rate, budget), budgets)
+    return descend(lambda budget: _schedule(problem, options, name, budget), budgets)
 
 
 def _solve_exact(problem: Problem, options: Options) -> Solution | None:
@@ -85,8 +87,8 @@ def _solve_greedy(problem: Problem, options: Options, splitter: Splitter) -> Sol
             schedules[name] = found
     for name in waiting:  # the residual does not fit its budget: it may take what the split left over
         taken = {n: schedules[n].worst_s if n in schedules else budgets[n] for n in budgets}
-        slack = problem.slo_s - problem.application.through(taken)[name]
-        found = _schedule(problem, options, name, budgets[name] + slack)
+        budget = budgets[name] + problem.slo_s - problem.application.through(taken)[name]
+        found = _schedule(problem, options, name, budget) or _filled(problem, options, name, budget)
         if found is None:
             return None
         schedules[name] = found
@@ -97,6 +99,13 @@ def _solve_greedy(problem: Problem, options: Options, splitter: Splitter) -> Sol
 def _schedule(problem: Problem, options: Options, name: str, budget_s: float) -> Schedule | None:
     search = with_dummies if options.dummy else generate
     return search(problem.configurations[name], problem.rates[name], budget_s, options.dispatch, options.max_tuples)
+
+
+def _filled(problem: Problem, options: Options, name: str, budget_s: float) -> Schedule | None:
+    """A last machine that runs batches as they come, partly filled, and is billed as if they were full."""
+    return with_dummies(
+        problem.configurations[name], problem.rates[name], budget_s, options.dispatch, options.max_tuples
+    )
 
 
 def _budgets(problem: Problem, options: Options, splitter: Splitter) -> Budgets | None:

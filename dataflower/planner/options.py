@@ -89,7 +89,7 @@ class Options:
         merger: treat parallel stages between the same neighbours as one in the greedy splitters.
         cost_direct: also run the COST splitter and keep the cheaper plan.
         batching: False plans with batch 1 alone.
-        quanta: steps of the QUANTISED splitter.
+        quanta: steps of the QUANTISED splitter, and of the budgets that EXACT asks a GREEDY or OPTIMAL scheduler for.
         max_points: longest staircase kept by the EXACT splitter; beyond it the plan is near-optimal and says so.
         pack: with INTEGER billing, let partial machines of different stages share one (`pack`).
     """

@@ -1,4 +1,4 @@
-"""Partial machines of different stages on one machine, by a duty cycle (Nexus, harpagon.md 8 and 11).
+"""Partial machines of different stages on one machine, by a duty cycle (Nexus).
 
 A machine serves its shares in turn; a share's batch is cut when its turn comes. The cycle takes as long as all
 their batches together, so a request waits for at most one cycle before its own batch runs: cycle + d. That works

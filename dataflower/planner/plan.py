@@ -154,6 +154,7 @@ def plan(
     options: Options = OURS,
     *,
     batches: Mapping[str, tuple[int, ...]] | None = None,
+    explain: bool = True,
 ) -> Plan | Infeasible:
     """The plan of a method for `rate` invocations a second within `slo_s` seconds each.
 
@@ -164,6 +165,7 @@ def plan(
         slo_s: end-to-end, in seconds.
         options: the method; ours if not given.
         batches: model -> batch sizes to consider besides the measured ones (interpolated, on the safe side).
+        explain: False leaves the nearest SLO and rate out of `Infeasible`: they take many plans to find.
 
     Raises:
         InvalidArgument: rate or SLO are not positive.
@@ -178,7 +180,7 @@ def plan(
     found = _solve(problem, options)
     if found is not None:
         return _assemble(problem, rate, found, options)
-    return _explain(asked, problem, rate)
+    return _explain(asked, problem, rate, search=explain)
 
 
 def _solve(problem: Problem, options: Options) -> Solution | None:
@@ -253,7 +255,7 @@ def _packed(
     return shared
 
 
-def _explain(asked: _Asked, problem: Problem, rate: float) -> Infeasible:
+def _explain(asked: _Asked, problem: Problem, rate: float, *, search: bool) -> Infeasible:
     """Which stage binds, and the nearest SLO and rate that can be kept."""
     least = {
         name: min(estimate(asked.options, c, problem.rates[name]) for c in cs)
@@ -267,12 +269,12 @@ def _explain(asked: _Asked, problem: Problem, rate: float) -> Infeasible:
         max(path, key=lambda name: least[name]),
         path,
         sum(least[name] for name in path),
-        _nearest_slo(asked, problem, rate),
-        _nearest_rate(asked, rate, problem.slo_s),
+        _nearest_slo(asked, problem) if search else None,
+        _nearest_rate(asked, rate, problem.slo_s) if search else None,
     )
 
 
-def _nearest_slo(asked: _Asked, problem: Problem, rate: float) -> float | None:
+def _nearest_slo(asked: _Asked, problem: Problem) -> float | None:
     """Bisection; what is returned has been planned."""
     low, high = problem.slo_s, problem.slo_s
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Latency that the split left over goes to the machines that would gain from it (harpagon.md 5.1, REASSIGN)."""
+"""Latency that the split left over goes to the machines that would gain from it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How many machines of which configuration a stage needs, for its rate and its budget (the published scheduler).
 
 `generate` takes the best configuration that still fits the budget, tuple after tuple; `with_dummies` asks whether a few
-requests that nobody sent would make that cheaper. After harpagon.md 5.1 and 10, where the readings are explained.
+requests that nobody sent would make that cheaper. The readings are in docs/planner.md.
 """
 
 from __future__ import annotations

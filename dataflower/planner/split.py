@@ -1,7 +1,7 @@
 """Dividing the SLO over the stages by greedy steps: the published splitter and those of its competitors.
 
 Every splitter returns a budget for each module, in seconds, whose sum on no path exceeds the SLO; None if even the
-quickest configurations do. After harpagon.md 5.2 and 5.3.
+quickest configurations do. The readings are in docs/planner.md.
 """
 
 from __future__ import annotations

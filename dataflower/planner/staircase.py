@@ -12,9 +12,6 @@ from dataclasses import dataclass
 
 from dataflower.planner.schedule import Schedule
 
-_NEXT = 1e-7
-"""The next budget to ask for lies this share below the latency of the last answer."""
-
 
 @dataclass(frozen=True, slots=True)
 class Stair:
@@ -39,26 +36,21 @@ def staircase(stairs: Iterable[Stair]) -> Staircase:
     return tuple(kept)
 
 
-def descend(best: Callable[[float], Schedule | None], budget_s: float) -> Staircase:
-    """The staircase of a scheduler, asked with ever smaller budgets until it finds nothing.
+def descend(best: Callable[[float], Schedule | None], budgets_s: Iterable[float]) -> Staircase:
+    """The staircase of a scheduler, asked for these budgets from the largest down until it finds nothing.
 
-    Exact if `best` is: a schedule for a budget is the best for all budgets down to its own latency.
+    A schedule for a budget is the best for all budgets down to its own latency, so those are not asked for again. With
+    dummy requests cost falls without steps as the budget grows; that is why somebody has to say which budgets matter.
     """
     found: list[Stair] = []
-    while budget_s > 0 and (schedule := best(budget_s)) is not None:
-        found.append(Stair(schedule.worst_s, schedule.cost, schedule))
-        budget_s = min(schedule.worst_s, budget_s) * (1 - _NEXT)
-    return staircase(found)
-
-
-def cheapest_within(stairs: Staircase, budget_s: float) -> Stair | None:
-    """The last step that fits the budget."""
-    best = None
-    for stair in stairs:
-        if stair.latency_s > budget_s:
+    for budget in sorted(budgets_s, reverse=True):
+        if found and budget >= found[-1].latency_s:
+            continue
+        schedule = best(budget)
+        if schedule is None:
             break
-        best = stair
-    return best
+        found.append(Stair(schedule.worst_s, schedule.cost, schedule))
+    return staircase(found)
 
 
 def quantised(stairs: Staircase, quantum_s: float) -> Staircase:
