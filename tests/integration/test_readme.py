@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,10 +20,12 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
 def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    assert found is not None
-    return found[1]
+    return blocks(language)[0]
 
 
 def test_the_workflow_loads() -> None:
@@ -41,6 +47,23 @@ def test_the_functions_run() -> None:
     classify = module.Classify()
     classify.setup(["red"])
     assert classify("Red or green") == {"red": 1}
+
+
+def test_the_client_calls_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "dataflower.cli", "serve", "--port", "0", "--workflow", "workflows/wordcount.yaml"]
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[-1]
+            calls = next(text for text in blocks("python") if "client.invoke" in text)
+            exec(compile(calls.replace("127.0.0.1:8001", address), "README.md", "exec"), {})
+        finally:
+            server.send_signal(signal.SIGTERM)
+    assert server.returncode == 0
+    words, distinct = (line.split()[-1] for line in capsys.readouterr().out.splitlines())
+    assert words.endswith(")]")
+    assert int(distinct) > 100
 
 
 def test_every_link_leads_somewhere() -> None:
