@@ -220,7 +220,8 @@ class Execution:
         name = scope[len(prefix)]
         kind, _, owner = name.partition(":")
         if kind == "input":
-            return index < len(self._inputs[owner])
+            streams = [self._inputs[port.name] for port in self._workflow.inputs if port.stream]
+            return any(index < len(items) for items in streams)
         if kind == "keyed":
             keys = self._keyed(owner, prefix)
             return keys if isinstance(keys, (Poison, Absent)) else index < len(keys)
@@ -264,7 +265,8 @@ class Execution:
             case Fanout.EACH:
                 index = tag[len(scope) - 1]
                 if source.stage == INPUTS:
-                    return self._inputs[source.port][index]
+                    items = self._inputs[source.port]
+                    return items[index] if index < len(items) else ABSENT
                 return self._task(source.stage, tag[: len(scope) - 1]).items[index].get(source.port, ABSENT)
             case Fanout.KEYED:
                 depth = len(scope) - 1

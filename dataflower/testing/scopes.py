@@ -42,7 +42,7 @@ class Scopes:
     def of_port(self, ref: PortRef) -> Scope:
         """Scope of the values of a port, or of the items of a stream port."""
         if ref.stage == INPUTS:
-            return (f"input:{ref.port}",) if self.is_stream(ref) else ()
+            return ("input:",) if self.is_stream(ref) else ()
         scope = self._stage(ref.stage)
         return (*scope, f"stage:{ref.stage}") if self.is_stream(ref) else scope
 

@@ -62,6 +62,8 @@ class Script:
         self.answers: list[list[commands.Command]] = []
         self.ran: list[tuple[str, str, wire.Tag, int]] = []
         self.crashed: list[str] = []
+        self.most_containers = 0
+        """How many there were at the same time."""
         self._behaviours: dict[str, Mapping[str, Behaviour]] = {}
         self._random = Random(seed)
         self._seed = seed
@@ -166,6 +168,8 @@ class Script:
                 container = ScriptedContainer(number, stage, behaviour, self.slots)
                 container.stubborn = self._stubborn and self._random.random() < 0.5
                 self.containers[number] = container
+                alive = sum(1 for other in self.containers.values() if other.phase is not Phase.GONE)
+                self.most_containers = max(self.most_containers, alive)
             case commands.StopContainer(number):
                 self.containers[number].stop()
             case commands.KillContainer(number, reason):

@@ -140,7 +140,7 @@ class _Builder:
                 for iterates in (False, True):
                     self.sources.append(_Source(Edge(ref, Fanout.GATHER), scope[:-1], None, iterates, True))
             return
-        item = (*scope, f"stage:{stage}" if stage != INPUTS else f"input:{port.name}")
+        item = (*scope, f"stage:{stage}" if stage != INPUTS else "input:")
         self.sources.append(_Source(Edge(ref, Fanout.EACH), item, shape))
         self.sources.append(_Source(Edge(ref), scope, shape, iterates=True))
         self.sources.append(_Source(Edge(ref, Fanout.GATHER), scope, None, False, True))
@@ -149,19 +149,19 @@ class _Builder:
             self.sources.append(_Source(Edge(ref, Fanout.KEYED), (*scope, "keyed:"), None, False, True))
 
     def inputs(self) -> tuple[tuple[Port, ...], dict[str, Any]]:
-        """The workflow's own inputs: values, and at most one stream."""
+        """The workflow's own inputs: a value, and up to two streams, which may differ in length."""
         x: Any = self.draw(st.integers(0, 5))
         tensor = self.chance(20)
         ports, values = [Port("x")], {"x": [x, FakeTensor(x + 1)] if tensor else x}
-        if self.chance(30):
-            ports.append(Port("s", stream=True))
+        for name in self.pick(((), (), ("s",), ("s", "t"))):
+            ports.append(Port(name, stream=True))
             keyed = self.chance(30)
             items = self.draw(st.lists(st.integers(0, 9), max_size=4))
             shape = Shape.KEYED if keyed else Shape.TENSOR if tensor else Shape.INT
-            values["s"] = [
+            values[name] = [
                 {"key": i % 2, "value": i} if keyed else [i, FakeTensor(i + 1)] if tensor else i for i in items
             ]
-            self.offer(INPUTS, ports[1], (), shape)
+            self.offer(INPUTS, ports[-1], (), shape)
         self.offer(INPUTS, ports[0], (), Shape.TENSOR if tensor else Shape.INT)
         return tuple(ports), values
 
@@ -184,7 +184,11 @@ class _Builder:
         usable = [s for s in self.sources if len(s.scope) <= self.features.depth]
         recent = usable[-6:]
         fanned = [s for s in usable if s.scope]
-        primary = self.pick(fanned if fanned and self.chance(45) else recent if self.chance(60) else usable)
+        deep = [s for s in fanned if len(s.scope) > 1]
+        if deep and self.chance(40):
+            primary = self.pick(deep)
+        else:
+            primary = self.pick(fanned if fanned and self.chance(45) else recent if self.chance(60) else usable)
         scope = tuple(keyed_name if f == "keyed:" else f for f in primary.scope)
         chosen = [primary]
         for _ in range(self.pick((0, 0, 1, 1, 2))):

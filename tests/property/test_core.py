@@ -92,6 +92,17 @@ def test_tight_credit_changes_no_result_and_blocks_nothing(scenario: Scenario, s
     check_legal(caller, ends)
 
 
+@given(scenarios(Features(faults=False, tight_credit=True, partial_reads=False)), SEEDS, st.integers(1, 3))
+def test_few_places_change_no_result_and_block_nothing(scenario: Scenario, seed: int, places: int) -> None:
+    ends = all_outcomes(scenario)
+    script = Script(HostCore(CoreConfig(cpus=1 + seed % 2, max_containers=places)), seed=seed)
+    (caller,) = play(scenario, script)
+    assert caller.failure is None
+    check_legal(caller, ends)
+    assert script.most_containers <= max(places, len(scenario.behaviours) + places - 1)
+    event("beyond the limit" if script.most_containers > places else "within the limit")
+
+
 @given(scenarios(Features(hangs=True)), SEEDS)
 def test_hanging_tasks_time_out(scenario: Scenario, seed: int) -> None:
     ends = all_outcomes(scenario)
