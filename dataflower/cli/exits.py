@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+from dataflower.errors import InvalidArgument
+
 
 class ExitCode(enum.IntEnum):
     """What the shell gets to see."""
@@ -13,3 +15,8 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     SLO_NOT_MET = 3
     INFEASIBLE = 4
+    INTERRUPTED = 130
+
+
+class WrongUsage(InvalidArgument):
+    """The command line itself is wrong, whatever the workflow and the server are like."""

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from dataflower.cli.exits import ExitCode
+from dataflower.cli.exits import ExitCode, WrongUsage
 from dataflower.cli.terminal import adjust, describe, reset, terminal
 from dataflower.errors import DataflowerError
 from dataflower.spec.suggest import did_you_mean
@@ -114,7 +114,10 @@ class VerbGroup(TyperGroup):
             if terminal().debug:
                 raise
             print(describe(error), file=sys.stderr)
-            raise typer.Exit(ExitCode.FAILED) from error
+            raise typer.Exit(ExitCode.USAGE if isinstance(error, WrongUsage) else ExitCode.FAILED) from error
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
         except OSError as error:
             if terminal().debug or isinstance(error, BrokenPipeError) or error.filename is None:
                 raise

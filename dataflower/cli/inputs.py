@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dataflower.cli.exits import WrongUsage
 from dataflower.errors import InvalidArgument
 from dataflower.spec.function import DTYPES, Kind, Port, PortType
 
@@ -20,18 +21,19 @@ def parse_inputs(pairs: Iterable[str], ports: Iterable[Port] | None = None) -> d
     `ports` are known, their types decide: a string port takes `5` as "5". Values of stream ports are lists.
 
     Raises:
-        InvalidArgument: not a pair, an unknown name, a name given twice, or a value that does not fit its port.
+        WrongUsage: not a pair, an unknown name, or a name given twice.
+        InvalidArgument: a value does not fit its port.
     """
     known = None if ports is None else {port.name: port for port in ports}
     inputs: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise InvalidArgument(f"input {pair!r} is not of the form name=value")
+            raise WrongUsage(f"input {pair!r} is not of the form name=value")
         if name in inputs:
-            raise InvalidArgument(f"input {name!r} is given twice")
+            raise WrongUsage(f"input {name!r} is given twice")
         if known is not None and name not in known:
-            raise InvalidArgument(f"no input {name!r} ({_which(known)})")
+            raise WrongUsage(f"no input {name!r} ({_which(known)})")
         port = known[name] if known is not None else Port(name)
         inputs[name] = _stream(text, port) if port.stream else _value(text, port.type, name)
     return inputs

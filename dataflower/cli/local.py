@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from dataflower.errors import InvalidArgument
+from dataflower.cli.exits import WrongUsage
 from dataflower.host.api import HostApi
 from dataflower.host.settings import HostConfig
 from dataflower.spec.units import parse_duration
@@ -38,22 +39,42 @@ async def open_host(config: HostConfig, load: Callable[[str], Workflow] | None =
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end on uvloop; Ctrl-C cancels it and raises KeyboardInterrupt."""
+    """Run to the end on uvloop; Ctrl-C, SIGTERM and SIGHUP cancel it and raise KeyboardInterrupt."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+        return runner.run(_stoppable(main))
+
+
+async def _stoppable(main: Coroutine[Any, Any, T]) -> T:
+    loop = asyncio.get_running_loop()
+    running = asyncio.ensure_future(main)
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        running.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        if stopped:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def seconds(text: str | None) -> float | None:
     """A duration from the command line.
 
     Raises:
-        InvalidArgument: it is none.
+        WrongUsage: it is none.
     """
     if text is None:
         return None
     try:
         return parse_duration(float(text) if text.replace(".", "", 1).isdigit() else text)
     except ValueError as error:
-        raise InvalidArgument(f"--deadline: {error}") from error
+        raise WrongUsage(f"--deadline: {error}") from error

@@ -51,16 +51,19 @@ def run(
     from dataflower.cli.workflows import beside, load_file
     from dataflower.config.compose import compose
     from dataflower.config.convert import host_config
+    from dataflower.host.inputs import split_inputs
 
     settings = beside(compose({"code_path": code_path}, file=config).config, [file])
     workflow, source = load_file(file, settings, profile)
     given = parse_inputs(inputs or [], workflow.inputs)
+    split_inputs(workflow.name, {port.name: port for port in workflow.inputs}, given)  # before anything is started
+    deadline_s = seconds(deadline)
     as_text = output is Format.TABLE
     shown = screen(terminal(), items=as_text)
     with tempfile.TemporaryDirectory(prefix="dataflower-run-") as logs:
         host = host_config(settings, state_dir=None, log_dir=Path(logs) if shown.is_live else None)
         outcome = run_loop(
-            _once(host, workflow, source, given, screen=shown, cold=cold, deadline_s=seconds(deadline), as_text=as_text)
+            _once(host, workflow, source, given, screen=shown, cold=cold, deadline_s=deadline_s, as_text=as_text)
         )
         if shown.is_live:
             _print_logs(Path(logs), workflow.name)

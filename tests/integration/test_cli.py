@@ -152,6 +152,24 @@ def test_a_function_that_kills_its_process_is_an_error_with_its_stage(shell: She
     assert "ContainerCrashed in stage 'dies'" in done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_run_with_a_word_and_leaves_nothing(shell: Shell, number: signal.Signals) -> None:
+    marker, scratch = shell.folder / "started", shell.folder / "scratch"
+    scratch.mkdir()
+    running = subprocess.Popen(
+        [*shell.command, "run", "nap.yaml", "seconds=600", f"marker={marker}"],
+        cwd=shell.folder,
+        env={**shell.env, "TMPDIR": str(scratch)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for(marker)
+    running.send_signal(number)
+    _, said = running.communicate(timeout=20)
+    assert (running.returncode, said) == (130, "interrupted\n")
+    assert list(scratch.iterdir()) == []
+
+
 def test_a_server_takes_workflows_runs_them_and_tells_about_them(shell: Shell) -> None:
     server = shell.serve()
     assert shell("apply", "greet.yaml").returncode == 0

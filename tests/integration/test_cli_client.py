@@ -138,10 +138,8 @@ def test_the_deadline_ends_a_call(server: Server) -> None:
     ("args", "message"),
     [
         (("invoke", "echo"), "text"),
-        (("invoke", "echo", "txt=1"), "no input 'txt'"),
         (("invoke", "count", "n=many"), "takes int"),
         (("invoke", "ecko", "text=1"), "ecko"),
-        (("invoke", "echo", "text=1", "--deadline", "soon"), "--deadline"),
         (("status", "nothing"), "no workflow and no invocation 'nothing'"),
         (("trace", "nothing"), "nothing"),
         (("cancel", "nothing"), "nothing"),
@@ -154,6 +152,21 @@ def test_mistakes_are_one_line_without_traceback(server: Server, args: tuple[str
     assert result.exit_code == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("echo", "txt=1"), "no input 'txt'"),
+        (("echo", "text"), "not of the form name=value"),
+        (("echo", "text=1", "text=2"), "given twice"),
+        (("echo", "text=1", "--deadline", "soon"), "--deadline"),
+    ],
+)
+def test_wrong_usage_of_a_call_ends_with_2(server: Server, args: tuple[str, ...], message: str) -> None:
+    result = server("invoke", *args)
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 def test_async_returns_an_id_that_status_knows(server: Server) -> None:

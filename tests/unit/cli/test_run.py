@@ -102,8 +102,24 @@ def test_a_failure_ends_with_1_and_without_a_verdict(run: Any) -> None:
 
 def test_inputs_are_checked_before_anything_starts(run: Any) -> None:
     result = run(hello, "nam=Ada")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no input 'nam' (the workflow takes name)" in result.stderr
+
+
+def test_a_missing_input_is_all_there_is_to_say(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(body: Any) -> None:
+        raise AssertionError("a host was opened")
+
+    monkeypatch.setattr(local, "run_loop", started)
+    result = run(hello)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "error: input 'name' of workflow 'greet' is missing; it takes string [INVALID_ARGUMENT]"
+    ]
+
+
+def test_a_deadline_that_is_none_is_wrong_usage(run: Any) -> None:
+    assert run(hello, "name=Ada", "--deadline", "soon").exit_code == 2
 
 
 def test_problems_of_the_file_are_all_printed(tmp_path: Path) -> None:
