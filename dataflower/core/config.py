@@ -1,0 +1,19 @@
+"""Limits of a host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CoreConfig:
+    """Limits of a host.
+
+    `cpus`: the default for `max_replicas`. `cancel_grace_s`: how long a task that was told to stop may go on before its
+    container is killed.
+    """
+
+    cpus: int = 2
+    max_containers: int = 64
+    cancel_grace_s: float = 2.0
+    seed: int = 0

@@ -1,0 +1,40 @@
+"""Failures that the core itself states, and what a caught one leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dataflower.core.instance import Instance
+from dataflower.core.program import goto_port
+from dataflower.core.values import EMPTY, constant
+from dataflower.errors import Code, Failure
+from dataflower.spec.workflow import ERROR_PORT
+from dataflower.wire import Value
+
+
+def timed_out(instance: Instance) -> Failure:
+    """The task's attempt took too long."""
+    limit = instance.program.stage.timeout_s
+    message = f"the task took longer than timeout_s = {limit:g}"
+    return Failure(Code.DEADLINE_EXCEEDED, "Timeout", message, instance.program.name, instance.attempt)
+
+
+def crashed(stage: str, attempt: int, what: str) -> Failure:
+    """The stage's container died; `what` as in 'was killed by signal 9'."""
+    return Failure(Code.INTERNAL, "ContainerCrashed", f"the container of stage {stage!r} {what}", stage, attempt)
+
+
+def on_attempt(failure: Failure, attempt: int) -> Failure:
+    """The same, as it befell another attempt."""
+    return Failure(failure.code, failure.kind, failure.message, failure.stage, attempt, failure.traceback)
+
+
+def stand_in(goto: str | None, output: Any, failure: Failure) -> dict[str, Value]:
+    """What a caught failure puts on the stage's value ports."""
+    values = {port: constant(value) for port, value in (output or {}).items()}
+    if goto is not None:
+        values[goto_port(goto)] = EMPTY
+        values[ERROR_PORT] = constant(
+            {"kind": failure.kind, "message": failure.message, "stage": failure.stage, "attempt": failure.attempt}
+        )
+    return values

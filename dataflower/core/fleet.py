@@ -1,0 +1,113 @@
+"""All containers of a host: how many there may be, who makes room for whom, and how long an idle one stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dataflower.core.commands import Command, KillContainer, StartContainer, StopContainer
+from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.timers import Timers
+
+
+class Fleet:
+    """The containers of all pools, by number. `say` takes the commands."""
+
+    def __init__(self, limit: int, timers: Timers, say: Callable[[Command], None]) -> None:
+        self.containers: dict[int, Container] = {}
+        self.starved: dict[Pool, None] = {}
+        """Pools that wait for the host to have room for another container."""
+        self._limit = limit
+        self._timers = timers
+        self._say = say
+        self._last = 0
+
+    def fill(self, pool: Pool, now: float) -> None:
+        """Start as many containers as the pool wants and the host has room for."""
+        for _ in range(pool.wanted(now)):
+            if not self._has_room(pool):
+                self.starved[pool] = None
+                break
+            self._start(pool)
+
+    def place_starved(self, now: float) -> None:
+        """Something happened: try again for the pools that wait for room, those with the fewest containers first."""
+        starved = sorted(self.starved, key=lambda p: p.size)
+        self.starved.clear()
+        for pool in starved:
+            if pool.queued or pool.min_replicas:
+                self.fill(pool, now)
+
+    def stop(self, container: Container) -> None:
+        """An idle container is to leave."""
+        container.pool.leave(container)
+        self._say(StopContainer(container.number))
+
+    def kill(self, container: Container, reason: str) -> None:
+        """A container is to leave, whatever it is doing."""
+        container.pool.leave(container)
+        self._say(KillContainer(container.number, reason))
+
+    def close(self, pool: Pool) -> None:
+        """The pool's workflow is gone: its containers leave as soon as they run nothing."""
+        pool.closing = True
+        self.starved.pop(pool, None)
+        for container in tuple(pool.containers.values()):
+            if container.phase is not ContainerPhase.LEAVING and not container.tasks:
+                self.stop(container)
+
+    def stop_if_unwanted(self, container: Container) -> None:
+        """A task of it is over: it leaves if it runs nothing any more and nothing is to come."""
+        if container.tasks:
+            return
+        phase = container.phase
+        if phase is ContainerPhase.DRAINING or (container.pool.closing and phase is ContainerPhase.READY):
+            self.stop(container)
+
+    def watch_idle(self, container: Container, now: float) -> None:
+        """It is idle now: it leaves after its time unless it is used again."""
+        if container.keep_alive_set:
+            return
+        container.keep_alive_set = True
+        due = container.idle_since + container.pool.stage.scaling.keep_alive_s
+        self._timers.at(max(due, now), lambda at: self._stop_if_idle(container, at))
+
+    def _stop_if_idle(self, container: Container, now: float) -> None:
+        container.keep_alive_set = False
+        pool = container.pool
+        if container.phase is not ContainerPhase.READY or container.tasks:
+            return
+        if now < container.idle_since + pool.stage.scaling.keep_alive_s:
+            self.watch_idle(container, now)
+        elif pool.surplus() > 0:
+            self.stop(container)
+
+    def _start(self, pool: Pool) -> None:
+        self._last += 1
+        container = Container(self._last, pool)
+        self.containers[container.number] = container
+        pool.add(container)
+        self._say(StartContainer(container.number, pool.key, pool.stage))
+
+    def _has_room(self, pool: Pool) -> bool:
+        """Whether the host can take one more container; if not, another pool's longest idle one is sent away.
+
+        The limit gives way where keeping it would mean to wait for ever: nothing moves, and a queue has no container.
+        """
+        if len(self.containers) < self._limit:
+            return True
+        if any(c.phase is ContainerPhase.LEAVING for c in self.containers.values()):
+            return False
+        pools = {c.pool: None for c in self.containers.values() if c.pool is not pool}
+        spare = [p.idle[0] for p in pools if p.surplus() > 0 and not p.queued and p.idle]
+        if spare:
+            self.stop(min(spare, key=lambda c: c.idle_since))
+            return False
+        return bool(pool.queued) and not pool.size and self._is_standstill
+
+    @property
+    def _is_standstill(self) -> bool:
+        """Whether no container will do anything of its own accord: they are idle, or their tasks wait for others."""
+        return all(
+            c.phase is not ContainerPhase.STARTING and all(i.may_wait for i in c.tasks.values())
+            for c in self.containers.values()
+        )
