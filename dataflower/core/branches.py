@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dataflower.core.instance import Absent, drop, hold
 from dataflower.core.ledger import Ledger
+from dataflower.core.payload import Absent, drop, hold
 from dataflower.core.program import Consumer, StageProgram
 from dataflower.wire import Tag, Value
 

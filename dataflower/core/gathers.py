@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dataflower.core.instance import ABSENT, Absent, drop, hold
 from dataflower.core.ledger import Ledger
+from dataflower.core.payload import ABSENT, Absent, drop, hold
 from dataflower.core.program import Consumer
 from dataflower.core.values import split_key
 from dataflower.wire import Tag, Value

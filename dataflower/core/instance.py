@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dataflower.core.ledger import Ledger
+from dataflower.core.merge import MergeState
+from dataflower.core.payload import Payload, drop
 from dataflower.core.program import StageProgram
 from dataflower.core.trace import TaskTrace
 from dataflower.wire import Tag, Value
 
 if TYPE_CHECKING:
     from dataflower.core.matching import Flow
-
-
-class Absent(enum.Enum):
-    """The token that carries no data: its branch was not taken, or its producer left the port out."""
-
-    ABSENT = enum.auto()
-
-
-ABSENT: Final = Absent.ABSENT
-
-Payload = Value | tuple[Value, ...]
-"""What an input holds once it is there: a value, or a list that was gathered or merged."""
 
 
 class Phase(enum.IntEnum):
@@ -148,17 +138,6 @@ class StreamInput:
         return values
 
 
-class MergeState:
-    """What has come to an input that several edges feed."""
-
-    __slots__ = ("arrived", "by_edge", "spoken")
-
-    def __init__(self, edges: int) -> None:
-        self.by_edge: list[Value | None] = [None] * edges
-        self.arrived: list[Value] = []
-        self.spoken = 0
-
-
 class Instance:
     """One task-to-be: a stage under one tag, from its first token until it is done with and every edge has spoken."""
 
@@ -214,6 +193,31 @@ class Instance:
         self.pooled = False
         """Whether it stands in its stage's queue."""
 
+    def let_go(self, ledger: Ledger) -> list[Emitter]:
+        """It is over: drop its inputs and settle the items it took. Returns the producers whose credit moved."""
+        counted = self.phase is not Phase.WAITING
+        moved: list[Emitter] = []
+        self.phase = Phase.DONE
+        for payload in self.payloads:
+            if payload is not None:
+                drop(ledger, payload)
+        self.payloads = []
+        for merge in self.merges.values():
+            merge.let_go(ledger)
+        self.merges.clear()
+        if counted:
+            moved.extend(item.emitter for item in self.items if item.settle())
+        self.items = []
+        for stream in self.streams.values():
+            for value, entry in stream.entries:
+                ledger.drop(value)
+                if counted and entry is not None and entry.settle():
+                    moved.append(entry.emitter)
+        self.streams.clear()
+        if self.emitter is not None:
+            self.emitter.open = False
+        return moved
+
     @property
     def is_doomed(self) -> bool:
         """Whether it was told to stop; its container is expected to let go of it."""
@@ -231,31 +235,3 @@ class Instance:
         if emitter is not None and emitter.is_spent:
             return True
         return any(not stream.ended and stream.taken >= stream.length for stream in self.streams.values())
-
-
-def value_bytes(value: Value) -> int:
-    """Bytes of a value for credit: its tensors, or its body."""
-    total = len(value.body)
-    for ref in value.tensors:
-        total += ref.nbytes
-    if value.spilled is not None:
-        total += value.spilled.nbytes
-    return total
-
-
-def hold(ledger: Ledger, payload: Value | Absent | tuple[Value, ...]) -> None:
-    """Hold every slot of a payload."""
-    if isinstance(payload, tuple):
-        for value in payload:
-            ledger.hold(value)
-    elif not isinstance(payload, Absent):
-        ledger.hold(payload)
-
-
-def drop(ledger: Ledger, payload: Value | Absent | tuple[Value, ...]) -> None:
-    """Undo one `hold`."""
-    if isinstance(payload, tuple):
-        for value in payload:
-            ledger.drop(value)
-    elif not isinstance(payload, Absent):
-        ledger.drop(payload)

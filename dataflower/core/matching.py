@@ -10,36 +10,31 @@ from __future__ import annotations
 from dataflower.core.branches import Branches
 from dataflower.core.gathers import Gathers, Groups
 from dataflower.core.instance import (
-    ABSENT,
-    Absent,
     Emitter,
     Instance,
     Item,
-    MergeState,
-    Payload,
     Phase,
     StreamInput,
-    drop,
-    hold,
-    value_bytes,
 )
 from dataflower.core.ledger import Ledger
+from dataflower.core.merge import MergeState
 from dataflower.core.outputs import Outputs
+from dataflower.core.payload import ABSENT, Absent, drop, hold, value_bytes
 from dataflower.core.program import (
     CALLER,
     OUTPUT,
     Consumer,
     Element,
-    InputProgram,
     Mode,
     Program,
     case_port,
     keyed_element,
 )
-from dataflower.core.values import EMPTY, look
+from dataflower.core.switch import choose
+from dataflower.core.values import EMPTY
 from dataflower.errors import Code, Failure
 from dataflower.spec.expression import ExpressionError
-from dataflower.spec.workflow import Credit, Merge
+from dataflower.spec.workflow import Credit
 from dataflower.wire import Tag, Value
 
 
@@ -182,34 +177,7 @@ class Flow:
         """Make it DONE and let go of its inputs (what user code still keeps was counted as held before)."""
         if instance.phase in (Phase.QUEUED, Phase.RUNNING, Phase.RETRYING):
             self.active -= 1
-        counted = instance.phase is not Phase.WAITING
-        instance.phase = Phase.DONE
-        drop = self.ledger.drop
-        for payload in instance.payloads:
-            if payload is None:
-                continue
-            if isinstance(payload, tuple):
-                for value in payload:
-                    drop(value)
-            else:
-                drop(payload)
-        instance.payloads = []
-        for merge in instance.merges.values():
-            for value in merge.arrived:
-                drop(value)
-        instance.merges.clear()
-        for item in instance.items:
-            if counted and item.settle():
-                self.granted.append(item.emitter)
-        instance.items = []
-        for stream in instance.streams.values():
-            for value, entry in stream.entries:
-                drop(value)
-                if counted and entry is not None and entry.settle():
-                    self.granted.append(entry.emitter)
-        instance.streams.clear()
-        if instance.emitter is not None:
-            instance.emitter.open = False
+        self.granted.extend(instance.let_go(self.ledger))
 
     def _end_items(self, instance: Instance, count: int | Absent) -> None:
         program, tag = instance.program, instance.tag
@@ -290,7 +258,11 @@ class Flow:
             return  # a merge that was decided by others
         entry = instance.program.inputs[number]
         if entry.edges > 1:
-            merged = self._merge(instance, number, entry, consumer.edge, payload)
+            assert not isinstance(payload, tuple)
+            state = instance.merges.get(number)
+            if state is None:
+                state = instance.merges[number] = MergeState(entry.edges)
+            merged = state.hear(entry, consumer.edge, payload, self.ledger)
             if merged is None:
                 return
             payload = merged
@@ -302,36 +274,6 @@ class Flow:
         if item is not None:
             instance.items.append(item)
         self._satisfy(instance, number)
-
-    def _merge(
-        self,
-        instance: Instance,
-        number: int,
-        entry: InputProgram,
-        edge: int,
-        payload: Value | Absent | tuple[Value, ...],
-    ) -> Payload | Absent | None:
-        """The merged payload once it is decided, else None."""
-        assert not isinstance(payload, tuple)
-        state = instance.merges.get(number)
-        if state is None:
-            state = instance.merges[number] = MergeState(entry.edges)
-        state.spoken += 1
-        if not isinstance(payload, Absent):
-            self.ledger.hold(payload)
-            state.by_edge[edge] = payload
-            state.arrived.append(payload)
-        result: Payload | Absent | None = None
-        if entry.merge is Merge.ALL:
-            if state.spoken == entry.edges:
-                result = tuple(value for value in state.by_edge if value is not None)
-        elif entry.merge is Merge.FIRST and len(state.arrived) == entry.first:
-            result = tuple(state.arrived)
-        elif entry.merge is Merge.ANY and state.arrived:
-            result = state.arrived[0]
-        if result is None and state.spoken == entry.edges:
-            result = ABSENT
-        return result
 
     def _satisfy(self, instance: Instance, number: int) -> None:
         instance.satisfied[number] = True
@@ -358,17 +300,7 @@ class Flow:
         program = instance.program
         taken: str | None = None
         try:
-            variables = {
-                entry.name: look(payload)
-                for entry, payload in zip(program.inputs, instance.payloads, strict=True)
-                if not entry.is_control and payload is not None
-            }
-            for name, expression in program.cases:
-                if expression is not None and expression.evaluate(variables) is True:
-                    taken = name
-                    break
-            else:
-                taken = next((name for name, expression in program.cases if expression is None), None)
+            taken = choose(program, instance.payloads)
         except (ExpressionError, ValueError) as error:
             self.failure = Failure(Code.INVALID_ARGUMENT, "SwitchError", str(error), program.name, 1)
         self.finish(instance, {} if taken is None else {case_port(taken): EMPTY})

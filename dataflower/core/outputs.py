@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataflower.core.commands import EmitOutput, EndOutput
-from dataflower.core.instance import Absent, Emitter, Item
+from dataflower.core.instance import (
+    Emitter,
+    Item,
+)
 from dataflower.core.ledger import Ledger
+from dataflower.core.payload import Absent
 from dataflower.core.program import OutputProgram
 from dataflower.wire import Value
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 
-from dataflower.core.instance import Payload
+from dataflower.core.payload import Payload
 from dataflower.wire import EXT_INLINE_TENSOR, EXT_TENSOR, Value
 
 

@@ -1,0 +1,49 @@
+"""What an input holds: a value, a list of values, or word that nothing will come."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from dataflower.core.ledger import Ledger
+from dataflower.wire import Value
+
+
+class Absent(enum.Enum):
+    """The token that carries no data: its branch was not taken, or its producer left the port out."""
+
+    ABSENT = enum.auto()
+
+
+ABSENT: Final = Absent.ABSENT
+
+Payload = Value | tuple[Value, ...]
+"""What an input holds once it is there: a value, or a list that was gathered or merged."""
+
+
+def value_bytes(value: Value) -> int:
+    """Bytes of a value for credit: its tensors, or its body."""
+    total = len(value.body)
+    for ref in value.tensors:
+        total += ref.nbytes
+    if value.spilled is not None:
+        total += value.spilled.nbytes
+    return total
+
+
+def hold(ledger: Ledger, payload: Value | Absent | tuple[Value, ...]) -> None:
+    """Hold every slot of a payload."""
+    if isinstance(payload, tuple):
+        for value in payload:
+            ledger.hold(value)
+    elif not isinstance(payload, Absent):
+        ledger.hold(payload)
+
+
+def drop(ledger: Ledger, payload: Value | Absent | tuple[Value, ...]) -> None:
+    """Undo one `hold`."""
+    if isinstance(payload, tuple):
+        for value in payload:
+            ledger.drop(value)
+    elif not isinstance(payload, Absent):
+        ledger.drop(payload)
