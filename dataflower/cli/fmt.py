@@ -19,11 +19,12 @@ def fmt(files: Files, check: Check = False) -> None:
 
     Example: dataflower fmt workflows/*.yaml
     """
+    from dataflower.config.text import read_text
     from dataflower.spec.format import format_text
 
     changed: list[Path] = []
     for file in files:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         tidied = format_text(text, str(file))
         if tidied == text:
             continue

@@ -10,6 +10,7 @@ import typer
 
 from dataflower.cli.options import CodePath, Profile
 from dataflower.cli.terminal import terminal
+from dataflower.errors import InvalidArgument
 
 
 class Picture(enum.StrEnum):
@@ -47,7 +48,10 @@ def graph(
     if out is None:
         print(text, end="")
     else:
-        out.write_text(text, encoding="utf-8")
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InvalidArgument(f"can't write {str(out)!r}: {error.strerror} (--out names the file)") from None
         terminal().note(f"wrote {out}")
 
 

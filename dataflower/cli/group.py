@@ -121,7 +121,7 @@ class VerbGroup(TyperGroup):
         except OSError as error:
             if terminal().debug or isinstance(error, BrokenPipeError) or error.filename is None:
                 raise
-            print(f"{error.filename}:1:1: {error.strerror}", file=sys.stderr)
+            print(f"error: can't use {str(error.filename)!r}: {error.strerror}", file=sys.stderr)
             raise typer.Exit(ExitCode.FAILED) from error
 
 

@@ -11,6 +11,7 @@ import typer
 
 from dataflower.cli.exits import ExitCode
 from dataflower.cli.terminal import terminal
+from dataflower.errors import InvalidArgument
 
 _WORKFLOW = """\
 # yaml-language-server: $schema=./{schema}
@@ -91,10 +92,13 @@ def init(name: Name = "hello", folder: Folder = Path(), force: bool = False) -> 
         terminal().error(f"{', '.join(there)} is there already (--force overwrites)")
         raise typer.Exit(ExitCode.FAILED)
     files[folder / SCHEMA_FILE] = json.dumps(workflow_schema(), indent=2) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
-        print(f"wrote {path}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in files.items():
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+    except OSError as error:
+        raise InvalidArgument(f"can't write to {str(folder)!r}: {error.strerror} (--dir names the folder)") from None
     terminal().note(f"next: dataflower run {folder / f'{name}.yaml'}")
 
 

@@ -9,8 +9,8 @@ import typer
 
 from dataflower.cli.exits import ExitCode
 from dataflower.cli.options import CodePath, Output, Profile
-from dataflower.cli.terminal import Format, emit, terminal
-from dataflower.errors import DataflowerError, Problem, WorkflowInvalid
+from dataflower.cli.terminal import Format, describe, emit, terminal
+from dataflower.errors import NotFound, Problem, WorkflowInvalid
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Workflow files.", show_default=False)]
 
@@ -26,9 +26,16 @@ def validate(
     Example: dataflower validate workflows/*.yaml
     """
     problems: list[Problem] = []
+    missing: list[Problem] = []
     sound: list[str] = []
     for file in files:
-        found = _problems(file, profile, code_path or [])
+        try:
+            found = _problems(file, profile, code_path or [])
+        except NotFound as error:
+            if output is Format.TABLE:
+                terminal().error(describe(error))
+            missing.append(Problem(str(file), 0, 0, error.message))
+            continue
         problems += found
         if not found:
             sound.append(str(file))
@@ -38,8 +45,8 @@ def validate(
         for name in sound:
             terminal().note(f"{name}: fine")
     else:
-        emit({"valid": not problems, "problems": [_plain(problem) for problem in problems]}, output, None)
-    if problems:
+        emit({"valid": not (problems or missing), "problems": [_plain(p) for p in (*problems, *missing)]}, output, None)
+    if problems or missing:
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -50,8 +57,6 @@ def _problems(file: Path, profile: str | None, code_path: list[str]) -> list[Pro
         load_file(file, profile=profile, code_path=code_path)
     except WorkflowInvalid as error:
         return list(error.problems)
-    except DataflowerError as error:
-        return [Problem(str(file), 1, 1, error.message)]
     return []
 
 

@@ -17,7 +17,7 @@ def load_file(file: Path, config: Config, profile: str | None = None) -> tuple[W
 
     Raises:
         WorkflowInvalid: with everything that is wrong with the file.
-        OSError: it can't be read.
+        NotFound: there is no such file.
     """
     text = read_file(file)
     workflow = loader(config, profile)(text, str(file))
@@ -26,11 +26,13 @@ def load_file(file: Path, config: Config, profile: str | None = None) -> tuple[W
 
 def read_file(file: Path) -> str:
     """The text of a workflow file; `-` is stdin."""
+    from dataflower.config.text import decoded, read_text
+
     if str(file) == "-":
         import sys
 
-        return sys.stdin.read()
-    return file.read_text(encoding="utf-8")
+        return decoded(sys.stdin.buffer.read(), "<stdin>")
+    return read_text(file)
 
 
 def loader(config: Config, profile: str | None = None) -> Callable[[str, str], Workflow]:

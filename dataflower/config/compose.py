@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dataflower.config.settings import Composed, Config, Origin
-from dataflower.errors import InvalidArgument, Problem
+from dataflower.config.text import read_text
+from dataflower.errors import DataflowerError, InvalidArgument, Problem
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.units import parse_duration, parse_size
 
@@ -140,7 +141,10 @@ def _find(directory: Path) -> Path | None:
 
 
 def _parse(file: Path) -> tuple[str, dict[str, Any]]:
-    text = file.read_text()
+    try:
+        text = read_text(file)
+    except DataflowerError as error:
+        raise ConfigInvalid([error.message]) from None
     try:
         if file.suffix == ".toml":
             content: Any = tomllib.loads(text)

@@ -8,6 +8,7 @@ import tokenize
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from dataflower.config.text import read_text
 from dataflower.errors import NotFound
 from dataflower.spec.load import load
 from dataflower.spec.workflow import Workflow
@@ -61,10 +62,10 @@ def read_source(path: Path) -> str:
 
 
 def file_reader(path: str) -> str | None:
-    """A `read` for `spec.load`: a file's text, None if there is no such file."""
+    """A `read` for `spec.load`: a file's text, None if there is no such file. WorkflowInvalid: it is not text."""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return read_text(path)
+    except NotFound:
         return None
 
 
@@ -73,12 +74,9 @@ def load_file(path: str | Path, *, profile: str | None = None, code_path: Iterab
 
     Raises:
         WorkflowInvalid: with every problem.
-        NotFound: there is no such file, or it is not text.
+        NotFound: there is no such file.
     """
-    text = file_reader(str(path))
-    if text is None:
-        raise NotFound(f"no workflow file {str(path)!r}")
-    return load_text(text, str(path), profile=profile, code_path=code_path)
+    return load_text(read_text(path), str(path), profile=profile, code_path=code_path)
 
 
 def load_text(text: str, file: str, *, profile: str | None = None, code_path: Iterable[str | Path] = ()) -> Workflow:

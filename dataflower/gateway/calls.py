@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from dataflower.config.text import read_text
 from dataflower.errors import Code, DataflowerError, Failure, InvalidArgument, InvocationFailed, Unavailable
 from dataflower.gateway import messages, values
 from dataflower.gateway._generated import workflow_pb2 as pb
@@ -88,13 +89,15 @@ class Endpoint:
 
 
 def workflow_source(path_or_text: str | Path) -> tuple[str, str]:
-    """(YAML, name for messages) of a file, or of text (it has line breaks). InvalidArgument: no such file."""
+    """(YAML, name for messages) of a file, or of text (it has line breaks).
+
+    Raises:
+        NotFound: no such file.
+        WorkflowInvalid: it is not UTF-8.
+    """
     if isinstance(path_or_text, str) and "\n" in path_or_text:
         return path_or_text, "<workflow>"
-    try:
-        return Path(path_or_text).read_text(encoding="utf-8"), str(path_or_text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"can't read the workflow file {path_or_text}: {error}") from None
+    return read_text(path_or_text), str(path_or_text)
 
 
 def apply_request(path_or_text: str | Path, expected_version: int | None) -> pb.ApplyWorkflowRequest:

@@ -88,15 +88,22 @@ class DatabaseJournal:
     ) -> None:
         """Open or make the file. `replace`: a file that can't be read is set aside.
 
-        Raises `JournalUnreadable`, and FailedPrecondition if another host uses the directory. Call `close`.
+        Raises `JournalUnreadable`, and FailedPrecondition if the directory can't be used or another host uses it.
+        Call `close`.
         """
         self._path = directory / FILE
         self._clock = clock
         self._keep = keep_finished
         self._keep_s = keep_finished_s
         self._loop = asyncio.get_running_loop()
-        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-        self._lock = _take_lock(directory / LOCK)
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._lock = _take_lock(directory / LOCK)
+        except OSError as error:
+            why = "it is no directory" if isinstance(error, FileExistsError) else error.strerror
+            raise FailedPrecondition(
+                f"the state directory {directory} can't be used: {why}; choose another with --state-dir"
+            ) from None
         try:
             self._writer = self._open(replace)
             _prune(self._writer, keep_finished, clock.wall() - keep_finished_s)
@@ -295,8 +302,14 @@ def _take_lock(path: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        holder = os.read(descriptor, 20).decode(errors="replace").strip()
         os.close(descriptor)
-        raise FailedPrecondition(f"another host uses the state directory {path.parent}") from None
+        raise FailedPrecondition(
+            f"the state directory {path.parent} is in use by another server{holder and f' (pid {holder})'}; "
+            "stop it or choose another with --state-dir"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor
 
 

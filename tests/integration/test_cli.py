@@ -248,11 +248,20 @@ def test_a_taken_port_is_said_clearly(shell: Shell) -> None:
 
 
 def test_a_locked_state_directory_is_said_clearly(shell: Shell) -> None:
-    shell.serve()
+    server = shell.serve()
     done = shell("serve", "--port", "0")
     assert done.returncode == 1
-    assert "state directory" in done.stderr
+    assert f"is in use by another server (pid {server.pid}); stop it or choose another with --state-dir" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("place", ["stock.py", "stock.py/state", "/proc/foo"])
+def test_a_state_directory_that_can_not_be_is_said_with_its_option(shell: Shell, place: str) -> None:
+    done = shell("serve", "--port", "0", "--state-dir", place)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: the state directory {place} can't be used: ")
+    assert "--state-dir" in line
 
 
 def _wait_for(marker: Path) -> None:

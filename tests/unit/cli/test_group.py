@@ -102,7 +102,7 @@ def test_debug_lets_the_exception_through(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = fail_with(monkeypatch, FileNotFoundError(2, "No such file or directory", "w.yaml"))
-    assert (code, text) == (1, "w.yaml:1:1: No such file or directory\n")
+    assert (code, text) == (1, "error: can't use 'w.yaml': No such file or directory\n")
 
 
 def test_a_verb_of_its_own_module_can_be_found() -> None:

@@ -135,4 +135,4 @@ def test_problems_of_the_file_are_all_printed(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["run", str(tmp_path / "none.yaml")])
     assert result.exit_code == 1
-    assert "none.yaml:1:1: No such file or directory" in result.stderr
+    assert result.stderr == f"error: no file '{tmp_path}/none.yaml' [NOT_FOUND]\n"
