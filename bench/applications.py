@@ -1,8 +1,8 @@
 """The five applications that SLO planners are compared on, as graphs of modules with choices of models.
 
-Graphs after the module repositories of the field; `fanout` is a range, from which a seed picks how many requests a module
-gets for one of its parent's. Models are candidates within one source of profiles, since durations
-of different sources can't be compared.
+Graphs after the module repositories of the field; `fanout` is a range, from which a seed picks how many requests a
+module gets for one of its parent's. Models are candidates within one source of profiles, since durations of
+different sources can't be compared.
 """
 
 from __future__ import annotations

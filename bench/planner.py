@@ -1,9 +1,9 @@
 """Is our plan the cheapest, by how much, and how long does it take to find it?
 
-A grid of workloads (five applications, rates, SLOs as multiples of the quickest run, seeds that pick models, fan-outs
-and devices) is planned by every method. Ratios are means over the workloads that all of them can serve. `--profiles DIR`
-takes measured tables (`profiles.csv`, `ppipe_blocks.csv`) and the prices of `bench.applications`; without it the
-profiles are synthetic.
+A grid of workloads (five applications, rates, SLOs as multiples of the quickest run, seeds that pick models, fan-
+outs and devices) is planned by every method. Ratios are means over the workloads that all of them can serve.
+`--profiles DIR` takes measured tables (`profiles.csv`, `ppipe_blocks.csv`) and the prices of `bench.applications`;
+without it the profiles are synthetic.
 """
 
 from __future__ import annotations

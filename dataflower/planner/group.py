@@ -22,11 +22,25 @@ from dataflower.planner.staircase import Stair, Staircase, staircase
 
 def curve(configurations: Sequence[Configuration], rate: float, billing: Billing, limit_s: float) -> Staircase:
     """Cost against budget, exact: one group by use, at most two with whole machines. Steps beyond `limit_s` are cut."""
-    stairs = [_single(c, rate, billing) for c in configurations]
+    stairs = [_single(c, rate, billing) for c in (*configurations, *_partly_filled(configurations, rate, limit_s))]
     stairs = [s for s in stairs if bounds.fits(s.latency_s, limit_s)]
     if billing is Billing.INTEGER:
         stairs += _pairs(configurations, rate, limit_s)
     return staircase(stairs)
+
+
+def _partly_filled(configurations: Sequence[Configuration], rate: float, limit_s: float) -> list[Configuration]:
+    """Batches cut before they are full: fewer requests in the time that the full batch takes.
+
+    Where requests are rare this takes the place of dummy requests, and never costs more: those fill up the same
+    batch, but what counts is how many real requests come before it must be cut.
+    """
+    found = []
+    for c in configurations:
+        smaller = max((o.batch for o in configurations if o.hardware == c.hardware and o.batch < c.batch), default=0)
+        most = min(c.batch - 1, math.floor((limit_s - c.duration_s) * rate * (1 + bounds.TOLERANCE)) + 1)
+        found += [Configuration(k, c.duration_s, c.hardware, c.price) for k in range(smaller + 1, most + 1)]
+    return found
 
 
 def _single(c: Configuration, rate: float, billing: Billing) -> Stair:

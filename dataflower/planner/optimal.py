@@ -20,7 +20,7 @@ from dataflower.planner.profile import Configuration
 from dataflower.planner.schedule import ROUNDING, Allotment, Schedule, with_dummies
 from dataflower.planner.staircase import Curves
 
-MAX_NODES = 200_000
+MAX_NODES = 20_000
 """Partial schedules that are looked at for one stage and one budget before the search gives up."""
 
 

@@ -69,7 +69,7 @@ class Plan:
         use_cost: billed by use.
         integer_cost: billed by whole machines, after packing if that was asked for.
         cost: the one of the two that was minimised.
-        lower_bound: no plan of this model costs less (exact splitter), else 0.
+        lower_bound: no plan of this model costs less (exact splitter; 0 where machines are packed, which is greedy).
         exact: whether the cost is proven to be the least of this model.
         shared: machines that partial tuples of several stages share (`pack`).
         path: the path with the largest worst-case latency.
@@ -179,7 +179,14 @@ def plan(
     problem = asked.problem(rate, slo_s)
     found = _solve(problem, options)
     if found is not None:
-        return _assemble(problem, rate, found, options)
+        best = _assemble(problem, rate, found, options)
+        if _packs(
+            options
+        ):  # partial machines that are cheap by use may pack better than whole ones that are cheap alone
+            by_use = _solve(problem, replace(options, billing=Billing.USE))
+            other = best if by_use is None else _assemble(problem, rate, by_use, options)
+            best = min(best, other, key=lambda p: p.cost)
+        return best
     return _explain(asked, problem, rate, search=explain)
 
 
@@ -209,7 +216,7 @@ def _assemble(problem: Problem, rate: float, found: Solution, options: Options) 
     # equal stretching: each path's budgets sum up to at most the SLO, as through[name] is the longest with that module
     budgets = {name: max(worst[name], worst[name] * problem.slo_s / through[name]) for name in worst}
     shared: tuple[Machine, ...] = ()
-    if options.billing is Billing.INTEGER and options.scheduler is Scheduler.GROUP and options.pack:
+    if _packs(options):
         shared = _packed(found.schedules, budgets, worst)
     use = found.cost(Billing.USE)
     integer = found.cost(Billing.INTEGER) - sum((len(m.shares) - 1) * m.price for m in shared)
@@ -234,11 +241,15 @@ def _assemble(problem: Problem, rate: float, found: Solution, options: Options) 
         use,
         integer,
         use if options.billing is Billing.USE else integer,
-        min(found.lower_bound, integer if shared else found.lower_bound),
-        found.exact and not shared,
+        0.0 if _packs(options) else found.lower_bound,
+        found.exact and not _packs(options),
         problem.application.longest_path(worst),
         shared,
     )
+
+
+def _packs(options: Options) -> bool:
+    return options.billing is Billing.INTEGER and options.scheduler is Scheduler.GROUP and options.pack
 
 
 def _packed(
