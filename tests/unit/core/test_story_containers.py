@@ -342,6 +342,58 @@ def test_the_limit_gives_way_to_one_container_a_stage():
     assert story.tags_of("b") == [(0,)]
 
 
+def test_the_limit_does_not_give_way_to_a_stage_whose_container_waits():
+    stages = [
+        stage("a", {"x": "inputs.x"}, ["t*"]),
+        stage("b", {"t": "each a.t"}, ["u*"], credit=Credit(items=1), scaling=Scaling(max_replicas=2)),
+        stage("c", {"s*": "b.u"}),
+    ]
+    story = Story(workflow(stages, {"r": "gather c.out"}), config=CoreConfig(max_containers=1))
+    story.invoke(x=1)
+    for item in range(2):
+        story.emit("a", t=item)
+    story.done("a")
+    story.leave()
+    story.emit("b", 0, u=1)  # out of credit; the next task of `b` waits for its place, `c` for any
+    assert len(story.containers_of("b")) == 1
+    assert story.is_running("c", 0)
+    story.taken("c", 0, name="s", items=1)
+    story.emit("b", 0, u=2)
+    assert len(story.containers_of("b")) == 1
+
+
+def test_a_place_goes_to_the_stage_with_the_fewest_containers():
+    stages = [stage("a", {"x": "inputs.x"}, ["t*"]), stage("b", {"t": "each a.t"}, scaling=Scaling(max_replicas=3))]
+    other = workflow([stage("other", {"x": "inputs.x"})], {"r": "other.out"})
+    story = Story(workflow(stages, {"r": "gather b.out"}), other, config=CoreConfig(max_containers=2))
+    story.invoke(x=1)
+    for item in range(3):
+        story.emit("a", t=item)
+    story.invoke("second", key="w1@1", x=1)
+    story.done("a")
+    story.leave()
+    assert story.is_running("other")
+    assert len(story.containers_of("b")) == 1
+
+
+def test_an_idle_container_whose_task_comes_at_the_same_moment_stays():
+    stages = [
+        stage("a", {"x": "inputs.x"}, scaling=Scaling(min_replicas=1)),
+        stage("b", {"x": "a.out"}),
+        stage("c", {"x": "a.out"}),
+    ]
+    story = Story(workflow(stages, {"b": "b.out", "c": "c.out"}), config=CoreConfig(max_containers=2))
+    story.invoke("first", x=1)
+    story.done("a", out=1)
+    story.done("b", out=1)
+    story.leave()
+    story.done("c", out=1)
+    story.invoke("second", x=1)
+    story.done("a", out=1)
+    assert story.is_running("c")
+    assert story.leaving == []
+
+
 def test_the_limit_gives_way_when_readers_wait_for_a_stage_without_containers():
     stages = [
         stage("a", {"x": "inputs.x"}, ["t*"]),

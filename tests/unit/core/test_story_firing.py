@@ -201,3 +201,19 @@ def test_merge_of_absent_tokens():
     story.done("b")
     assert story.ended == {"r": True}
     assert story.inputs_of("every") == {"m": []}
+
+
+def test_keys_of_different_types_are_different_keys():
+    story = Story(
+        workflow([stage("a", {"x": "inputs.x"}, ["t*"]), stage("b", {"group": "keyed a.t"})], {"r": "gather b.out"})
+    )
+    story.invoke(x=1)
+    for value, key in enumerate((1, True, "1", 1.0, 1)):
+        story.emit("a", t={"key": key, "value": value})
+    story.done("a")
+    groups = []
+    for tag in range(4):
+        groups.append(story.inputs_of("b", tag)["group"])
+        story.done("b", tag, out=0)
+    assert groups == [[0, 4], [1], [2], [3]]
+    assert story.failure is None
