@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dataflower.cli.outcome import Outcome
     from dataflower.cli.screen import Screen
     from dataflower.gateway.client import Client
+    from dataflower.spec.workflow import Slo
 
 
 def invoke(
@@ -30,13 +31,16 @@ def invoke(
         str | None, typer.Option("--id", metavar="ID", help="Id of the invocation; the same id again runs it once.")
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Draw the timeline afterwards.")] = False,
+    check_slo: Annotated[bool, typer.Option("--check-slo", help="End with 3 if the SLO was missed.")] = False,
     server: Server = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Call a workflow on a server.
 
-    Example: dataflower invoke describe video=@clip.txt --deadline 30s
+    Example: dataflower invoke wordcount text=@book.txt --deadline 30s
     """
+    import dataclasses
+
     from dataflower.cli.connect import connect
     from dataflower.cli.inputs import parse_inputs
     from dataflower.cli.local import seconds
@@ -51,13 +55,19 @@ def invoke(
             emit(record_data(record), output, lambda: record.id)
             return
         as_text = output is Format.TABLE and stream is not False
-        streaming = stream if stream is not None else as_text and any(port.stream for port in info.outputs)
-        outcome = _call(client, workflow, given, deadline_s, request_id, streaming=streaming, as_text=as_text)
+        streams = any(port.stream for port in info.outputs)
+        streaming = stream if stream is not None else streams and (as_text or check_slo)
+        slo = info.slo
+        if slo is not None and streams and not streaming:  # nobody sees when the items come
+            slo = dataclasses.replace(slo, ttft_ms=None, itl_ms=None, tpot_ms=None)
+        outcome = _call(client, workflow, given, deadline_s, request_id, slo=slo, streaming=streaming, as_text=as_text)
         if trace and outcome.invocation:
             outcome.trace = client.trace(outcome.invocation)
     _report(outcome, output)
     if outcome.failure is not None:
         raise typer.Exit(ExitCode.FAILED)
+    if check_slo and not outcome.slo_met:
+        raise typer.Exit(ExitCode.SLO_NOT_MET)
 
 
 def _call(
@@ -67,6 +77,7 @@ def _call(
     deadline_s: float | None,
     request_id: str | None,
     *,
+    slo: Slo | None,
     streaming: bool,
     as_text: bool,
 ) -> Outcome:
@@ -74,22 +85,27 @@ def _call(
 
     from dataflower.cli.outcome import Outcome
     from dataflower.cli.screen import screen
+    from dataflower.cli.verdict import judge
     from dataflower.clock import SystemClock
     from dataflower.errors import InvocationFailed
 
     clock = SystemClock()
     begun = clock.monotonic()
     outcome = Outcome(request_id or uuid.uuid4().hex, workflow)
+    times: dict[str, list[float]] = {}
     try:
         with screen(terminal(), items=as_text) as shown:
             if streaming:
-                _stream(client, inputs, deadline_s, outcome, shown, as_text=as_text)
+                _stream(client, inputs, deadline_s, outcome, shown, times=times, as_text=as_text)
             else:
                 done = client.invoke(workflow, inputs, deadline_s=deadline_s, request_id=outcome.invocation)
                 outcome.outputs = {name: _printable(value, as_text=as_text) for name, value in done.items()}
     except InvocationFailed as error:
         outcome.failure = error.failure
-    outcome.seconds = clock.monotonic() - begun
+    ended = clock.monotonic()
+    outcome.seconds = ended - begun
+    if outcome.failure is None:
+        outcome.verdicts = judge(slo, begun, ended, times)
     return outcome
 
 
@@ -100,15 +116,20 @@ def _stream(
     outcome: Outcome,
     shown: Screen,
     *,
+    times: dict[str, list[float]],
     as_text: bool,
 ) -> None:
+    from dataflower.clock import SystemClock
     from dataflower.host.api import OutputItem
 
+    clock = SystemClock()
     with client.stream(outcome.workflow, inputs, deadline_s=deadline_s, request_id=outcome.invocation) as items:
         for port, index, value in items:
             if index < 0:
                 outcome.outputs[port] = _printable(value, as_text=as_text)
-            elif as_text:
+                continue
+            times.setdefault(port, []).append(clock.monotonic())
+            if as_text:
                 shown.item(OutputItem(port, index, value))
                 outcome.streamed.add(port)
             else:
@@ -122,7 +143,7 @@ def _printable(value: Any, *, as_text: bool) -> Any:
 
 
 def _report(outcome: Outcome, output: Format) -> None:
-    from dataflower.cli.outcome import results
+    from dataflower.cli.outcome import results, slo_lines
     from dataflower.cli.terminal import describe
     from dataflower.cli.waterfall import Waterfall
     from dataflower.errors import InvocationFailed
@@ -137,3 +158,5 @@ def _report(outcome: Outcome, output: Format) -> None:
         terminal().error(describe(InvocationFailed(outcome.failure)))
     elif output is Format.TABLE:
         terminal().note(f"{outcome.invocation}: {outcome.seconds * 1000:.1f} ms")
+        if outcome.verdicts and not terminal().quiet:
+            show(slo_lines(outcome.verdicts), err=True)

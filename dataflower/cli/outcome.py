@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -53,10 +53,15 @@ class Outcome:
         if self.failure is not None:
             data["failure"] = failure_data(self.failure)
         if self.verdicts:
-            data["slo"] = {"met": self.slo_met, "limits": [verdict.as_data() for verdict in self.verdicts]}
+            data["slo"] = slo_data(self.verdicts)
         if trace and self.trace is not None:
             data["trace"] = as_data(self.trace)
         return data
+
+
+def slo_data(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """A verdict as plain values."""
+    return {"met": all(v.met for v in verdicts), "limits": [v.as_data() for v in verdicts]}
 
 
 def failure_data(failure: Failure) -> dict[str, Any]:

@@ -12,13 +12,27 @@ from rich.text import Text
 from dataflower.cli.outcome import failure_data
 from dataflower.cli.values import plain, text
 from dataflower.clock import SystemClock
+from dataflower.errors import NotFound
 from dataflower.host.api import InvocationRecord, StageStatus, State
 from dataflower.spec.function import Port
+from dataflower.spec.workflow import Slo
 
 if TYPE_CHECKING:
+    from dataflower.gateway.client import Client
     from dataflower.gateway.messages import WorkflowInfo
 
 _STYLES = {State.RUNNING: "cyan", State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow"}
+
+
+def promised(client: Client, record: InvocationRecord) -> Slo | None:
+    """The SLO of the workflow that an invocation ran; None if it failed, or that version does not serve any more."""
+    if record.state is not State.SUCCEEDED:
+        return None
+    try:
+        info = client.workflow(record.workflow)
+    except NotFound:
+        return None
+    return info.slo if info.version == record.version else None
 
 
 def workflow_data(info: WorkflowInfo) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def rm(
     workflows: Annotated[list[str], typer.Argument(metavar="WORKFLOW...", help="Workflows.", show_default=False)],
     server: Server = None,
 ) -> None:
-    """Remove workflows from a server, once their running invocations have ended.
+    """Remove workflows from a server, at once. Invocations that run go on to their end (`cancel` stops them).
 
     Example: dataflower rm wordcount
     """
@@ -22,5 +22,8 @@ def rm(
 
     with connect(server) as client:
         for workflow in workflows:
-            client.delete(workflow)
+            running = client.delete(workflow)
             terminal().note(f"removed {workflow}")
+            if running:
+                what = "invocation still runs to its" if running == 1 else "invocations still run to their"
+                terminal().note(f"{running} {what} end")

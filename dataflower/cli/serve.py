@@ -73,11 +73,14 @@ async def _serve(settings: Config, files: tuple[Path, ...]) -> None:
     signals = _Signals(asyncio.get_running_loop())
     read = loader(settings)
     workflows = [load_file(file, settings) for file in files]
-    async with open_host(host_config(settings), lambda text: read(text, "<state>")) as host:
+    config = host_config(settings)
+    async with open_host(config, lambda text: read(text, "<state>")) as host:
         for workflow, source in workflows:
             status = await host.apply(workflow, source)
             terminal().note(f"applied {status.name}@{status.version}")
-        gateway = await open_gateway(host, GatewayConfig(**shared(settings, GatewayConfig)), load=read)
+        gateway = await open_gateway(
+            host, GatewayConfig(**shared(settings, GatewayConfig)), load=read, log_dir=str(config.logs)
+        )
         try:
             print(f"listening on {_where(gateway)}", flush=True)
             terminal().note(f"state in {settings.state_dir}, functions from {', '.join(settings.code_path)}")

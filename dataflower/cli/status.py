@@ -11,13 +11,16 @@ from dataflower.cli.options import Output, Server
 from dataflower.cli.terminal import Format, emit, show, terminal
 
 if TYPE_CHECKING:
+    from dataflower.cli.verdict import Verdict
     from dataflower.gateway.client import Client
     from dataflower.gateway.messages import WorkflowInfo
     from dataflower.host.api import InvocationRecord
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(help="Workflow, or id of an invocation.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Workflow, or id of an invocation (or its beginning).", show_default=False)
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the invocation is over.")] = False,
     server: Server = None,
     output: Output = Format.TABLE,
@@ -29,23 +32,25 @@ def status(
     Example: dataflower status 7f3a --wait -o json
     """
     from dataflower.cli.connect import connect
+    from dataflower.host.api import InvocationRecord, State
 
     with connect(server) as client:
         if name is None:
             _server(client, output)
             return
         found = _find(client, name, wait=wait)
-    from dataflower.host.api import InvocationRecord, State
+        verdicts = _verdicts(client, found) if isinstance(found, InvocationRecord) else ()
 
     if not isinstance(found, InvocationRecord):
         _workflow(found, output)
         return
-    _invocation(found, output)
+    _invocation(found, verdicts, output)
     if found.state in (State.FAILED, State.CANCELLED):
         raise typer.Exit(ExitCode.FAILED)
 
 
 def _find(client: Client, name: str, *, wait: bool) -> WorkflowInfo | InvocationRecord:
+    from dataflower.cli.ids import by_id
     from dataflower.errors import NotFound
 
     try:
@@ -53,12 +58,28 @@ def _find(client: Client, name: str, *, wait: bool) -> WorkflowInfo | Invocation
     except NotFound:
         pass
     try:
-        record = client.get(name)
-    except NotFound:
+        record = by_id(client, name, client.get)
+    except NotFound as error:
+        if "begin with" in error.message:
+            raise
         raise NotFound(f"no workflow and no invocation {name!r} (dataflower ls shows what there is)") from None
     if wait:
-        *_, record = client.watch(name)
+        *_, record = client.watch(record.id)
     return record
+
+
+def _verdicts(client: Client, record: InvocationRecord) -> tuple[Verdict, ...]:
+    from dataflower.cli.records import promised
+    from dataflower.cli.verdict import judge_trace
+    from dataflower.errors import DataflowerError
+
+    slo = promised(client, record)
+    if slo is None:
+        return ()
+    try:
+        return judge_trace(slo, client.trace(record.id))
+    except DataflowerError:  # no trace was kept
+        return ()
 
 
 def _server(client: Client, output: Format) -> None:
@@ -87,14 +108,18 @@ def _workflow(info: WorkflowInfo, output: Format) -> None:
     emit(workflow_data(info), output, lambda: stage_table(info.stages))
 
 
-def _invocation(record: InvocationRecord, output: Format) -> None:
+def _invocation(record: InvocationRecord, verdicts: tuple[Verdict, ...], output: Format) -> None:
+    from dataflower.cli.outcome import slo_data, slo_lines
     from dataflower.cli.records import outputs_table, record_data, record_table
     from dataflower.cli.terminal import describe
     from dataflower.errors import InvocationFailed
 
-    emit(record_data(record), output, lambda: record_table([record]))
+    data = {**record_data(record), **({"slo": slo_data(verdicts)} if verdicts else {})}
+    emit(data, output, lambda: record_table([record]))
     if output is Format.TABLE:
         if record.outputs:
             show(outputs_table(record))
         if record.failure is not None:
             terminal().error(describe(InvocationFailed(record.failure)))
+        if verdicts and not terminal().quiet:
+            show(slo_lines(verdicts), err=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from dataflower.core.trace import InvocationTrace
 from dataflower.spec.workflow import Slo
 
 ItemTimes = Mapping[str, Sequence[float]]
@@ -67,6 +68,14 @@ def judge(slo: Slo | None, arrived: float, finished: float, items: ItemTimes) ->
         for metric, seconds in measured.items()
         if (limit := getattr(slo, metric)) is not None
     )
+
+
+def judge_trace(slo: Slo | None, trace: InvocationTrace) -> tuple[Verdict, ...]:
+    """The same from record points, which don't tell when each item came: itl and tpot are left out."""
+    if slo is None:
+        return ()
+    items = {"": (trace.first_output,)} if trace.first_output else {}
+    return judge(replace(slo, itl_ms=None, tpot_ms=None), trace.arrived, trace.finished, items)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

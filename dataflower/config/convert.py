@@ -25,4 +25,7 @@ def resolved_code_path(config: Config) -> tuple[str, ...]:
 
 def host_config(config: Config, **changes: Any) -> HostConfig:
     """Settings of a `Runtime`; `changes` go over them."""
-    return HostConfig(**{**shared(config, HostConfig), "code_path": resolved_code_path(config), **changes})
+    state_dir = config.state_dir.absolute()
+    return HostConfig(
+        **{**shared(config, HostConfig), "state_dir": state_dir, "code_path": resolved_code_path(config), **changes}
+    )

@@ -161,9 +161,9 @@ class AsyncClient:
         response = await self._ask(self._stub.GetWorkflow, pb.GetWorkflowRequest(name=name))
         return messages.decode_workflow(response.workflow)
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> int:
         """As `Client.delete`."""
-        await self._ask(self._stub.DeleteWorkflow, pb.DeleteWorkflowRequest(name=name), timeout_s=None)
+        return int((await self._ask(self._stub.DeleteWorkflow, pb.DeleteWorkflowRequest(name=name))).running)
 
     # --- calls ---
 

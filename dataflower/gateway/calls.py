@@ -167,6 +167,7 @@ def server_info(message: pb.ServerStatusResponse) -> messages.ServerInfo:
         started_at=messages.seconds_of(message.started_at),
         workflows=tuple(messages.decode_workflow(w) for w in message.workflows),
         max_message_bytes=message.max_message_bytes,
+        log_dir=message.log_dir,
     )
 
 

@@ -156,9 +156,9 @@ class Client:
         """One workflow, with its source."""
         return messages.decode_workflow(self._ask(self._stub.GetWorkflow, pb.GetWorkflowRequest(name=name)).workflow)
 
-    def delete(self, name: str) -> None:
-        """Forget a workflow; running invocations end first."""
-        self._ask(self._stub.DeleteWorkflow, pb.DeleteWorkflowRequest(name=name), timeout_s=None)
+    def delete(self, name: str) -> int:
+        """Forget a workflow at once; returns how many invocations still run to their end."""
+        return int(self._ask(self._stub.DeleteWorkflow, pb.DeleteWorkflowRequest(name=name)).running)
 
     # --- calls ---
 

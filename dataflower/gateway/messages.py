@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dataflower.core.trace import InvocationTrace, TaskTrace
@@ -12,6 +12,7 @@ from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway.status import code_number, code_of
 from dataflower.host.api import InvocationRecord, StageStatus, State, WorkflowStatus
 from dataflower.spec.function import Kind, Port, PortType
+from dataflower.spec.workflow import Slo
 
 _STATES = {
     State.RUNNING: pb.INVOCATION_STATE_RUNNING,
@@ -38,6 +39,7 @@ class WorkflowInfo:
     stages: tuple[StageStatus, ...] = ()
     running: int = 0
     source: str = ""
+    slo: Slo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class ServerInfo:
     started_at: float
     workflows: tuple[WorkflowInfo, ...]
     max_message_bytes: int
+    log_dir: str = ""
+    """Where functions' output is written, on the server's machine; empty if nowhere."""
 
 
 def set_time(into: Any, seconds: float) -> None:
@@ -118,6 +122,11 @@ def encode_workflow(status: WorkflowStatus, into: pb.Workflow, *, source: bool) 
             stage=stage.stage, starting=stage.starting, idle=stage.idle, busy=stage.busy, queued=stage.queued
         )
     into.running = status.running
+    if status.workflow.slo is not None:
+        into.slo.SetInParent()
+        for name, value in asdict(status.workflow.slo).items():
+            if value is not None:
+                setattr(into.slo, name, value)
     if source:
         into.source = status.source
 
@@ -135,7 +144,14 @@ def decode_workflow(message: pb.Workflow) -> WorkflowInfo:
         stages=tuple(StageStatus(s.stage, s.starting, s.idle, s.busy, s.queued) for s in message.stages),
         running=message.running,
         source=message.source,
+        slo=decode_slo(message.slo) if message.HasField("slo") else None,
     )
+
+
+def decode_slo(message: pb.Slo) -> Slo:
+    """Read a promise."""
+    limits = {field.name: value for field, value in message.ListFields()}
+    return Slo(**limits)
 
 
 def encode_failure(failure: Failure, into: pb.Failure) -> None:

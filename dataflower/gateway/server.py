@@ -55,11 +55,16 @@ class Gateway:
 
 
 async def serve(
-    host: HostApi, config: GatewayConfig | None = None, *, load: Loader = load_text, clock: Clock | None = None
+    host: HostApi,
+    config: GatewayConfig | None = None,
+    *,
+    load: Loader = load_text,
+    clock: Clock | None = None,
+    log_dir: str = "",
 ) -> Gateway:
     """Listen, and answer from `host` (which the caller owns and closes after the gateway).
 
-    `load` reads the YAML that ApplyWorkflow brings.
+    `load` reads the YAML that ApplyWorkflow brings; `log_dir` is where the host's functions write, for ServerStatus.
 
     Raises:
         FailedPrecondition: the port is taken, or the address can't be used.
@@ -84,6 +89,7 @@ async def serve(
         max_message_bytes=config.max_message_bytes,
         version=version,
         changed=changed,
+        log_dir=log_dir,
     )
     inference = InferenceService(host, clock=clock, max_message_bytes=config.max_message_bytes, version=version)
     workflow_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, server)

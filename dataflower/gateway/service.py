@@ -37,6 +37,7 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
         max_message_bytes: int,
         version: str,
         changed: Callable[[], Any],
+        log_dir: str = "",
     ) -> None:
         self._host = host
         self._load = load
@@ -44,6 +45,7 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
         self._limit = max_message_bytes
         self._version = version
         self._changed = changed
+        self._log_dir = log_dir
         self._started_at = clock.wall()
 
     # --- workflows ---
@@ -74,9 +76,10 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
 
     @guarded
     async def DeleteWorkflow(self, request: pb.DeleteWorkflowRequest, context: Any) -> Any:  # noqa: D102
+        running = self._host.workflow(request.name).running
         await self._host.delete(request.name)
         await self._changed()
-        return pb.DeleteWorkflowResponse()
+        return pb.DeleteWorkflowResponse(running=running)
 
     # --- calls ---
 
@@ -200,7 +203,7 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
 
     @guarded
     async def ServerStatus(self, request: pb.ServerStatusRequest, context: Any) -> Any:  # noqa: D102
-        response = pb.ServerStatusResponse(version=self._version, max_message_bytes=self._limit)
+        response = pb.ServerStatusResponse(version=self._version, max_message_bytes=self._limit, log_dir=self._log_dir)
         messages.set_time(response.started_at, self._started_at)
         for status in self._host.workflows():
             messages.encode_workflow(status, response.workflows.add(), source=False)

@@ -124,7 +124,7 @@ class HostApi(Protocol):
         ...
 
     async def delete(self, name: str) -> None:
-        """Forget a workflow (NotFound if there is none); running invocations end first."""
+        """Forget a workflow (NotFound if there is none) and return at once; running invocations go on to their end."""
         ...
 
     def workflows(self) -> tuple[WorkflowStatus, ...]:

@@ -238,6 +238,15 @@ def test_a_second_signal_stops_at_once(shell: Shell) -> None:
     assert "stopping at once" in said
 
 
+def test_logs_are_those_of_the_server_that_is_asked(shell: Shell) -> None:
+    shell.serve("--workflow", "greet.yaml", "--state-dir", "elsewhere")
+    assert shell("invoke", "greet", "text=a b", "-q").returncode == 0
+    assert "splitting a b" in shell("logs", "greet").stdout
+    nothing = shell("logs", "nap")
+    assert nothing.returncode == 1
+    assert f"looked in {shell.folder}/elsewhere/logs" in nothing.stderr
+
+
 def test_a_taken_port_is_said_clearly(shell: Shell) -> None:
     shell.serve()
     port = shell.env["DATAFLOWER_SERVER"].rpartition(":")[2]
@@ -260,7 +269,7 @@ def test_a_state_directory_that_can_not_be_is_said_with_its_option(shell: Shell,
     done = shell("serve", "--port", "0", "--state-dir", place)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: the state directory {place} can't be used: ")
+    assert line.startswith(f"error: the state directory {shell.folder / place} can't be used: ")
     assert "--state-dir" in line
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -16,7 +16,7 @@ from dataflower.errors import InvalidArgument
 from dataflower.gateway.server import serve
 from dataflower.gateway.settings import GatewayConfig
 from dataflower.spec.function import Json, Kind, Port, PortType, Tensor, Text
-from dataflower.spec.workflow import Workflow
+from dataflower.spec.workflow import Slo, Workflow
 from dataflower.testing.fake_host import FakeHost, fake_workflow
 
 
@@ -202,6 +202,36 @@ def test_status_of_the_server(server: Server) -> None:
     assert len(data["workflows"]) == 6
 
 
+def test_invocations_are_found_by_the_beginning_of_their_id(server: Server) -> None:
+    for name in ("abc-1", "abd-2"):
+        server("invoke", "echo", "text=a", "--id", name)
+    assert "abc-1" in server("status", "abc").stdout
+    assert "abc-1" in server("trace", "abc", "-o", "json").stdout
+    assert "abd-2" in server("cancel", "abd").stdout
+    several = server("status", "ab")
+    assert several.exit_code == 1
+    assert "2 invocations begin with 'ab': abd-2, abc-1" in several.stderr
+
+
+def test_the_slo_is_judged_by_every_verb_that_shows_a_call(server: Server) -> None:
+    _promise(server, "echo", Slo(e2e_ms=60_000))
+    called = server("invoke", "echo", "text=a", "--id", "kept", "--check-slo")
+    assert (called.exit_code, "SLO e2e" in called.stderr) == (0, True)
+    for verb in ("trace", "status"):
+        shown = server(verb, "kept")
+        assert "SLO e2e" in shown.stderr
+        assert "met" in shown.stderr
+    _promise(server, "echo", Slo(e2e_ms=0.001))
+    missed = server("invoke", "echo", "text=a", "--check-slo", "-o", "json")
+    assert (missed.exit_code, json.loads(missed.stdout)["slo"]["met"]) == (3, False)
+    assert server("invoke", "echo", "text=a").exit_code == 0
+
+
+def _promise(server: Server, name: str, slo: Slo) -> None:
+    status = server.host._workflows[name]
+    server.host._workflows[name] = replace(status, workflow=replace(status.workflow, slo=slo))
+
+
 def test_yaml_can_be_read_back(server: Server) -> None:
     from ruamel.yaml import YAML
 
@@ -218,6 +248,11 @@ def test_trace_draws_the_timeline(server: Server) -> None:
 def test_rm_removes(server: Server) -> None:
     assert server("rm", "echo").exit_code == 0
     assert "echo" not in server("ls").stdout.split()
+
+
+def test_rm_says_what_still_runs(server: Server) -> None:
+    server("invoke", "wait", "--async", "--id", "job-5")
+    assert server("rm", "wait").stderr.splitlines() == ["removed wait", "1 invocation still runs to its end"]
 
 
 def test_nobody_there_gives_a_hint(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:

@@ -124,7 +124,7 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteWorkflow(self, request, context):
-        """Forgets a workflow once its running invocations have ended.
+        """Forgets a workflow at once: it takes no new invocations, and those that run go on to their end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
