@@ -227,6 +227,13 @@ class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
     held: tuple[tuple[int, int], ...] = ()
 
 
+class Starved(msgspec.Struct, frozen=True, array_like=True, tag="starved"):
+    """The task waits for room in its container's arena. `released`: slots that were given back to it before that."""
+
+    task: int
+    released: int
+
+
 class Unheld(msgspec.Struct, frozen=True, array_like=True, tag="unheld"):
     """Views that outlived their task are gone now."""
 
@@ -240,7 +247,7 @@ class ArenaMade(msgspec.Struct, frozen=True, array_like=True, tag="arena"):
     nbytes: int
 
 
-FromContainer = Hello | StartFailed | TokenSent | TaskDone | TaskFailed | Taken | Unheld | ArenaMade
+FromContainer = Hello | StartFailed | TokenSent | TaskDone | TaskFailed | Taken | Starved | Unheld | ArenaMade
 
 
 # --- host <-> zygote -----------------------------------------------------------------------------------------

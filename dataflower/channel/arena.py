@@ -141,24 +141,26 @@ class Arena:
         self._used = 0
         self._reserved = 0
         self._closed = False
+        self._released = 0
 
-    def allocate(self, nbytes: int, *, cancelled: Callable[[], bool] | None = None) -> Slot:
+    def allocate(self, nbytes: int, *, cancelled: Callable[[int], bool] | None = None) -> Slot:
         """A slot that its receiver must `release`. Blocks while the cap is reached.
 
-        Raises ResourceExhausted (bigger than the cap), Closed, DataflowerError with CANCELLED when `cancelled()` is
-        true (looked at before each wait, and again after `interrupt`).
+        `cancelled` is asked before each wait, and again after `interrupt`; it is told how many slots had been released
+        when there was no room. Raises ResourceExhausted (bigger than the cap), Closed, DataflowerError with CANCELLED
+        when it says so.
         """
         return self._slot(self._wait_for(nbytes, True, cancelled), nbytes)
 
     def allocate_nowait(self, nbytes: int) -> Slot:
         """Like `allocate`, but raises WouldBlock where that would wait."""
-        key = self._obtain(nbytes, True)
+        key, _ = self._obtain(nbytes, True)
         if key is None:
             raise WouldBlock(f"the arena is full ({self._used} of {self._cap} bytes in use)")
         return self._slot(key, nbytes)
 
     def array(
-        self, shape: Sequence[int], dtype: Any, *, cancelled: Callable[[], bool] | None = None
+        self, shape: Sequence[int], dtype: Any, *, cancelled: Callable[[int], bool] | None = None
     ) -> np.ndarray[Any, Any]:
         """A writable, uninitialised array in the arena. Waits and raises like `allocate`.
 
@@ -204,8 +206,8 @@ class Arena:
             finally:
                 self._leave()
 
-    def release(self, slots: Iterable[tuple[int, int]]) -> None:
-        """The receivers are done with these (arena, slot) pairs.
+    def release(self, slots: Iterable[tuple[int, int]], *, unsent: bool = False) -> None:
+        """The receivers are done with these (arena, slot) pairs; `unsent`: they never got them.
 
         ValueError for one that no receiver has: a bug, or a peer not to be trusted. Those before it are released.
         """
@@ -218,6 +220,7 @@ class Arena:
                     if live is None or not live.sent:
                         raise ValueError(f"slot {slot} of arena {arena} is not with any receiver")
                     live.sent = False
+                    self._released += not unsent
                     if not live.local:
                         self._free(key, live)
             finally:
@@ -268,9 +271,9 @@ class Arena:
         offset = key & _MASK
         return Slot(segment.arena, offset, nbytes, segment.buffer[offset : offset + nbytes])
 
-    def _wait_for(self, nbytes: int, sent: bool, cancelled: Callable[[], bool] | None) -> int:
+    def _wait_for(self, nbytes: int, sent: bool, cancelled: Callable[[int], bool] | None) -> int:
         """Address of a new slot."""
-        key = self._obtain(nbytes, sent)
+        key, _ = self._obtain(nbytes, sent)
         if key is not None:
             return key
         waiter = threading.Lock()
@@ -278,18 +281,18 @@ class Arena:
         try:
             while True:
                 self._waiters.append(waiter)  # before looking again, so that no release in between is missed
-                key = self._obtain(nbytes, sent)
+                key, released = self._obtain(nbytes, sent)
                 if key is not None:
                     return key
-                if cancelled is not None and cancelled():
+                if cancelled is not None and cancelled(released):
                     raise DataflowerError("cancelled while waiting for room in the arena", code=Code.CANCELLED)
                 waiter.acquire()
         finally:
             with contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)
 
-    def _obtain(self, nbytes: int, sent: bool) -> int | None:
-        """Address of a new slot, or None if one must be released first."""
+    def _obtain(self, nbytes: int, sent: bool) -> tuple[int | None, int]:
+        """Address of a new slot, or None if one must be released first; and how many have been released so far."""
         if nbytes < 0:
             raise ValueError(f"{nbytes} bytes")
         if nbytes > self._cap:
@@ -306,10 +309,11 @@ class Arena:
                 try:
                     key = self._take(size, sent)
                     growth = self._growth(size) if key is None else 0
+                    released = self._released
                 finally:
                     self._leave()
             if not growth:
-                return key
+                return key, released
             with self._growing:
                 if len(self._segments) == growth >> _SHIFT:  # else another thread has grown the arena meanwhile
                     self._grow(growth & _MASK)

@@ -57,7 +57,7 @@ class _Encoder:
         self,
         arena: Arena | None,
         views: Views | None,
-        cancelled: Callable[[], bool] | None,
+        cancelled: Callable[[int], bool] | None,
         inline_tensor_bytes: int,
         inline_body_bytes: int,
     ) -> None:
@@ -84,7 +84,7 @@ class _Encoder:
 
     def take_back(self) -> None:
         if self.made and self.arena is not None:
-            self.arena.release(self.made)
+            self.arena.release(self.made, unsent=True)
 
     def _convert(self, value: Any) -> Any:
         """What MessagePack doesn't know, as something that it does."""
@@ -144,7 +144,7 @@ def encode(
     *,
     arena: Arena | None,
     views: Views | None,
-    cancelled: Callable[[], bool] | None = None,
+    cancelled: Callable[[int], bool] | None = None,
     inline_tensor_bytes: int = INLINE_TENSOR_BYTES,
     inline_body_bytes: int = INLINE_BODY_BYTES,
     name: str = "out",
@@ -174,7 +174,7 @@ def encode_ports(
     *,
     arena: Arena | None,
     views: Views | None,
-    cancelled: Callable[[], bool] | None = None,
+    cancelled: Callable[[int], bool] | None = None,
     inline_tensor_bytes: int = INLINE_TENSOR_BYTES,
     inline_body_bytes: int = INLINE_BODY_BYTES,
 ) -> dict[str, Value]:
@@ -225,7 +225,7 @@ def decode(value: Value, views: Views | None, *, copy: bool = False) -> Any:
 
 
 def empty(
-    arena: Arena, shape: Sequence[int], dtype: Any = "FP32", *, cancelled: Callable[[], bool] | None = None
+    arena: Arena, shape: Sequence[int], dtype: Any = "FP32", *, cancelled: Callable[[int], bool] | None = None
 ) -> Array:
     """A writable array already in the arena; returning or yielding it copies nothing (and makes it read-only).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dataflower.channel import tensor
@@ -21,11 +21,15 @@ _log = logging.getLogger("dataflower.task")
 class TaskContext:
     """See `dataflower.spec.context.Context`."""
 
-    __slots__ = ("_arena", "_stage", "_task")
+    __slots__ = ("_arena", "_stage", "_starve", "_task")
 
-    def __init__(self, task: RunningTask, arena: Arena, stage: str) -> None:
+    def __init__(
+        self, task: RunningTask, arena: Arena, stage: str, starve: Callable[[RunningTask, int], bool]
+    ) -> None:
+        """`starve`: see `DataUnit.starve`."""
         self._task = task
         self._arena = arena
+        self._starve = starve
         self._stage = stage
 
     @property
@@ -76,7 +80,7 @@ class TaskContext:
             task.leave_user()
         try:
             whole = (shape,) if isinstance(shape, int) else tuple(shape)
-            return tensor.empty(self._arena, whole, dtype, cancelled=task.is_cancelled)
+            return tensor.empty(self._arena, whole, dtype, cancelled=lambda released: self._starve(task, released))
         except Exception:
             if task.reason is not None:
                 raise Cancelled(task.reason) from None

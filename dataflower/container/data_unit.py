@@ -192,13 +192,24 @@ class DataUnit:
         Raises TypeMismatch (no such type on the wire), ResourceExhausted, Cancelled; then nothing stays allocated.
         """
         try:
-            return tensor.encode_ports(ports, arena=self.arena, views=self.views, cancelled=task.is_cancelled)
+            return tensor.encode_ports(
+                ports, arena=self.arena, views=self.views, cancelled=lambda released: self.starve(task, released)
+            )
         except InvalidArgument as error:
             raise TypeMismatch(f"output: {error.message}") from None
         except Exception:
             if task.reason is not None:
                 raise Cancelled(task.reason) from None
             raise
+
+    def starve(self, task: RunningTask, released: int) -> bool:
+        """The task is about to wait for room in the arena: the host must know, for perhaps all wait for each other.
+
+        Gives whether it was cancelled.
+        """
+        if task.reason is None:
+            self._send(wire.Starved(task.number, released))
+        return task.reason is not None
 
     def finish(self, task: RunningTask, outputs: dict[str, Value]) -> None:
         """Report success. The caller has let go of the task's inputs."""

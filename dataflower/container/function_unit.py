@@ -47,6 +47,10 @@ class Transport(Protocol):
         """Encode the value outputs."""
         ...
 
+    def starve(self, task: RunningTask, released: int) -> bool:
+        """The task is about to wait for room in the arena; gives whether it was cancelled."""
+        ...
+
     def finish(self, task: RunningTask, outputs: dict[str, Value]) -> None:
         """Report success."""
         ...
@@ -147,7 +151,7 @@ class FunctionUnit:
             else:
                 inputs[name] = refine(inputs[name])
         if target.context is not None:
-            inputs[target.context] = TaskContext(task, self._data.arena, self._stage)
+            inputs[target.context] = TaskContext(task, self._data.arena, self._stage, self._data.starve)
         return {**target.constants, **inputs} if target.constants else inputs
 
     def _refine(self, task: RunningTask, name: str, torch: bool, value: Any) -> Any:

@@ -92,10 +92,6 @@ class RunningTask:
                 _interrupt(self.thread, _NOTHING)
             raise Cancelled(self.reason)
 
-    def is_cancelled(self) -> bool:
-        """Whether the host wants no result any more."""
-        return self.reason is not None
-
     def has_credit(self) -> bool:
         """Whether one more item may leave."""
         return self.emitted_items < self.granted_items and self.emitted_bytes < self.granted_bytes

@@ -23,6 +23,7 @@ from dataflower.core.matching import Flow
 from dataflower.core.pool import ContainerPhase, Pool
 from dataflower.core.preload import zygote_kinds
 from dataflower.core.program import CALLER
+from dataflower.core.starvation import memory_full
 from dataflower.core.tasks import Tasks
 from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Code, Failure
@@ -73,6 +74,8 @@ class HostCore(Tasks):
         ledger = self.ledger
         if ledger.due:
             self._release_slots()
+        if self._starvation:
+            self._end_starvation(event, now)
         if ledger.orphans:
             out.extend(commands.DropArena(arena) for arena in ledger.orphans)
             ledger.orphans = []
@@ -88,8 +91,19 @@ class HostCore(Tasks):
             by_owner.setdefault(slot[0] >> 16, []).append(slot)
         self.ledger.due = []
         for owner, slots in by_owner.items():
-            if owner == 0 or owner in self._containers:
+            container = self._containers.get(owner)
+            if container is not None:
+                container.released += len(slots)
+            if owner == 0 or container is not None:
                 self._out.append(Tell(owner, wire.ReleaseSlots(tuple(slots))))
+
+    def _end_starvation(self, event: events.Event, now: float) -> None:
+        if isinstance(event, events.ContainerSaid) and isinstance(event.message, wire.TokenSent):
+            self._starvation.forget(event.message.task)
+        victim = self._starvation.victim(now, moved=not isinstance(event, events.Woke))
+        if victim is not None:
+            self._finish(self._calls[victim.flow.invocation], memory_full(victim), now)
+            self._release_slots()
 
     # --- workflows -------------------------------------------------------------------------------------------
 

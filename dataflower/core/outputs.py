@@ -85,6 +85,11 @@ class Outputs:
                     self._granted.append(item.emitter)
         output.taken = max(output.taken, items)
 
+    @property
+    def untaken(self) -> bool:
+        """Whether the caller has something to copy out."""
+        return any(output.taken < len(output.entries) for output in self._outputs)
+
     def check_integrity(self) -> None:
         """The count of open outputs is right."""
         assert self.unresolved == sum(1 for output in self._outputs if not output.resolved)

@@ -24,7 +24,18 @@ class ContainerPhase(enum.Enum):
 class Container:
     """A container as the core knows it."""
 
-    __slots__ = ("arenas", "held", "idle_since", "keep_alive_set", "number", "phase", "pool", "ready_at", "tasks")
+    __slots__ = (
+        "arenas",
+        "held",
+        "idle_since",
+        "keep_alive_set",
+        "number",
+        "phase",
+        "pool",
+        "ready_at",
+        "released",
+        "tasks",
+    )
 
     def __init__(self, number: int, pool: Pool) -> None:
         self.number = number
@@ -37,6 +48,8 @@ class Container:
         self.idle_since = math.inf
         self.ready_at = math.inf
         self.keep_alive_set = False
+        self.released = 0
+        """Slots of its arenas that it was told nobody reads any more."""
 
     def made(self, message: ArenaMade) -> None:
         """It has a new arena."""

@@ -19,6 +19,7 @@ from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
 from dataflower.core.pool import Container, ContainerPhase, Pool
 from dataflower.core.retry import Jitter, caught_by, next_delay_s
+from dataflower.core.starvation import Starvation
 from dataflower.core.timers import Timer, Timers
 from dataflower.errors import Failure
 
@@ -38,6 +39,7 @@ class Tasks(abc.ABC):
         self._timeouts: dict[int, Timer] = {}
         self._fleet = Fleet(config.max_containers, self.timers, self._say)
         self._containers = self._fleet.containers
+        self._starvation = Starvation(self._tasks, self._containers, self._calls, self.timers)
         self._jitter = Jitter(config.seed)
         self._last_task = 0
         self._out: list[Command] = []
@@ -48,6 +50,7 @@ class Tasks(abc.ABC):
             wire.TaskDone: self._task_done,
             wire.TaskFailed: self._task_failed,
             wire.Taken: self._items_taken,
+            wire.Starved: self._starved,
             wire.Unheld: self._unheld,
             wire.ArenaMade: self._arena_made,
         }
@@ -325,6 +328,10 @@ class Tasks(abc.ABC):
             if self.ledger.is_held(slot):
                 self.ledger.hold_slot(slot)
                 container.held[slot] = container.held.get(slot, 0) + 1
+
+    def _starved(self, container: Container, message: wire.Starved, now: float) -> None:
+        if message.task in container.tasks:
+            self._starvation.note(message.task, message.released)
 
     def _unheld(self, container: Container, message: wire.Unheld, now: float) -> None:
         for slot in message.slots:

@@ -23,7 +23,7 @@ _pack = msgspec.msgpack.encode
 _unpack = msgspec.msgpack.Decoder(dict[str, Recorded]).decode
 
 
-def _always() -> bool:
+def _always(released: int) -> bool:
     return True
 
 

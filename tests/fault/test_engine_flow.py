@@ -90,6 +90,20 @@ async def test_nothing_of_a_container_stays_taken_when_its_invocation_was_cut_of
         assert await rig.pids("full", "make") == [maker]
 
 
+async def test_a_gather_larger_than_the_memory_fails_instead_of_hanging() -> None:
+    async with opened(container_arena_bytes=4 * MIB) as rig:
+        text = each_and_gather("blocks", "listed", "n", "nbytes")
+        text = text.replace("{x: {each: make.out}}", "{items: {gather: make.out}}").replace(
+            "{gather: read.out}", "read.out"
+        )
+        await rig.client.apply(text)
+        with pytest.raises(InvocationFailed, match="container_arena_bytes") as caught:
+            await rig.client.invoke("full", n=10, nbytes=MIB)
+        assert (caught.value.failure.kind, caught.value.failure.stage) == ("MemoryFull", "make")
+        assert caught.value.code is Code.RESOURCE_EXHAUSTED
+        assert len((await rig.client.invoke("full", n=3, nbytes=MIB))["out"]) == 3
+
+
 async def test_a_killed_reader_gives_back_what_it_read() -> None:
     async with opened(container_arena_bytes=4 * MIB) as rig:
         again = "\n    retry: {errors: [ContainerCrashed], max_attempts: 100, interval_s: 0, jitter: none}\n"

@@ -365,6 +365,7 @@ class TestCancel:
         container.run({"n": 5 << 20})
         value = container.next(wire.TaskDone).outputs["out"]
         task = container.run({"n": 5 << 20})
+        assert container.next(wire.Starved) == wire.Starved(task, 0)
         container.tell(wire.CancelTask(task))
         assert container.next(wire.TaskFailed).error.code is Code.CANCELLED
         container.tell(wire.ReleaseSlots(((value.tensors[0].arena, value.tensors[0].slot),)))

@@ -43,8 +43,10 @@ class _Waits:
     def __init__(self) -> None:
         self.looked = threading.Semaphore(0)
         self.answer = False
+        self.released: list[int] = []
 
-    def __call__(self) -> bool:
+    def __call__(self, released: int) -> bool:
+        self.released.append(released)
         self.looked.release()
         return self.answer
 
@@ -62,6 +64,7 @@ def test_release_lets_a_waiting_allocation_go_on(arena: Arena) -> None:
     arena.release([_key(first)])
     assert future.result(10).nbytes == 100
     thread.join()
+    assert waits.released == [0]
 
 
 def test_the_death_of_a_local_array_lets_a_waiting_allocation_go_on(arena: Arena) -> None:

@@ -69,6 +69,9 @@ class MemoryData:
     def finish(self, task: RunningTask, outputs: dict[str, Value]) -> None:
         self.outputs = outputs
 
+    def starve(self, task: RunningTask, released: int) -> bool:
+        return task.reason is not None
+
     def fail(self, task: RunningTask, error: ErrorRecord) -> None:
         self.error = error
 
