@@ -54,7 +54,7 @@ ABLATIONS: dict[str, Options] = {
     "ours, fastest device": replace(OURS, kinds=Kinds.FASTEST),
     "ours, cheapest device": replace(OURS, kinds=Kinds.CHEAPEST),
     "ours, no batching": replace(OURS, batching=False),
-    "harpagon": HARPAGON,
+    **BASELINES,
     "harpagon, exact split": replace(HARPAGON, splitter=Splitter.EXACT),
     "harpagon, no dummies": replace(HARPAGON, dummy=False),
     "harpagon, no reassignment": replace(HARPAGON, reassign=0),
@@ -64,6 +64,8 @@ ABLATIONS: dict[str, Options] = {
     "harpagon, one tuple": replace(HARPAGON, max_tuples=1),
     "harpagon, 2d dispatch": replace(HARPAGON, dispatch=Dispatch.RR),
     "harpagon, throughput split": replace(HARPAGON, splitter=Splitter.THROUGHPUT, cost_direct=False),
+    "clipper, fastest device": replace(BASELINES["clipper"], kinds=Kinds.FASTEST),
+    "nexus, fastest device": replace(BASELINES["nexus"], kinds=Kinds.FASTEST),
     "inferline, 2d dispatch": replace(INFERLINE, dispatch=Dispatch.RR),
     "scrooge, throughput split": replace(SCROOGE, splitter=Splitter.THROUGHPUT),
 }
@@ -279,7 +281,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer workloads, under 30 s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument("--profiles", type=Path, metavar="DIR", help="folder with measured tables")
-    parser.add_argument("--ablation", action="store_true", help="switch single parts off, on every seventh workload")
+    parser.add_argument("--ablation", action="store_true", help="switch single parts off, on every eleventh workload")
     options = parser.parse_args()
     found = sources(options.profiles)
     workloads = list(grid(found, options.quick))
@@ -294,7 +296,7 @@ def main() -> None:
     by_group("cost over ours, by rate", [w.rate for w in workloads], results)
     by_group("cost over ours, by devices", [w.source for w in workloads], results)
     if options.ablation:
-        subset = workloads[::7]
+        subset = workloads[::11]
         show_ablation(ablation(subset), len(subset))
     Console().print(f"seeds: 0 to {SEEDS - 1}; rates {RATES}; multiples {MULTIPLES}", style="dim")
     finish(report, options)

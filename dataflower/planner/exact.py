@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ from dataflower.planner.price import Prices, prices
 from dataflower.planner.staircase import Curves, Stair
 
 _MAX_PRODUCT = 2_000_000
-_MAX_TRIES = 200_000
+_MAX_TRIES = 120_000
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
@@ -244,41 +245,61 @@ class _Search:
         )
 
     def _enumerate(self, fronts: list[_Front]) -> None:
-        """Try the steps of the parts that are left, the least extra cost first, within the gap."""
-        fronts = sorted(fronts, key=lambda f: (len(f.cost), f.tail, f.head))
-        extra = [f.cost + f.flow * f.latency - f.least for f in fronts]
-        order = [np.argsort(e, kind="stable") for e in extra]
-        latency = [float(f.latency[0]) for f in fronts]
+        """Try the steps of the parts that are left, within the gap.
+
+        At each point the parts that are still open are bounded by what their time limits allow, the rest of the
+        application being as quick as it can be; the part that its limit hurts most is decided next.
+        """
+        extra = [(f.cost + f.flow * f.latency - f.least) for f in fronts]
+        latency = [f.latency.tolist() for f in fronts]
+        least = [np.minimum.accumulate(e).tolist() for e in extra]
+        order = [np.argsort(e, kind="stable").tolist() for e in extra]
+        extras = [e.tolist() for e in extra]
+        forward = sorted(range(len(fronts)), key=lambda i: fronts[i].tail)
+        backward = sorted(range(len(fronts)), key=lambda i: -fronts[i].head)
+        at = [steps[0] for steps in latency]
         picks = [0] * len(fronts)
-        tries = 0
+        slo, tries = self.slo_s * (1 + bounds.TOLERANCE), 0
 
-        def fitting() -> bool:
-            until = [0.0] * self.net.moments
-            for i in sequence:
-                front = fronts[i]
-                until[front.head] = max(until[front.head], until[front.tail] + latency[i])
-            return bounds.fits(until[-1], self.slo_s)
+        def limits(open_: list[int]) -> dict[int, int]:
+            """For each open part, how many of its steps are quick enough."""
+            until, after = [0.0] * self.net.moments, [0.0] * self.net.moments
+            for i in forward:
+                f = fronts[i]
+                until[f.head] = max(until[f.head], until[f.tail] + at[i])
+            for i in backward:
+                f = fronts[i]
+                after[f.tail] = max(after[f.tail], after[f.head] + at[i])
+            return {i: bisect_right(latency[i], slo - until[fronts[i].tail] - after[fronts[i].head]) for i in open_}
 
-        def descend(depth: int, spent: float) -> None:
+        def descend(open_: list[int], spent: float) -> None:
             nonlocal tries
-            if depth == len(fronts):
+            tries += 1
+            if tries > _MAX_TRIES:
+                self.exact = False
+                return
+            if not open_:
                 self._record(fronts, picks)
                 return
-            quickest = latency[depth]
-            for i in order[depth]:
-                if spent + extra[depth][i] >= self.gap - bounds.TOLERANCE * self.cost:
+            counts = limits(open_)
+            if min(counts.values()) == 0:
+                return
+            bound = spent + sum(least[i][counts[i] - 1] for i in open_)
+            if bound >= self.gap - bounds.TOLERANCE * self.cost:
+                return
+            i = max(open_, key=lambda i: (least[i][counts[i] - 1] - least[i][-1], len(latency[i]), -i))
+            others = [j for j in open_ if j != i]
+            rest = bound - least[i][counts[i] - 1]
+            for step in order[i]:
+                if step >= counts[i]:
+                    continue
+                if rest + extras[i][step] >= self.gap - bounds.TOLERANCE * self.cost:
                     break
-                tries += 1
-                if tries > _MAX_TRIES:
-                    self.exact = False
-                    break
-                latency[depth], picks[depth] = float(fronts[depth].latency[i]), int(i)
-                if fitting():
-                    descend(depth + 1, spent + float(extra[depth][i]))
-            latency[depth] = quickest
+                at[i], picks[i] = latency[i][step], step
+                descend(others, spent + extras[i][step])
+            at[i] = latency[i][0]
 
-        sequence = sorted(range(len(fronts)), key=lambda i: fronts[i].tail)
-        descend(0, 0.0)
+        descend(list(range(len(fronts))), 0.0)
 
     def _record(self, fronts: list[_Front], picks: list[int]) -> None:
         choice = dict(pair for front, i in zip(fronts, picks, strict=True) for pair in front.choices(i))
