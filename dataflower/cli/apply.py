@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from dataflower.cli.options import CodePath, Output, Profile, Server
-from dataflower.cli.terminal import Format, emit
+from dataflower.cli.terminal import Format, emit, terminal
+from dataflower.errors import DataflowerError
 
 
 def apply(
@@ -38,8 +39,16 @@ def apply(
     with connect(server) as client:
         infos = []
         for file in files:
-            source: Path | str = file if str(file) != "-" else read_file(file)
-            if profile is not None or includes_others(read_file(file) if source is file else str(source), str(file)):
-                _, source = load_file(file, beside(config, [file]), profile)
-            infos.append(client.apply(source, expected_version=expected_version))
-    emit([workflow_data(info) for info in infos], output, lambda: workflow_table(infos))
+            try:
+                source: Path | str = file if str(file) != "-" else read_file(file)
+                text = read_file(file) if source is file else str(source)
+                if profile is not None or includes_others(text, str(file)):
+                    _, source = load_file(file, beside(config, [file]), profile)
+                infos.append(client.apply(source, expected_version=expected_version))
+            except DataflowerError:
+                if len(files) > 1:
+                    done = ", ".join(f"{info.name}@{info.version}" for info in infos) or "nothing"
+                    terminal().error(f"{file} was refused; applied before it: {done}")
+                raise
+    if output is not Format.TABLE or not terminal().quiet:
+        emit([workflow_data(info) for info in infos], output, lambda: workflow_table(infos))

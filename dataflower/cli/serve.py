@@ -10,6 +10,7 @@ import typer
 from dataflower.cli.exits import ExitCode
 from dataflower.cli.options import CodePath, ConfigFile
 from dataflower.cli.terminal import terminal
+from dataflower.errors import InvalidArgument
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,7 +53,11 @@ def serve(
     from dataflower.config.compose import compose
 
     flags = {"address": address, "port": port, "state_dir": state_dir, "code_path": code_path}
-    settings = beside(compose(flags, file=config).config, workflow or ())
+    settings = compose(flags, file=config).config
+    for place in settings.code_path:
+        if not Path(place).expanduser().is_dir():
+            raise InvalidArgument(f"no directory {place!r} to find functions in (--code-path)")
+    settings = beside(settings, workflow or ())
     logging.basicConfig(
         level=logging.INFO if terminal().debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -71,7 +76,7 @@ async def _serve(settings: Config, files: tuple[Path, ...]) -> None:
     from dataflower.gateway.settings import GatewayConfig
 
     signals = _Signals(asyncio.get_running_loop())
-    read = loader(settings)
+    read = loader(settings, option="`serve --code-path`")
     workflows = [load_file(file, settings) for file in files]
     config = host_config(settings)
     async with open_host(config, lambda text: read(text, "<state>")) as host:
@@ -83,7 +88,7 @@ async def _serve(settings: Config, files: tuple[Path, ...]) -> None:
         )
         try:
             print(f"listening on {_where(gateway)}", flush=True)
-            terminal().note(f"state in {settings.state_dir}, functions from {', '.join(settings.code_path)}")
+            terminal().note(f"state in {config.state_dir}, functions from {', '.join(config.code_path)}")
             await signals.first.wait()
             await _stop(host, gateway, signals, settings.drain_timeout_s)
         finally:
@@ -99,7 +104,7 @@ class _Signals:
 
         self.first = asyncio.Event()
         self.second = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
@@ -114,13 +119,14 @@ async def _stop(host: LocalHost, gateway: Gateway, signals: _Signals, drain_time
     terminal().note("draining (another signal stops at once)")
     host.drain()
     if await _unless(signals.second, gateway.close(drain_timeout_s)):
+        cut = any(workflow.running for workflow in host.workflows())
         closing = asyncio.create_task(host.close(drain_timeout_s))
         if await _unless(signals.second, asyncio.shield(closing)):
             return
         # Closing can't be hurried. Dying here is safe: containers leave when their sockets close, and what was
         # submitted is in the journal and runs again at the next start.
         terminal().note("stopping at once")
-        os._exit(ExitCode.FAILED)
+        os._exit(ExitCode.FAILED if cut else ExitCode.FINE)
     terminal().note("stopping at once")
     await gateway.close()
     await host.close(0.0)

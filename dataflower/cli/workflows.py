@@ -35,16 +35,17 @@ def read_file(file: Path) -> str:
     return read_text(file)
 
 
-def loader(config: Config, profile: str | None = None) -> Callable[[str, str], Workflow]:
-    """Turns YAML and its file name into a workflow, finding functions on the code path."""
+def loader(config: Config, profile: str | None = None, option: str = "--code-path") -> Callable[[str, str], Workflow]:
+    """Turns YAML and its file name into a workflow, finding functions on the code path, which `option` extends."""
     from dataflower.config.convert import resolved_code_path
-    from dataflower.config.sources import file_reader, source_finder
+    from dataflower.config.sources import file_reader, searched, source_finder
     from dataflower.spec.load import load
 
-    find_source = source_finder(resolved_code_path(config))
+    places = resolved_code_path(config)
+    find_source, hint = source_finder(places), searched(places, option)
 
     def read(text: str, file: str) -> Workflow:
-        return load(text, file=file, read=file_reader, find_source=find_source, profile=profile)
+        return load(text, file=file, read=file_reader, find_source=find_source, profile=profile, searched=hint)
 
     return read
 

@@ -85,5 +85,18 @@ def load_text(text: str, file: str, *, profile: str | None = None, code_path: It
     Raises:
         WorkflowInvalid: with every problem.
     """
-    find = source_finder([*code_path, Path(file).parent, Path.cwd()])
-    return load(text, file=file, read=file_reader, find_source=find, profile=profile)
+    places = [*code_path, Path(file).parent, Path.cwd()]
+    return load(
+        text,
+        file=file,
+        read=file_reader,
+        find_source=source_finder(places),
+        profile=profile,
+        searched=searched(places, "--code-path"),
+    )
+
+
+def searched(places: Iterable[str | Path], option: str) -> str:
+    """Where functions were looked for, and which option adds a place: the hint of a module that is not there."""
+    names = ", ".join(dict.fromkeys(str(Path(place).absolute()) for place in places))
+    return f"looked for in {names} and on sys.path; {option} adds a directory"

@@ -117,8 +117,9 @@ def _bind(server: grpc.aio.Server, config: GatewayConfig) -> int:
     credentials = _credentials(config)
     try:
         port = server.add_secure_port(target, credentials) if credentials else server.add_insecure_port(target)
-    except RuntimeError as error:
-        raise FailedPrecondition(f"can't listen on {target}: {error}; is another server running there?") from None
+    except RuntimeError:
+        hint = "" if unix else "; --port 0 picks a free port"
+        raise FailedPrecondition(f"can't listen on {target}: is another server running there?{hint}") from None
     return 0 if unix else port
 
 

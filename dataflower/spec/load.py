@@ -30,11 +30,21 @@ FindSource = Callable[[str], tuple[str, str] | None]
 Lookup = Callable[[str], Signature | None]
 """From `module:name` to its signature; None: there is no such module. May raise SignatureError."""
 
+SEARCHED = "it is looked for beside the workflow file, in the working directory and on sys.path"
+
 _NOT_FOR_NESTED = sorted(StageDocument.model_fields.keys() - {"workflow", "inputs", "params", "when"})
 _NOT_FOR_SWITCH = StageDocument.model_fields.keys() - {"switch", "inputs", "types", "when", "function", "workflow"}
 
 
-def load(text: str, *, file: str, read: Read, find_source: FindSource, profile: str | None = None) -> Workflow:
+def load(
+    text: str,
+    *,
+    file: str,
+    read: Read,
+    find_source: FindSource,
+    profile: str | None = None,
+    searched: str = SEARCHED,
+) -> Workflow:
     """Read a workflow file.
 
     Args:
@@ -43,11 +53,12 @@ def load(text: str, *, file: str, read: Read, find_source: FindSource, profile: 
         read: content of another file by path, None if there is none.
         find_source: path and source text of a Python module by its dotted name (not imported), None if there is none.
         profile: which of the file's `profiles` to lay over it.
+        searched: where `find_source` looks, as the hint of a module that is not there.
 
     Raises:
         WorkflowInvalid: with every problem, in the order of the file.
     """
-    return Loader(read, source_lookup(find_source)).load(parse(text, file), profile)
+    return Loader(read, source_lookup(find_source), searched).load(parse(text, file), profile)
 
 
 def source_lookup(find_source: FindSource) -> Lookup:
@@ -74,9 +85,10 @@ class _Draft:
 class Loader:
     """One load: the file and the nested ones."""
 
-    def __init__(self, read: Read, lookup: Lookup) -> None:
+    def __init__(self, read: Read, lookup: Lookup, searched: str = SEARCHED) -> None:
         self._read = read
         self._lookup = lookup
+        self.searched = searched
 
     def load(self, tree: Tree, profile: str | None = None) -> Workflow:
         """The workflow in a parsed file; raises WorkflowInvalid."""
@@ -222,8 +234,7 @@ class _FileReader:
             self._blame(name, Finding(at, error.message, error.hint))
             return None
         if signature is None and document.outputs is None:
-            hint = "it is looked for beside the workflow file, in the working directory and on sys.path"
-            self._blame(name, Finding(at, f"no module {module!r}", hint))
+            self._blame(name, Finding(at, f"no module {module!r}", self.loader.searched))
         return signature
 
     def _nest(self, name: str, document: StageDocument, path: str, profile: str | None) -> None:

@@ -206,6 +206,24 @@ def test_a_broken_file_is_refused_with_its_places(shell: Shell) -> None:
     assert server.poll() is None
 
 
+def test_a_missing_module_names_where_it_was_looked_for(shell: Shell) -> None:
+    shell.serve("--code-path", ".")
+    (shell.folder / "lost.yaml").write_text(GREET.replace("stock:", "nowhere:"))
+    hint = f"looked for in {shell.folder} and on sys.path; "
+    for verb, option in (("validate", "--code-path"), ("run", "--code-path"), ("apply", "`serve --code-path`")):
+        done = shell(verb, "lost.yaml")
+        assert done.returncode == 1
+        assert f"no module 'nowhere' ({hint}{option} adds a directory)" in done.stdout + done.stderr
+    several = shell("apply", "greet.yaml", "lost.yaml")
+    assert several.stderr.splitlines()[0] == "lost.yaml was refused; applied before it: greet@1"
+
+
+def test_a_code_path_that_is_not_there_is_refused(shell: Shell) -> None:
+    done = shell("serve", "--port", "0", "--code-path", "nowhere")
+    assert done.returncode == 1
+    assert "no directory 'nowhere' to find functions in (--code-path)" in done.stderr
+
+
 def test_sigterm_lets_running_calls_end(shell: Shell) -> None:
     server = shell.serve("--workflow", "nap.yaml")
     marker = shell.folder / "started"
@@ -253,6 +271,8 @@ def test_a_taken_port_is_said_clearly(shell: Shell) -> None:
     done = shell("serve", "--port", port, "--state-dir", "other")
     assert done.returncode == 1
     assert f"can't listen on 127.0.0.1:{port}" in done.stderr
+    assert "--port 0" in done.stderr
+    assert "GRPC_VERBOSITY" not in done.stderr
     assert "Traceback" not in done.stderr
 
 
