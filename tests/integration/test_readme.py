@@ -33,6 +33,20 @@ def test_the_workflow_loads() -> None:
     assert list(workflow.stages) == ["decode", "detect", "faces", "join", "summarise", "tell"]
 
 
+def test_the_switch_and_its_merge_load() -> None:
+    head = """
+apiVersion: dataflower/v1
+kind: Workflow
+metadata: {name: triage}
+inputs: {message: string}
+outputs: {letter: letter.text}
+stages:
+  sort: {function: "functions.llm:Choose", inputs: {message: inputs.message}, params: {labels: [angry, curious]}}
+"""
+    workflow = loader(Config(code_path=(str(ROOT),)))(head + blocks("yaml")[1], "triage.yaml")
+    assert [case.name for case in workflow.stages["route"].cases] == ["complaint", "question"]
+
+
 def test_the_error_is_what_validate_says() -> None:
     broken = block("yaml").replace("crop: {each: detect.crop}", "crop: {each: detect.crops}")
     with pytest.raises(WorkflowInvalid) as caught:
