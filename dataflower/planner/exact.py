@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from dataflower.planner import bounds
 from dataflower.planner.application import Application
 from dataflower.planner.network import Network, network
+from dataflower.planner.optimal import solve_milp
 from dataflower.planner.price import Prices, prices
 from dataflower.planner.staircase import Curves, Stair
 
+_MILP_STAGES = 24
 _MAX_PRODUCT = 2_000_000
-_MAX_TRIES = 120_000
+_MAX_TRIES = 20_000
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
@@ -75,10 +77,35 @@ def compose(application: Application, curves: Curves, slo_s: float, max_points: 
     search = _Search(net, curves, slo_s, value, first, max_points)
     if search.gap > bounds.TOLERANCE * search.cost:
         search.run()
+        if not search.exact and len(curves) <= _MILP_STAGES:
+            _ask_highs(application, search)
     stairs = {name: curves[name][i] for name, i in search.best.items()}
     bound = search.cost if search.exact else max(value.bound, 0.0)
     worth = {arc.module: flow for arc, flow in zip(net.arcs, value.flow, strict=True) if arc.module}
     return Composition(stairs, search.cost, bound, search.exact, worth)
+
+
+def _ask_highs(application: Application, search: _Search) -> None:
+    """Settle what enumeration could not: with the few steps that are still worth keeping, by HiGHS.
+
+    Its tolerances let a path exceed the SLO by a hair, so a choice of its own is taken only if it really fits; but
+    nothing that fits costs less than its optimum.
+    """
+    kept: dict[str, tuple[int, ...]] = {}
+    for arc, front in zip(search.net.arcs, search.fronts(), strict=True):
+        if arc.module:
+            kept[arc.module] = tuple(int(i) for i in front.picks[0])
+    if not all(kept.values()):
+        search.exact = True
+        return
+    curves = {name: tuple(search.curves[name][i] for i in steps) for name, steps in kept.items()}
+    found = solve_milp(application, curves, search.slo_s)
+    if found is None or found[0] >= search.cost * (1 - bounds.TOLERANCE):
+        search.exact = True
+        return
+    choice = {name: kept[name][i] for name, i in found[1].items()}
+    if bounds.fits(application.longest(_latencies(search.curves, choice)), search.slo_s):
+        search.best, search.cost, search.exact = choice, found[0], True
 
 
 def _start(application: Application, curves: Curves, value: Prices, slo_s: float) -> dict[str, int]:
@@ -137,7 +164,8 @@ class _Search:
         """What a cheaper plan could still save."""
         return self.cost - self.prices.bound
 
-    def run(self) -> None:
+    def fronts(self) -> list[_Front]:
+        """The steps of each arc that a cheaper plan may use."""
         fronts = []
         for arc, flow, least in zip(self.net.arcs, self.prices.flow, self.prices.least, strict=True):
             stairs = self.curves.get(arc.module, ())
@@ -145,7 +173,11 @@ class _Search:
             cost = np.array([s.cost for s in stairs] or [0.0])
             front = _Front(arc.tail, arc.head, latency, cost, flow, least, arc.module, (), (np.arange(len(cost)),))
             fronts.append(self._kept(front))
-        fronts = self._reduce(fronts)
+        return fronts
+
+    def run(self) -> None:
+        """Compose, then enumerate what is left."""
+        fronts = self._reduce(self.fronts())
         if all(len(front.cost) for front in fronts):
             self._enumerate(fronts)
 
