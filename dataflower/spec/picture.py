@@ -19,10 +19,12 @@ class Shape(enum.Enum):
 
 
 class Line(enum.Enum):
-    """Kind of a link: a value, a stream (drawn thick), or control (dashed)."""
+    """Kind of a link: how the consumer reads, or control (branches and fallbacks)."""
 
     VALUE = "value"
     STREAM = "stream"
+    EACH = "each"
+    GATHER = "gather"
     CONTROL = "control"
 
 
@@ -56,6 +58,9 @@ class Picture:
     links: tuple[Link, ...]
 
 
+_LINES = {Fanout.EACH: Line.EACH, Fanout.KEYED: Line.EACH, Fanout.GATHER: Line.GATHER}
+
+
 def picture_of(workflow: Workflow) -> Picture:
     """Inputs and outputs that are used, stages, edges with their fan-outs, branches and fallbacks."""
     scopes = find_scopes(workflow)[0]
@@ -81,6 +86,12 @@ def picture_of(workflow: Workflow) -> Picture:
     return Picture(workflow.name, tuple(nodes), tuple(dict.fromkeys(links)))
 
 
+def caption(fanout: str) -> str:
+    """A fan-out in words."""
+    consumer, slash, keyed = fanout.rpartition("/")
+    return f"for each key of {consumer}" if slash and keyed == "keyed" else f"for each item of {fanout}"
+
+
 def _link(workflow: Workflow, edge: Edge, target: str, policy: str) -> Link:
     try:
         port = source_port(workflow, edge)
@@ -91,7 +102,7 @@ def _link(workflow: Workflow, edge: Edge, target: str, policy: str) -> Link:
     from_input = edge.source.stage == INPUTS
     words = [policy, "" if edge.fanout is Fanout.ALL else edge.fanout.value]
     words.append("" if from_input or edge.source.port == "out" else edge.source.port)
-    line = Line.STREAM if is_stream or edge.fanout is Fanout.EACH else Line.VALUE
+    line = _LINES.get(edge.fanout, Line.STREAM if is_stream else Line.VALUE)
     line = Line.CONTROL if edge.source.port == ERROR_PORT else line
     source = _input_key(edge.source.port) if from_input else f"stage:{edge.source.stage}"
     return Link(source, target, " ".join(word for word in words if word), line)

@@ -7,7 +7,6 @@ import pytest
 
 from dataflower.errors import WorkflowInvalid
 from dataflower.spec.builder import Builder, each, gather
-from dataflower.spec.draw import mermaid, svg
 from dataflower.spec.dump import dump
 from dataflower.spec.format import format_text
 from dataflower.spec.load import load
@@ -206,15 +205,6 @@ def test_fmt_keeps_comments_and_meaning() -> None:
     assert "max_replicas: 2 # Modal's word" in " ".join(tidied.split())
     assert "dtype: FP32" in tidied
     assert read(tidied, FILES) == read(GOOD, FILES)
-
-
-def test_pictures_show_fan_outs_and_parse() -> None:
-    import xml.etree.ElementTree as ET
-
-    workflow = read(GOOD, FILES)
-    assert "for each item of decode" in mermaid(workflow)
-    assert "==>" in mermaid(workflow)
-    assert ET.fromstring(svg(workflow)).tag.endswith("svg")
 
 
 def test_schema_knows_every_key() -> None:
