@@ -183,7 +183,13 @@ def regenerate_residual(
     dispatch: Dispatch,
     max_tuples: int | None,
 ) -> Schedule | None:
-    """The same first tuple with another residual, for a larger budget; None if there is no residual or no way."""
+    """The same first tuple with another residual, for a larger budget; None if there is no residual or no way.
+
+    Where dummy requests fill the residual, the stage is scheduled anew: with more time it may do without them.
+    """
+    if schedule.dummy_rate > 0:
+        real = sum(a.rate for a in schedule.allotments) - schedule.dummy_rate
+        return with_dummies(configurations, real, budget_s, dispatch, max_tuples)
     head = schedule.allotments[0]
     keep: tuple[Allotment, ...] = (head,) if head.machines >= 1 and len(schedule.allotments) > 1 else ()
     rest = schedule.allotments[len(keep) :]
