@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dataflower.cli.exits import ExitCode
-from dataflower.cli.terminal import Format, emit
+from dataflower.cli.terminal import Format, emit, terminal
 
 if TYPE_CHECKING:
     from dataflower.cli.probes import Finding
@@ -28,7 +28,8 @@ def doctor(
     from dataflower.config.compose import compose
 
     findings = examine(probes(compose().config))
-    emit([dataclasses.asdict(f) for f in findings], output, lambda: _table(findings))
+    if not (terminal().quiet and output is Format.TABLE):
+        emit([dataclasses.asdict(f) for f in findings], output, lambda: _table(findings))
     if any(f.grade is Grade.MISSING for f in findings):
         raise typer.Exit(ExitCode.FAILED)
 

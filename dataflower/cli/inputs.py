@@ -61,11 +61,17 @@ def _value(text: str, type_: PortType, name: str) -> Any:
         return text
     if type_.kind is Kind.BYTES:
         return text.encode()
+    return _shaped(_parsed(text, type_, name), type_, name)
+
+
+def _parsed(text: str, type_: PortType, name: str) -> Any:
+    """JSON, or the text itself where a port could take text."""
     try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    return _shaped(value, type_, name)
+        return json.loads(text)
+    except ValueError as error:
+        if type_.kind is Kind.TENSOR:
+            raise InvalidArgument(f"input {name!r}: not valid JSON: {error} (a list, or @file.npy)") from None
+        return text
 
 
 def _file(path: str, type_: PortType, name: str) -> Any:
@@ -87,20 +93,33 @@ def _file(path: str, type_: PortType, name: str) -> Any:
         raise InvalidArgument(f"input {name!r}: {path} is not text, and the port takes {type_}") from None
     if type_.kind is Kind.STRING:
         return text
+    return _shaped(_parsed(text, type_, name), type_, name)
+
+
+def _tensor(value: Any, type_: PortType, name: str) -> Any:
+    """The array that JSON describes, in the port's dtype; a number that the dtype can't hold exactly is refused.
+
+    Floats may be rounded to the port's precision, as everywhere.
+    """
+    import numpy as np
+
     try:
-        return _shaped(json.loads(text), type_, name)
-    except ValueError:
-        return _shaped(text, type_, name)
+        given = np.asarray(value)
+        with np.errstate(all="ignore"):
+            array = given.astype(DTYPES[type_.dtype]) if type_.dtype in DTYPES else given
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"input {name!r}: not a {type_}: {error}") from error
+    if given.dtype.kind in "OUS":
+        raise InvalidArgument(f"input {name!r}: not a {type_}: {value!r:.80}")
+    rounded = given.dtype.kind == "f" and array.dtype.kind == "f"
+    if not rounded and not np.array_equal(given, array):
+        raise InvalidArgument(f"input {name!r}: {type_} can't hold these numbers exactly")
+    return array
 
 
 def _shaped(value: Any, type_: PortType, name: str) -> Any:
     if type_.kind is Kind.TENSOR:
-        import numpy as np
-
-        try:
-            return np.asarray(value, dtype=DTYPES.get(type_.dtype, None))
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument(f"input {name!r}: not a {type_}: {error}") from error
+        return _tensor(value, type_, name)
     fits = {
         Kind.INT: isinstance(value, int) and not isinstance(value, bool),
         Kind.FLOAT: isinstance(value, int | float) and not isinstance(value, bool),

@@ -11,9 +11,12 @@ from dataflower.cli.options import Deadline, Inputs, Output, Server
 from dataflower.cli.terminal import Format, emit, show, terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dataflower.cli.outcome import Outcome
     from dataflower.cli.screen import Screen
     from dataflower.gateway.client import Client
+    from dataflower.spec.function import Port
     from dataflower.spec.workflow import Slo
 
 
@@ -60,7 +63,17 @@ def invoke(
         slo = info.slo
         if slo is not None and streams and not streaming:  # nobody sees when the items come
             slo = dataclasses.replace(slo, ttft_ms=None, itl_ms=None, tpot_ms=None)
-        outcome = _call(client, workflow, given, deadline_s, request_id, slo=slo, streaming=streaming, as_text=as_text)
+        outcome = _call(
+            client,
+            workflow,
+            given,
+            deadline_s,
+            request_id,
+            slo=slo,
+            outputs=info.outputs,
+            streaming=streaming,
+            as_text=as_text,
+        )
         if trace and outcome.invocation:
             outcome.trace = client.trace(outcome.invocation)
     _report(outcome, output)
@@ -78,12 +91,14 @@ def _call(
     request_id: str | None,
     *,
     slo: Slo | None,
+    outputs: Sequence[Port],
     streaming: bool,
     as_text: bool,
 ) -> Outcome:
     import uuid
 
     from dataflower.cli.outcome import Outcome
+    from dataflower.cli.records import in_order
     from dataflower.cli.screen import screen
     from dataflower.cli.verdict import judge
     from dataflower.clock import SystemClock
@@ -99,10 +114,14 @@ def _call(
                 _stream(client, inputs, deadline_s, outcome, shown, times=times, as_text=as_text)
             else:
                 done = client.invoke(workflow, inputs, deadline_s=deadline_s, request_id=outcome.invocation)
-                outcome.outputs = {name: _printable(value, as_text=as_text) for name, value in done.items()}
+                outcome.outputs = {
+                    name: _printable(value, as_text=as_text)
+                    for name, value in in_order(done, outputs, join=as_text).items()
+                }
     except InvocationFailed as error:
         outcome.failure = error.failure
     ended = clock.monotonic()
+    outcome.outputs = in_order(outcome.outputs, outputs, join=False)
     outcome.seconds = ended - begun
     if outcome.failure is None:
         outcome.verdicts = judge(slo, begun, ended, times)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -24,15 +24,19 @@ if TYPE_CHECKING:
 _STYLES = {State.RUNNING: "cyan", State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow"}
 
 
-def promised(client: Client, record: InvocationRecord) -> Slo | None:
-    """The SLO of the workflow that an invocation ran; None if it failed, or that version does not serve any more."""
-    if record.state is not State.SUCCEEDED:
-        return None
+def workflow_of(client: Client, record: InvocationRecord) -> WorkflowInfo | None:
+    """The workflow that an invocation ran; None if that version does not serve any more."""
     try:
         info = client.workflow(record.workflow)
     except NotFound:
         return None
-    return info.slo if info.version == record.version else None
+    return info if info.version == record.version else None
+
+
+def promised(client: Client, record: InvocationRecord) -> Slo | None:
+    """The SLO of the workflow that an invocation ran; None if it failed, or that version does not serve any more."""
+    info = workflow_of(client, record) if record.state is State.SUCCEEDED else None
+    return None if info is None else info.slo
 
 
 def workflow_data(info: WorkflowInfo) -> dict[str, Any]:
@@ -109,12 +113,26 @@ def record_table(records: Iterable[InvocationRecord]) -> RenderableType:
     return table
 
 
-def outputs_table(record: InvocationRecord) -> RenderableType:
+def in_order(outputs: Mapping[str, Any], ports: Iterable[Port], *, join: bool) -> dict[str, Any]:
+    """Outputs in the order of the workflow file; `join`: streams of text as one text, as they are shown when they come.
+
+    Outputs that no port is known for keep their place at the end.
+    """
+    ordered: dict[str, Any] = {}
+    for port in ports:
+        if port.name in outputs:
+            value = outputs[port.name]
+            is_text = join and port.stream and isinstance(value, list) and all(isinstance(v, str) for v in value)
+            ordered[port.name] = "".join(value) if is_text else value
+    return {**ordered, **{name: value for name, value in outputs.items() if name not in ordered}}
+
+
+def outputs_table(record: InvocationRecord, ports: Iterable[Port] = ()) -> RenderableType:
     """The outputs of a finished invocation."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in (record.outputs or {}).items():
+    for name, value in in_order(record.outputs or {}, ports, join=True).items():
         table.add_row(name, Text(text(value)))
     return table
 

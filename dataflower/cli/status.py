@@ -32,6 +32,7 @@ def status(
     Example: dataflower status 7f3a --wait -o json
     """
     from dataflower.cli.connect import connect
+    from dataflower.cli.records import workflow_of
     from dataflower.host.api import InvocationRecord, State
 
     with connect(server) as client:
@@ -39,12 +40,13 @@ def status(
             _server(client, output)
             return
         found = _find(client, name, wait=wait)
-        verdicts = _verdicts(client, found) if isinstance(found, InvocationRecord) else ()
+        if isinstance(found, InvocationRecord):
+            verdicts, info = _verdicts(client, found), workflow_of(client, found)
 
     if not isinstance(found, InvocationRecord):
         _workflow(found, output)
         return
-    _invocation(found, verdicts, output)
+    _invocation(found, verdicts, info, output)
     if found.state in (State.FAILED, State.CANCELLED):
         raise typer.Exit(ExitCode.FAILED)
 
@@ -108,7 +110,9 @@ def _workflow(info: WorkflowInfo, output: Format) -> None:
     emit(workflow_data(info), output, lambda: stage_table(info.stages))
 
 
-def _invocation(record: InvocationRecord, verdicts: tuple[Verdict, ...], output: Format) -> None:
+def _invocation(
+    record: InvocationRecord, verdicts: tuple[Verdict, ...], info: WorkflowInfo | None, output: Format
+) -> None:
     from dataflower.cli.outcome import slo_data, slo_lines
     from dataflower.cli.records import outputs_table, record_data, record_table
     from dataflower.cli.terminal import describe
@@ -118,7 +122,7 @@ def _invocation(record: InvocationRecord, verdicts: tuple[Verdict, ...], output:
     emit(data, output, lambda: record_table([record]))
     if output is Format.TABLE:
         if record.outputs:
-            show(outputs_table(record))
+            show(outputs_table(record, () if info is None else info.outputs))
         if record.failure is not None:
             terminal().error(describe(InvocationFailed(record.failure)))
         if verdicts and not terminal().quiet:

@@ -82,7 +82,9 @@ def adjust(**changes: bool) -> None:
 def emit(data: Any, format_: Format, table: Any) -> None:
     """Print `data` (plain values) as JSON or YAML, or else what `table()` returns (a rich renderable)."""
     if format_ is Format.JSON:
-        print(json.dumps(data, indent=2, ensure_ascii=False), flush=True)
+        from dataflower.cli.values import plain
+
+        print(json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False), flush=True)
     elif format_ is Format.YAML:
         from ruamel.yaml import YAML
 
@@ -100,7 +102,12 @@ def show(renderable: RenderableType, *, err: bool = False) -> None:
     console = terminal().err() if err else terminal().out()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 120
-    console.print(renderable)
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    with console.capture() as captured:  # columns are padded to their width, which is of no use in a file
+        console.print(renderable)
+    print("\n".join(line.rstrip() for line in captured.get().split("\n")), end="", file=console.file, flush=True)
 
 
 def describe(error: DataflowerError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from typing import Any
 
 SHOWN = 1024
@@ -13,7 +14,8 @@ _ITEMS = 8
 
 
 def plain(value: Any) -> Any:
-    """A value with nothing in it that JSON lacks: tensors become {dtype, shape, data}, bytes {nbytes, base64}.
+    """A value with nothing in it that JSON lacks: tensors become {dtype, shape, data}, bytes {nbytes, base64}, NaN null
+    and infinities strings.
 
     Data beyond `SHOWN` elements is left out, so that a picture does not flood the terminal.
     """
@@ -27,6 +29,8 @@ def plain(value: Any) -> Any:
         return {"nbytes": len(data), **encoded}
     if hasattr(value, "__array__"):
         return _tensor(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value
 
 
@@ -35,8 +39,8 @@ def _tensor(value: Any) -> Any:
 
     array = np.asarray(value)
     if array.ndim == 0:
-        return array.item()
-    shown = {"data": array.tolist()} if array.size <= SHOWN else {}
+        return plain(array.item())
+    shown = {"data": plain(array.tolist())} if array.size <= SHOWN else {}
     return {"dtype": str(array.dtype), "shape": list(array.shape), **shown}
 
 
@@ -55,10 +59,24 @@ def text(value: Any) -> str:
 
 
 def _structure(value: Any) -> str:
-    """Over several lines, long lists cut short: the whole of it is what `-o json` is for."""
-    from rich.pretty import pretty_repr
+    """A line for each key or item, long ones cut short: the whole of it is what `-o json` is for."""
+    made = plain(value)
+    entries = [(f"{key}: ", item) for key, item in made.items()] if isinstance(made, dict) else [("", v) for v in made]
+    shown = [_cut(label, item) for label, item in entries[:_ITEMS]]
+    left = len(entries) - len(shown)
+    return "\n".join([*shown, f"... +{left}"] if left else shown)
 
-    return pretty_repr(plain(value), max_width=_LINE, max_length=_ITEMS, max_string=400)
+
+def _cut(label: str, item: Any) -> str:
+    """On one line, and how much there is of what was cut."""
+    line = label + (item if isinstance(item, str) else json.dumps(item, ensure_ascii=False, default=str))
+    line = " ".join(line.split("\n"))
+    if len(line) <= _LINE:
+        return line.rstrip()
+    tail = " ..."
+    if isinstance(item, dict | list):
+        tail = f" ... ({len(item)} {'keys' if isinstance(item, dict) else 'items'})"
+    return line[: _LINE - len(tail)].rstrip() + tail
 
 
 def _tensor_text(value: Any) -> str:

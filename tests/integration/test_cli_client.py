@@ -115,6 +115,21 @@ def test_json_holds_the_whole_stream(server: Server, options: tuple[str, ...]) -
     assert data["state"] == "succeeded"
 
 
+def test_outputs_stand_in_the_order_of_the_file_and_text_is_joined_everywhere(server: Server) -> None:
+    ports = tuple(Port(name, Text()) for name in "zbya")
+    server.host.add("many", lambda: dict.fromkeys("abyz", "x"), (), ports)
+    shown = server("invoke", "many").stdout
+    assert [line.split()[0] for line in shown.splitlines()] == list("zbya")
+    assert list(json.loads(server("invoke", "many", "-o", "json").stdout)["outputs"]) == list("zbya")
+    server("invoke", "words", "n=3", "--async", "--id", "said")
+    assert "answer w0 w1 w2" in " ".join(server("status", "said", "--wait").stdout.split())
+    assert "answer w0 w1 w2" in " ".join(server("invoke", "words", "n=3", "--no-stream").stdout.split())
+
+
+def test_tables_in_a_pipe_have_no_trailing_blanks(server: Server) -> None:
+    assert all(line == line.rstrip() for line in server("ls").stdout.splitlines())
+
+
 def test_a_failure_names_stage_and_kind(server: Server) -> None:
     result = server("invoke", "fail")
     assert result.exit_code == 1

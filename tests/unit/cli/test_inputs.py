@@ -35,6 +35,11 @@ def test_a_tensor_port_takes_a_list() -> None:
     assert (value.dtype, value.shape) == (np.float32, (1, 2))
 
 
+def test_whole_numbers_fit_a_tensor_of_floats() -> None:
+    value = parse_inputs(["x=[1, 2, 3]"], [Port("x", Tensor("FP32"))])["x"]
+    assert (value.dtype, value.tolist()) == (np.float32, [1.0, 2.0, 3.0])
+
+
 def test_a_file_is_read_as_the_port_wants_it(tmp_path: Path) -> None:
     file = tmp_path / "in.json"
     file.write_text('{"a": 1}')
@@ -85,6 +90,10 @@ def test_a_stream_takes_a_list_or_lines(tmp_path: Path) -> None:
         (["x=5"], [port(Kind.INT, stream=True)], "is a stream"),
         (["x=@/no/such"], [port(Kind.INT)], "can't read /no/such: No such file"),
         (["x=[1, [2]]"], [Port("x", Tensor("FP32"))], "not a FP32"),
+        (["x=[1, 2"], [Port("x", Tensor("FP32"))], "not valid JSON: .* .a list, or @file.npy"),
+        (["x=[1.5]"], [Port("x", Tensor("INT32"))], "can't hold these numbers exactly"),
+        (["x=[300]"], [Port("x", Tensor("UINT8"))], "can't hold these numbers exactly"),
+        (['x=["a"]'], [Port("x", Tensor("FP32"))], "not a FP32"),
     ],
 )
 def test_what_does_not_fit_is_refused(pairs: list[str], ports: list[Port] | None, message: str) -> None:
