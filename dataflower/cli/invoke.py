@@ -57,7 +57,7 @@ def invoke(
             record = client.submit(workflow, given, deadline_s=deadline_s, request_id=request_id)
             emit(record_data(record), output, lambda: record.id)
             return
-        as_text = output is Format.TABLE and stream is not False
+        as_text = output is Format.TABLE
         streams = any(port.stream for port in info.outputs)
         streaming = stream if stream is not None else streams and (as_text or check_slo)
         slo = info.slo
