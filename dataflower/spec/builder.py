@@ -143,7 +143,6 @@ class Builder:
         scaling: Scaling | None = None,
         credit: Credit | None = None,
         preload: Sequence[str] = (),
-        expose: bool = False,
         **edges: Source,
     ) -> StageHandle:
         """Add a stage. `function`: the function or class itself, or `module:name`.
@@ -164,7 +163,6 @@ class Builder:
             "scaling": dump.scaling_entry(scaling) if scaling else None,
             "credit": dump.credit_entry(credit) if credit else None,
             "preload": list(preload),
-            "expose": expose,
         }
         entry.update((key, value) for key, value in optional.items() if value)
         if outputs is not None:

@@ -177,7 +177,6 @@ class TuningDocument(ScalingDocument):
     scaling: ScalingDocument | None = None
     credit: CreditDocument | None = None
     preload: list[str] | None = Field(None, description="Modules that the zygote imports before it forks")
-    expose: bool | None = Field(None, description="Whether it can be called alone over the Open Inference Protocol")
 
 
 class StageDocument(TuningDocument):

@@ -89,8 +89,6 @@ def stage_entry(stage: Stage) -> Entry:
     ):
         if section:
             entry[key] = section
-    if stage.expose:
-        entry["expose"] = True
     return entry
 
 

@@ -55,7 +55,6 @@ def resolve_stage(name: str, document: StageDocument, signature: Signature | Non
         scaling=_scaling(at, document, findings),
         credit=Credit(document.credit.items, document.credit.bytes) if document.credit else Credit(),
         preload=tuple(dict.fromkeys(preload)),
-        expose=bool(document.expose),
     )
     open_inputs = signature is None or signature.takes_any_input
     return Resolved(stage, open_inputs, findings)

@@ -178,7 +178,6 @@ class Stage:
     credit: Credit = Credit()
     preload: tuple[str, ...] = ()
     """Modules that the zygote of this stage has imported before it forks."""
-    expose: bool = False
 
     @property
     def is_switch(self) -> bool:

@@ -59,7 +59,6 @@ def tuned(draw: st.DrawFn, stage: Stage) -> Stage:
         scaling=Scaling(draw(st.integers(0, most or 3)), most, draw(st.integers(1, 9)), draw(numbers), 7),
         credit=draw(st.builds(Credit, st.integers(1, 99), st.integers(1, 2**45))),
         preload=tuple(draw(st.lists(names, max_size=3, unique=True))),
-        expose=draw(st.booleans()),
     )
 
 
