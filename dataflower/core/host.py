@@ -206,7 +206,8 @@ class HostCore(Tasks):
     def _deadline_passed(self, call: Call, now: float) -> None:
         if not call.finished:
             late = call.deadline - call.trace.arrived
-            failure = Failure(Code.DEADLINE_EXCEEDED, "DeadlineExceeded", f"not finished within its {late:.3f} s")
+            message = f"not finished within its {late:.3f} s{call.flow.whereabouts()}"
+            failure = Failure(Code.DEADLINE_EXCEEDED, "DeadlineExceeded", message)
             self._finish(call, failure, now)
 
     def _settle(self, call: Call, now: float) -> None:

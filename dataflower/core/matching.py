@@ -450,6 +450,18 @@ class Flow:
         """Whether nothing can happen any more although outputs are open (a bug, or a hole in `spec.check`)."""
         return bool(self.outputs.unresolved) and not self.active and not self.caller
 
+    def whereabouts(self) -> str:
+        """Which stages run, and which wait: ` (running: a, b; waiting: c)`, nothing if there are none."""
+        running, waiting = [], []
+        for program, instances in zip(self.program.stages[1:], self.instances[1:], strict=True):
+            phases = {instance.phase for instance in instances.values()}
+            if Phase.RUNNING in phases:
+                running.append(program.name)
+            elif phases - {Phase.DONE}:
+                waiting.append(program.name)
+        said = [f"{what}: {', '.join(names)}" for what, names in (("running", running), ("waiting", waiting)) if names]
+        return f" ({'; '.join(said)})" if said else ""
+
     def abandon(self) -> list[Instance]:
         """The invocation is over: let go of everything but what running tasks read.
 

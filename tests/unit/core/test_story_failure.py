@@ -175,6 +175,15 @@ def test_the_deadline_ends_it():
     assert story.failure.code is Code.DEADLINE_EXCEEDED
 
 
+def test_a_missed_deadline_says_what_ran_and_what_waited():
+    stages = [stage("a", {"x": "inputs.x"}), stage("b", {"x": "inputs.x", "y": "a.out"}), stage("c", {"y": "b.out"})]
+    story = Story(workflow(stages, {"r": "c.out"}))
+    story.invoke(x=1, deadline=1005.0)
+    story.wake()
+    assert story.failure is not None
+    assert story.failure.message.endswith(" (running: a; waiting: b)")
+
+
 def test_no_retry_past_the_deadline():
     story = Story(workflow([stage("a", {"x": "inputs.x"}, retry=AGAIN)], {"r": "a.out"}))
     story.invoke(x=1, deadline=1000.5)
