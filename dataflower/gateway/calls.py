@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 import grpc
 
 from dataflower.config.text import read_text
-from dataflower.errors import Code, DataflowerError, Failure, InvalidArgument, InvocationFailed, Unavailable
+from dataflower.errors import (
+    Code,
+    DataflowerError,
+    Failure,
+    InvalidArgument,
+    InvocationFailed,
+    ResourceExhausted,
+    Unavailable,
+)
 from dataflower.gateway import messages, values
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway.status import DETAILS_KEY, from_status
@@ -18,6 +26,10 @@ from dataflower.gateway.status import DETAILS_KEY, from_status
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 CONTROL_TIMEOUT_S = 30.0
 """For calls that run no workflow: a server that does not answer by then is Unavailable or late."""
+
+LARGE_BYTES = 4 * 1024 * 1024
+"""Requests from this size on are held against the server's limit before they travel."""
+TOO_LARGE = "; send it in parts through a stream input, or raise `max_message_bytes` in the server's settings"
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", -1),  # the server's limit is the one that counts
@@ -84,8 +96,14 @@ class Endpoint:
         if invocation and status is grpc.StatusCode.CANCELLED:
             return InvocationFailed(Failure(Code.CANCELLED, "Cancelled", "the call was cancelled"))
         if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-            details += "; send it in parts through a stream input, or raise the server's message size"
+            details += TOO_LARGE
         return from_status(status, details, metadata)
+
+
+def check_size(nbytes: int, limit: int) -> None:
+    """Raise ResourceExhausted for a request that the server would not take."""
+    if nbytes > limit:
+        raise ResourceExhausted(f"a request of {nbytes} bytes is larger than max_message_bytes, {limit}{TOO_LARGE}")
 
 
 def workflow_source(path_or_text: str | Path) -> tuple[str, str]:

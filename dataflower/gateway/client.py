@@ -258,6 +258,8 @@ class Client:
     def _ask(
         self, method: Any, request: Any, *, timeout_s: float | None = CONTROL_TIMEOUT_S, invocation: bool = False
     ) -> Any:
+        if (size := request.ByteSize()) >= calls.LARGE_BYTES:
+            calls.check_size(size, self.status().max_message_bytes)
         try:
             return method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
