@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
@@ -40,6 +41,7 @@ class Outputs:
     def __init__(self, ports: Iterable[OutputPort]) -> None:
         self._ports = {port.name: _port(port) for port in ports}
         self._only = next(iter(self._ports)) if len(self._ports) == 1 else None
+        self._warned = False
         self._streams = frozenset(name for name, port in self._ports.items() if port.stream)
         self._values = frozenset(self._ports) - self._streams
         self._typed = {name: port for name, port in self._ports.items() if port.type.kind is not Kind.ANY}
@@ -69,7 +71,7 @@ class Outputs:
         """Items and value ports, from what a plain function returned; items are checked as they are taken."""
         if not self._streams:
             if self._only is not None:
-                return iter(()), self._checked({self._only: value}, sizes)
+                return iter(()), self._checked({self._only: self._single(value)}, sizes)
             return iter(()), self._sort({} if value is None else value, self._values, "return", sizes)
         if self._only is not None:
             lists = {self._only: value}
@@ -93,9 +95,21 @@ class Outputs:
             )
         return iter(value)
 
+    def _single(self, value: Any) -> Any:
+        """The value of the only port; a dict that looks like ports by name is handed on, with a word in the log."""
+        if not self._warned and type(value) is dict and len(value) == 1 and self._only in value:
+            self._warned = True
+            print(
+                f"dataflower: a dict with the one key {self._only!r} goes out as it is: a function with one output "
+                "returns the value itself",
+                file=sys.stderr,
+                flush=True,
+            )
+        return value
+
     def _sort(self, value: Any, allowed: frozenset[str], verb: str, sizes: dict[str, int]) -> Mapping[str, Any]:
         if self._only is not None:
-            return self._checked({self._only: value}, sizes)
+            return self._checked({self._only: self._single(value)}, sizes)
         return self._checked(self._as_ports(value, allowed, verb), sizes)
 
     def _as_ports(self, value: Any, allowed: frozenset[str], verb: str) -> Mapping[str, Any]:
