@@ -99,6 +99,7 @@ class Results:
     costs: dict[str, list[float | None]] = field(default_factory=dict)
     integer: dict[str, list[float | None]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
+    gave_up: int = 0
 
     def add(self, method: str, found: float | None, integer: float | None = None) -> None:
         self.costs.setdefault(method, []).append(found)
@@ -182,6 +183,7 @@ def measure(workloads: Sequence[Workload]) -> Results:
             results.add("optimal", oracle and oracle.cost)
         except ResourceExhausted:
             results.add("optimal", None)
+            results.gave_up += 1
         whole = solve(work, replace(OURS, billing=Billing.INTEGER))
         results.add("ours integer", whole and whole.integer_cost, whole and whole.integer_cost)
     return results
@@ -215,6 +217,7 @@ def fill(report: Report, results: Results) -> None:
     report.add("baseline_max", "mean cost of the worst rival over ours", max(means.values()), at_least=2.37)
     report.add("served_by_all", "workloads that every method can serve", len(every))
     report.add("oracle_finished", "workloads where the oracle finished with a plan", len(known))
+    report.add("oracle_gave_up", "workloads with too many combinations for the oracle", results.gave_up)
     for name in (*RIVALS, "harpagon"):
         found = ratio(costs[name], ours, every)
         report.add(f"{name}_over_ours", f"mean cost of {name} over ours", statistics.fmean(found), samples=found)
