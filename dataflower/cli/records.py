@@ -51,7 +51,14 @@ def workflow_data(info: WorkflowInfo) -> dict[str, Any]:
         "inputs": [_port_data(port) for port in info.inputs],
         "outputs": [_port_data(port) for port in info.outputs],
         "stages": [
-            {"stage": s.stage, "starting": s.starting, "idle": s.idle, "busy": s.busy, "queued": s.queued}
+            {
+                "stage": s.stage,
+                "starting": s.starting,
+                "idle": s.idle,
+                "busy": s.busy,
+                "queued": s.queued,
+                "done": s.done,
+            }
             for s in info.stages
         ],
     }
@@ -91,9 +98,10 @@ def workflow_table(infos: Iterable[WorkflowInfo]) -> RenderableType:
 
 def stage_table(stages: Iterable[StageStatus]) -> RenderableType:
     """A line for each stage."""
-    table = _table("stage", "starting", "idle", "busy", "queued")
+    table = _table("stage", "starting", "idle", "busy", "queued", "done")
     for stage in stages:
-        table.add_row(stage.stage, *(str(n) for n in (stage.starting, stage.idle, stage.busy, stage.queued)))
+        counts = (stage.starting, stage.idle, stage.busy, stage.queued, stage.done)
+        table.add_row(stage.stage, *(str(n) for n in counts))
     return table
 
 

@@ -81,6 +81,14 @@ class Endpoint:
         except OSError as error:
             raise InvalidArgument(f"can't read {self.ca_file}: {error.strerror}") from None
 
+    def _suspicion(self, details: str) -> str:
+        for said, cause in _TLS_CAUSES.items():
+            if said in details:
+                return cause
+        if "Socket closed" in details and self.credentials() is None:
+            return "if it wants TLS, name the certificates to trust (ca_file)"
+        return f"is `dataflower serve` running on {self.address}?"
+
     def error(self, error: grpc.RpcError, *, invocation: bool = False) -> DataflowerError:
         """The exception for a failed call; `invocation`: the call was one, so its end by time is a failure of it."""
         status, details = error.code(), error.details() or ""
@@ -88,9 +96,7 @@ class Endpoint:
         if any(key == DETAILS_KEY for key, _ in metadata):
             return from_status(status, details, metadata)
         if status is grpc.StatusCode.UNAVAILABLE:
-            return Unavailable(
-                f"no answer from {self.address} ({details}); is `dataflower serve` running on {self.address}?"
-            )
+            return Unavailable(f"no answer from {self.address} ({details}); {self._suspicion(details)}")
         if invocation and status is grpc.StatusCode.DEADLINE_EXCEEDED:
             return InvocationFailed(Failure(Code.DEADLINE_EXCEEDED, "DeadlineExceeded", "the deadline passed"))
         if invocation and status is grpc.StatusCode.CANCELLED:
@@ -98,6 +104,14 @@ class Endpoint:
         if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
             details += TOO_LARGE
         return from_status(status, details, metadata)
+
+
+# What gRPC's TLS says -> what is probably the matter.
+_TLS_CAUSES = {
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not one that the trusted ones (ca_file) vouch for",
+    "Hostname Verification": "the server's certificate is for another name",
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS",
+}
 
 
 def check_size(nbytes: int, limit: int) -> None:

@@ -119,7 +119,12 @@ def encode_workflow(status: WorkflowStatus, into: pb.Workflow, *, source: bool) 
     set_time(into.applied_at, status.applied_at)
     for stage in status.stages:
         into.stages.add(
-            stage=stage.stage, starting=stage.starting, idle=stage.idle, busy=stage.busy, queued=stage.queued
+            stage=stage.stage,
+            starting=stage.starting,
+            idle=stage.idle,
+            busy=stage.busy,
+            queued=stage.queued,
+            done=stage.done,
         )
     into.running = status.running
     if status.workflow.slo is not None:
@@ -141,7 +146,7 @@ def decode_workflow(message: pb.Workflow) -> WorkflowInfo:
         labels=dict(message.labels),
         inputs=tuple(decode_port(p) for p in message.inputs),
         outputs=tuple(decode_port(p) for p in message.outputs),
-        stages=tuple(StageStatus(s.stage, s.starting, s.idle, s.busy, s.queued) for s in message.stages),
+        stages=tuple(StageStatus(s.stage, s.starting, s.idle, s.busy, s.queued, s.done) for s in message.stages),
         running=message.running,
         source=message.source,
         slo=decode_slo(message.slo) if message.HasField("slo") else None,

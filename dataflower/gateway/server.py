@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -129,7 +130,15 @@ def _credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:
         return None
     if cert is None or key is None:
         raise InvalidArgument("TLS needs both tls_cert_file and tls_key_file")
-    return grpc.ssl_server_credentials([(_read(key), _read(cert))])
+    pair = (_read(key), _read(cert))
+    try:  # gRPC would say no more than that it can't listen
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=str)
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error)
+        raise InvalidArgument(
+            f"{cert} and {key} are no certificate and its key, unencrypted, in PEM: {reason}"
+        ) from None
+    return grpc.ssl_server_credentials([pair])
 
 
 def _read(path: Path) -> bytes:

@@ -75,11 +75,14 @@ async def test_who_speaks_no_tls_or_trusts_somebody_else_is_not_served(
     trustme.CA().cert_pem.write_to_path(stranger)
     async with await serve(host, tls(files), load=load) as gateway:
         address = f"localhost:{gateway.grpc_port}"
-        for trust in ({}, {"tls": True}, {"ca_file": stranger}):
+        for trust, said in (
+            ({}, "if it wants TLS"),
+            ({"tls": True}, "certificate is not one that"),
+            ({"ca_file": stranger}, "certificate is not one that"),
+        ):
             async with AsyncClient(address, **trust) as client:
-                with pytest.raises(Unavailable) as caught:
+                with pytest.raises(Unavailable, match=said):
                     await client.invoke("echo", x=1)
-                assert "secret" not in caught.value.message
         async with AsyncClient(address, ca_file=files["ca"]) as client:
             assert await client.invoke("echo", x=1) == {"out": 1}
 
@@ -94,7 +97,7 @@ async def test_a_certificate_for_another_name_is_refused(
         await serve(host, tls(files), load=load) as gateway,
         AsyncClient(f"localhost:{gateway.grpc_port}", ca_file=files["ca"]) as client,
     ):
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="for another name"):
             await client.invoke("echo", x=1)
 
 
@@ -103,7 +106,7 @@ async def test_tls_is_spoken_where_it_is_the_server_that_does_not(host: FakeHost
         await serve(host, GatewayConfig(port=0), load=load) as gateway,
         AsyncClient(f"localhost:{gateway.grpc_port}", ca_file=files["ca"]) as client,
     ):
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="the server does not speak TLS"):
             await client.invoke("echo", x=1)
 
 
@@ -138,8 +141,11 @@ async def test_the_key_is_a_bearer_token(host: FakeHost, files: dict[str, Path])
 async def test_files_that_are_no_certificates_are_refused(host: FakeHost, files: dict[str, Path]) -> None:
     with pytest.raises(InvalidArgument, match="can't read the TLS file"):
         await serve(host, tls({**files, "key": files["key"].with_name("none.pem")}), load=load)
+    trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(files["key"])
+    with pytest.raises(InvalidArgument, match="KEY_VALUES_MISMATCH"):
+        await serve(host, tls(files), load=load)
     files["key"].write_text("no key")
-    with pytest.raises((InvalidArgument, DataflowerError)):
+    with pytest.raises(InvalidArgument, match="no certificate and its key"):
         await serve(host, tls(files), load=load)
     with pytest.raises(InvalidArgument):
         AsyncClient("localhost:1", ca_file=files["ca"].with_name("none.pem"))
