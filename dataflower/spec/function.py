@@ -105,6 +105,8 @@ class Signature:
     takes_any_input: bool = False
     stateful: bool = False
     preload: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    """Those of `params` that have no default."""
 
 
 class Stream(Generic[T]):

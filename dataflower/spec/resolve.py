@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from dataflower.errors import InvalidArgument
 from dataflower.spec.document import ALIASES, PortDocument, PortEntry, ScalingDocument, StageDocument, TuningDocument
 from dataflower.spec.finding import Finding
 from dataflower.spec.function import DTYPES, Kind, Port, PortType, Signature
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.tree import Path
+from dataflower.spec.values import check_value
 from dataflower.spec.workflow import Case, CaseRef, Catch, Credit, Resources, Retry, Scaling, Stage
 
 _NUMPY_NAMES = {numpy: name for name, numpy in DTYPES.items()}
@@ -83,13 +85,19 @@ def _port(base: Port | None, name: str, entry: PortEntry, at: Path, findings: li
         if getattr(document, flag) is False and getattr(own, flag)
     )
     given = document.model_fields_set
-    return Port(
+    port = Port(
         name,
         _type(document, at, findings) if given & {"type", "dtype", "shape"} else own.type,
         own.stream or bool(document.stream),
         own.optional or bool(document.optional) or "default" in given,
         document.default if "default" in given else own.default,
     )
+    if "default" in given and not port.stream and port.type.kind is not Kind.TENSOR:
+        try:
+            check_value(port, port.default, {})
+        except InvalidArgument:
+            findings.append(Finding((*at, "default"), f"the default of {name!r} is no {port.type}: {port.default!r}"))
+    return port
 
 
 def _type(document: PortDocument, at: Path, findings: list[Finding]) -> PortType:
@@ -126,21 +134,36 @@ def _outputs(
 def _params(at: Path, document: StageDocument, signature: Signature | None) -> list[Finding]:
     if signature is None:
         return []
+    given = document.params or {}
+    missing = [
+        Finding(
+            (*at, "params") if given else at,
+            f"setup of {document.function} needs {name!r}",
+            f"write `params: {{{name}: ...}}`",
+            key=True,
+        )
+        for name in signature.required
+        if name not in given
+    ]
     known = signature.params if signature.stateful else tuple(port.name for port in signature.inputs)
     if "*" in known or (signature.takes_any_input and not signature.stateful):
-        return []
+        return missing
     what = (
         f"setup of {document.function} has no parameter" if signature.stateful else f"{document.function} has no input"
     )
-    return [
-        Finding((*at, "params", name), f"{what} {name!r}", did_you_mean(name, known), True)
-        for name in document.params or {}
-        if name not in known
-    ] + [
-        Finding((*at, "params", name), f"input {name!r} has both an edge and a constant", "drop one of them", True)
-        for name in document.params or {}
-        if not signature.stateful and name in document.inputs
-    ]
+    return (
+        missing
+        + [
+            Finding((*at, "params", name), f"{what} {name!r}", did_you_mean(name, known), True)
+            for name in document.params or {}
+            if name not in known
+        ]
+        + [
+            Finding((*at, "params", name), f"input {name!r} has both an edge and a constant", "drop one of them", True)
+            for name in document.params or {}
+            if not signature.stateful and name in document.inputs
+        ]
+    )
 
 
 def _when(at: Path, document: StageDocument, findings: list[Finding]) -> tuple[CaseRef, ...]:

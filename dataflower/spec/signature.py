@@ -55,6 +55,7 @@ class _Facts:
     returns: ast.expr | None
     spec: FunctionSpec
     setup: tuple[str, ...]
+    required: tuple[str, ...]
     stateful: bool
     preload: tuple[str, ...]
 
@@ -84,12 +85,13 @@ def inspect_signature(obj: Any) -> Signature:
     spec = getattr(obj, ATTRIBUTE, None) or FunctionSpec()
     call = obj
     setup: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     if stateful := inspect.isclass(obj):
         if "__call__" not in {name for base in obj.__mro__[:-1] for name in vars(base)}:
             raise SignatureError(f"class {obj.__name__} has no __call__", "define __call__(self, ...)")
         _refuse_constructor(obj.__name__, inspect.signature(obj).parameters.values())
         call = obj.__call__
-        setup = _live_setup(getattr(obj, "setup", None))
+        setup, required = _live_setup(getattr(obj, "setup", None))
     elif not inspect.isroutine(obj):
         if not callable(obj):
             raise SignatureError(f"{obj!r} is not callable")
@@ -111,6 +113,7 @@ def inspect_signature(obj: Any) -> Signature:
             returns=_live_annotation(signature.return_annotation),
             spec=spec,
             setup=setup,
+            required=required,
             stateful=stateful,
             preload=_live_preload(obj),
         ),
@@ -139,6 +142,7 @@ def _signature(name: str, facts: _Facts) -> Signature:
         inputs=tuple(inputs),
         outputs=_outputs(facts),
         params=facts.setup,
+        required=facts.required,
         takes_any_input=facts.takes_any,
         stateful=facts.stateful,
         preload=facts.preload,
@@ -192,6 +196,7 @@ class _SourceReader:
 
     def _read(self, node: Definition | ast.ClassDef) -> Signature:
         setup: tuple[str, ...] = ()
+        required: tuple[str, ...] = ()
         stateful = isinstance(node, ast.ClassDef)
         call: Definition
         if isinstance(node, ast.ClassDef):
@@ -202,8 +207,9 @@ class _SourceReader:
             if (init := self._method(node, "__init__")) is not None:
                 _refuse_constructor(node.name, self._parameters(init)[1:])
             if (method := self._method(node, "setup")) is not None:
-                names = [p.name for p in self._by_keyword(method)[1:]]
-                setup = (*names, *(("*",) if method.args.kwarg else ()))
+                given = self._by_keyword(method)[1:]
+                required = tuple(p.name for p in given if not p.has_default)
+                setup = (*(p.name for p in given), *(("*",) if method.args.kwarg else ()))
         else:
             call = node
         parameters = self._by_keyword(call)
@@ -216,6 +222,7 @@ class _SourceReader:
                 returns=call.returns,
                 spec=self._spec(node),
                 setup=setup,
+                required=required,
                 stateful=stateful,
                 preload=self.preload,
             ),
@@ -320,12 +327,15 @@ def _live_annotation(annotation: Any) -> ast.expr | None:
     return parse_annotation(ast.Constant(text))
 
 
-def _live_setup(setup: Callable[..., Any] | None) -> tuple[str, ...]:
+def _live_setup(setup: Callable[..., Any] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All parameters of `setup`, and those without a default."""
     if setup is None:
-        return ()
+        return (), ()
     parameters = list(inspect.signature(setup).parameters.values())[1:]
     any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return (*(p.name for p in _by_keyword(parameters)), *(("*",) if any_keyword else ()))
+    given = list(_by_keyword(parameters))
+    names = (*(p.name for p in given), *(("*",) if any_keyword else ()))
+    return names, tuple(p.name for p in given if p.default is p.empty)
 
 
 def _live_preload(obj: Any) -> tuple[str, ...]:
