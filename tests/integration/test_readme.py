@@ -41,7 +41,10 @@ metadata: {name: triage}
 inputs: {message: string}
 outputs: {letter: letter.text}
 stages:
-  sort: {function: "functions.llm:Choose", inputs: {message: inputs.message}, params: {labels: [angry, curious]}}
+  sort:
+    function: functions.llm:Choose
+    inputs: {message: inputs.message}
+    params: {labels: [angry, curious], instruction: Sort messages.}
 """
     workflow = loader(Config(code_path=(str(ROOT),)))(head + blocks("yaml")[1], "triage.yaml")
     assert [case.name for case in workflow.stages["route"].cases] == ["complaint", "question"]
