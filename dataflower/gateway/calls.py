@@ -45,7 +45,7 @@ class Item(NamedTuple):
     """One result of a stream call: item `index` of a stream output, or a value (`index` -1)."""
 
     port: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of an item
     value: Any
 
 

@@ -72,7 +72,7 @@ def fitting(message: Any, limit: int) -> Any:
     return message
 
 
-class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class Interceptor(grpc.aio.ServerInterceptor):
     """Checks the key of each call and notes its request id.
 
     `keys` empty: everyone may call. Services named in `open_services` may be called without a key in any case.

@@ -99,7 +99,7 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 def _integer(parameter: pb.InferParameter, name: str) -> int:
     """A non-negative integer, in whichever way the client wrote it."""
     kind = parameter.WhichOneof("parameter_choice")
-    value = getattr(parameter, kind) if kind else None
+    value: Any = getattr(parameter, kind) if kind else None
     if kind == "string_param" and value.isdecimal():
         value = int(value)
     if kind == "bool_param" or not isinstance(value, int) or value < 0:

@@ -21,7 +21,7 @@ _STATES = {
     State.CANCELLED: pb.INVOCATION_STATE_CANCELLED,
 }
 _STATE_OF = {number: state for state, number in _STATES.items()}
-_KINDS = {kind: pb.PortKind.Value(f"PORT_KIND_{kind.name}") for kind in Kind}
+_KINDS: dict[Kind, Any] = {kind: pb.PortKind.Value(f"PORT_KIND_{kind.name}") for kind in Kind}
 _KIND_OF = {number: kind for kind, number in _KINDS.items()}
 
 

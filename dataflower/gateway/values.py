@@ -40,7 +40,8 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
             import ml_dtypes
         except ImportError:
             raise InvalidArgument("BF16 tensors need the package ml_dtypes (pip install ml_dtypes)") from None
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)
 
 
