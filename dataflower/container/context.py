@@ -23,9 +23,7 @@ class TaskContext:
 
     __slots__ = ("_arena", "_stage", "_starve", "_task")
 
-    def __init__(
-        self, task: RunningTask, arena: Arena, stage: str, starve: Callable[[RunningTask, int], bool]
-    ) -> None:
+    def __init__(self, task: RunningTask, arena: Arena, stage: str, starve: Callable[[RunningTask, int], bool]) -> None:
         """`starve`: see `DataUnit.starve`."""
         self._task = task
         self._arena = arena
