@@ -139,6 +139,17 @@ def test_run_shows_results_timeline_and_verdict(shell: Shell) -> None:
         assert expected in done.stderr
 
 
+def test_what_init_writes_runs(shell: Shell) -> None:
+    assert shell("init", "first-try", "--dir", "new").returncode == 0
+    done = shell("run", "new/first-try.yaml", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    words = json.loads(done.stdout)["outputs"]["words"]
+    assert list(words.items())[:2] == [("to", 2), ("be", 2)]
+    assert words["question"] == 1
+    again = shell("run", "new/first-try.yaml", "text=one\none two", "-q")
+    assert again.stdout.split(maxsplit=1) == ["words", '{"one": 2, "two": 1}\n']
+
+
 def test_run_as_json_carries_the_record_points(shell: Shell) -> None:
     data = json.loads(shell("run", "greet.yaml", "text=@-", "-o", "json", "--trace", input_="x y").stdout)
     assert data["outputs"] == {"word": ["x ", "y "], "n": "2"}
