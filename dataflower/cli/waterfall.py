@@ -19,15 +19,19 @@ POINTS = ("queued", "dispatched", "fetched", "started", "first_output", "ended",
 
 _WAITING, _FETCHING, _RUNNING, _STREAMING, _SENDING = "·", "╌", "█", "▓", "╴"
 _LEVELS = "▁▂▃▄▅▆▇█"
-_COLUMNS = {
-    "queued": "queued",
-    "fetched": "fetched",
-    "started": "started",
-    "1st out": "first_output",
-    "ended": "ended",
-    "sent": "sent",
-}
-_FEWER_COLUMNS = {"queued": "queued", "started": "started", "ended": "ended"}
+_COLUMNS: tuple[dict[str, str], ...] = (
+    {
+        "queued": "queued",
+        "fetched": "fetched",
+        "started": "started",
+        "1st out": "first_output",
+        "ended": "ended",
+        "sent": "sent",
+    },
+    {"queued": "queued", "started": "started", "ended": "ended"},
+    {"ended": "ended"},
+)
+"""Title -> point: as many of them as leave room for the bar."""
 _NARROWEST, _WIDEST = 12, 72
 _STYLES = {_WAITING: "dim", _FETCHING: "cyan", _RUNNING: "blue", _STREAMING: "green", _SENDING: "cyan"}
 
@@ -169,14 +173,11 @@ class Waterfall:
         lines = rows(self.trace, self.fold)
         labels = max([len("stage"), *(len(row.label) for row in lines)])
         marks = max([0, *(len(_marks(row)) for row in lines)])
-        columns = _COLUMNS
-        width = options.max_width - labels - marks - 3 - 9 * len(columns)
-        if width < _NARROWEST:
-            columns = _FEWER_COLUMNS
-            width = max(_NARROWEST, options.max_width - labels - marks - 3 - 9 * len(columns))
-        width = min(width, _WIDEST)
+        left = options.max_width - labels - marks - 3
+        columns = next((some for some in _COLUMNS if left - 9 * len(some) >= _NARROWEST), {})
+        width = min(max(left - 9 * len(columns), _NARROWEST), _WIDEST)
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        table.add_column("stage", no_wrap=True)
+        table.add_column("stage", no_wrap=True, min_width=min(labels, options.max_width // 2))
         table.add_column("", no_wrap=True, width=width)
         for title in columns:
             table.add_column(title, justify="right", no_wrap=True, min_width=8)

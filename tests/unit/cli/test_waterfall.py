@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from rich.console import Console
 
 from dataflower.cli.waterfall import Waterfall, as_data, bar, end_of, rows
@@ -97,6 +98,15 @@ def test_the_legend_tells_what_was_not_recorded() -> None:
     text = drawn(trace(task("s", 10.0), dropped=7, deadline=12.0))
     assert "7 more tasks not recorded" in text
     assert "deadline 2000.0 ms" in text
+
+
+@pytest.mark.parametrize("width", [30, 36, 44, 60])
+def test_names_and_bars_stay_whole_however_narrow_it_is(width: int) -> None:
+    lines = drawn(trace(task("a_stage", 10.0, length=0.4), task("another", 10.4, length=0.6)), width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line.split()[0] for line in lines[1:3]] == ["a_stage", "another"]
+    assert all("…" not in line for line in lines)
+    assert all("█" in line for line in lines[1:3])
 
 
 def test_it_fits_a_narrow_terminal() -> None:
