@@ -72,4 +72,8 @@ def _refuse(root: Path, workflow: str, missing: list[str], there: tuple[str, ...
 
     if there:
         raise NotFound(f"nothing logged by {', '.join(missing)} of {workflow!r} (there is {', '.join(there)})")
+    if not root.parent.is_dir():
+        raise NotFound(
+            f"no folder {str(root.parent)!r} on this machine: logs lie on the server's (--state-dir names where)"
+        )
     raise NotFound(f"nothing logged by workflow {workflow!r} (looked in {root})")

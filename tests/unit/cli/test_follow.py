@@ -104,3 +104,9 @@ def _next_after(lines: object, *changes: object) -> tuple[Path, str]:
             change()  # type: ignore[operator]
         reader.join(10)
     return found[0]
+
+
+def test_a_state_directory_that_is_not_on_this_machine_is_said_so(tmp_path: Path) -> None:
+    code, _, text = logs(tmp_path / "gone", "words")
+    assert code == 1
+    assert f"no folder '{tmp_path}/gone' on this machine: logs lie on the server's" in text
