@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Failure
 from dataflower.host.api import State
@@ -22,8 +24,7 @@ class StoredWorkflow:
     serving: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """What the journal knows of an invocation. Times are wall-clock seconds.
 
     `inputs` and `outputs` are blobs of `host.values`; `fingerprint` tells whether two submissions have the same inputs.

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
+
+from msgspec.structs import replace
 
 from dataflower.clock import Clock, SystemClock
 from dataflower.core.events import InvocationArrived

@@ -6,10 +6,10 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dataflower.clock import SystemClock
 from dataflower.core.trace import InvocationTrace, TaskTrace
@@ -166,7 +166,7 @@ async def test_a_failed_write_reaches_those_who_wait(tmp_path: Path) -> None:
 
 async def test_a_directory_has_one_host(tmp_path: Path) -> None:
     journal = on_disk(tmp_path)
-    with pytest.raises(FailedPrecondition, match="another host"):
+    with pytest.raises(FailedPrecondition, match="in use by another server"):
         on_disk(tmp_path)
     await journal.close()
 
