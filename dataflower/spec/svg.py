@@ -17,7 +17,7 @@ _COLORS = {Line.VALUE: _INK, Line.STREAM: _BLUE, Line.EACH: _BLUE, Line.GATHER: 
 _WORDS = {
     Line.VALUE: "value",
     Line.STREAM: "stream, read while it is made",
-    Line.EACH: "each: a task for every item",
+    Line.EACH: "each: a task for every item (or key)",
     Line.GATHER: "gather: the items, in order",
     Line.CONTROL: "branch or fallback",
 }
@@ -48,9 +48,9 @@ def svg(workflow: Workflow) -> str:
     edges = [(source, target, _label_size(texts)) for (source, target, _), texts in zip(lines, labels, strict=True)]
     layout = lay_out({node.key: _size(node) for node in picture.nodes}, edges)
     used = [line for line in Line if any(link.line is line for link in picture.links)]
-    legend, legend_width = _legend(used, layout.height + 44)
-    width = max(layout.width + 3 * _STACK, legend_width) + 2 * _MARGIN
-    height = layout.height + (60 if legend else 0) + 2 * _MARGIN
+    legend, below = _legend(used, layout.width, layout.height + 44)
+    width = max(layout.width + 3 * _STACK, below.width) + 2 * _MARGIN
+    height = layout.height + below.height + 2 * _MARGIN
     parts = [*_opening(picture, width, height), f'<g transform="translate({_MARGIN:.0f} {_MARGIN:.0f})">']
     diamonds = {node.key: layout.boxes[node.key] for node in picture.nodes if node.shape is Shape.SWITCH}
     for (source, target, line), route in zip(lines, layout.routes, strict=True):
@@ -77,16 +77,20 @@ def _opening(picture: Picture, width: float, height: float) -> Iterator[str]:
     yield f'<rect width="{width:.0f}" height="{height:.0f}" fill="#fff"/>'
 
 
-def _legend(used: list[Line], y: float) -> tuple[list[str], float]:
-    """Samples side by side, and how wide they are; none if all lines are plain."""
+def _legend(used: list[Line], width: float, y: float) -> tuple[list[str], Size]:
+    """Samples side by side, as many in a row as fit the picture, and their size; none if all lines are plain."""
     if not set(used) - {Line.VALUE}:
-        return [], 0.0
-    parts, x = [], 0.0
+        return [], Size(0.0, 0.0)
+    parts, x, widest, top = [], 0.0, 0.0, y
     for line in used:
+        own = 41 + len(_WORDS[line]) * _SMALL
+        if x and x + own > width:
+            x, y = 0.0, y + 20
         parts.append(f'<path class="link {line.value}" d="M{x:.1f} {y:.1f}h34"{_tip(line)}/>')
         parts.append(f'<text class="key" x="{x + 41:.1f}" y="{y + 4:.1f}">{_WORDS[line]}</text>')
-        x += 41 + len(_WORDS[line]) * _SMALL + 22
-    return parts, x - 22
+        widest = max(widest, x + own)
+        x += own + 18
+    return parts, Size(widest, y - top + 54)
 
 
 def _size(node: Node) -> Size:
