@@ -95,7 +95,7 @@ async def test_one_whose_workflow_cannot_be_loaded_is_reported(tmp_path: Path) -
 
 async def test_two_hosts_cannot_share_a_directory(tmp_path: Path) -> None:
     async with Runtime(config(tmp_path), load=w.load):
-        with pytest.raises(FailedPrecondition, match="another host"):
+        with pytest.raises(FailedPrecondition, match="in use by another server"):
             async with Runtime(config(tmp_path), load=w.load):
                 pass
 
