@@ -22,7 +22,7 @@ text = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,6}", fullmatch=True)
 numbers = st.floats(0.001, 1e9, allow_nan=False)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=6,
 )
@@ -35,6 +35,16 @@ types = st.one_of(
         st.none() | st.lists(st.integers(0, 2**40) | names, max_size=3).map(tuple),
     ),
 )
+SCALARS = {
+    Kind.ANY: plain,
+    Kind.JSON: plain,
+    Kind.STRING: text,
+    Kind.INT: st.integers(-(2**63), 2**63 - 1),
+    Kind.FLOAT: st.floats(allow_nan=False),
+    Kind.BOOL: st.booleans(),
+}
+typed = types.flatmap(lambda kind: st.tuples(st.just(kind), SCALARS.get(kind.kind, st.none())))
+"""A type and a default that fits it."""
 sizes = st.none() | st.integers(1, 2**50)
 
 
@@ -45,7 +55,7 @@ def tuned(draw: st.DrawFn, stage: Stage) -> Stage:
         return stage
     most = draw(st.none() | st.integers(1, 9))
     ports = {port.name: port for port in stage.input_ports}
-    extra = draw(st.dictionaries(names, st.tuples(types, plain), max_size=2))
+    extra = draw(st.dictionaries(names, typed, max_size=2))
     added = tuple(Port(n, t, False, True, d) for n, (t, d) in extra.items() if n not in ports)
     catch = (*stage.catch, Catch(output={})) if stage.catch else stage.catch
     return dataclasses.replace(
@@ -69,7 +79,7 @@ def workflows(draw: st.DrawFn) -> Workflow:
     stages = {name: draw(tuned(stage)) for name, stage in base.stages.items()}
     extra = [
         Port(f"extra{index}", type_, False, True, default)
-        for index, (type_, default) in enumerate(draw(st.lists(st.tuples(types, plain), max_size=2)))
+        for index, (type_, default) in enumerate(draw(st.lists(typed, max_size=2)))
     ]
     workflow = dataclasses.replace(
         base,
