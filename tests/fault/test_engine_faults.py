@@ -153,7 +153,7 @@ async def test_containers_work_on_without_their_zygote_and_the_next_cold_start_g
         (zygote,) = rig.host.zygote_pids()
         os.kill(zygote, signal.SIGKILL)
         await running
-        assert rig.host.zygote_pids() == ()
+        await rig.until(lambda: zygote not in rig.host.zygote_pids())  # another may be there, if the pipeline grew
         cold = await rig.client.invoke("pid", x=1)
         assert cold["out"] in rig.host.container_pids().values()
         assert rig.host.zygote_pids() not in ((), (zygote,))
