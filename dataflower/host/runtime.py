@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
+import os
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -237,7 +237,7 @@ class Runtime:
             limit_s = deployed.workflow.deadline_s
             deadline = 0.0 if limit_s is None else self._clock.monotonic() + limit_s
         entry = Entry(
-            id=invocation or uuid.uuid4().hex,
+            id=invocation or os.urandom(16).hex(),
             workflow=name,
             version=deployed.version,
             state=State.RUNNING,
@@ -261,7 +261,7 @@ class Runtime:
         limit_s = deployed.workflow.deadline_s if deadline_s is None else deadline_s
         now = self._clock.wall()
         entry = Entry(
-            id=invocation or uuid.uuid4().hex,
+            id=invocation or os.urandom(16).hex(),
             workflow=name,
             version=deployed.version,
             state=State.RUNNING,
