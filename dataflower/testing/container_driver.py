@@ -178,9 +178,11 @@ class ContainerDriver:
                 return message
             self.views.attach(message.arena, message.nbytes, fds[0])
 
-    def next(self, kind: type[M]) -> M:
-        """The next message, which must be of this kind."""
+    def next(self, kind: type[M], *, passing: type[wire.FromContainer] | None = None) -> M:
+        """The next message, which must be of this kind; those of the kind `passing` may come before it."""
         message = self.receive()
+        while passing is not None and type(message) is passing:
+            message = self.receive()
         assert type(message) is kind, message
         return message
 
