@@ -19,11 +19,11 @@ A line for each module, from its docstring (`python -m tools.structure` writes t
 rows below its own; `make check` enforces it:
 
     cli
-    testing
+    testing | loadgen
     gateway
     config
     host
-    container | planner
+    container | planner | llm | checkpoint
     core | channel
     wire
     spec

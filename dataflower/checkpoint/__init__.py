@@ -1,0 +1,1 @@
+"""Model weights: found, fetched, checked, and mapped once per host whatever the number of functions."""
