@@ -11,6 +11,7 @@ _STREAMS = frozenset(
     {"Stream", "Iterator", "Iterable", "AsyncIterator", "AsyncIterable", "Generator", "AsyncGenerator"}
 )
 _KINDS = {"str": Kind.STRING, "int": Kind.INT, "float": Kind.FLOAT, "bool": Kind.BOOL, "bytes": Kind.BYTES}
+_LISTS = frozenset({"list", "List", "Sequence"})
 _TENSORS = frozenset({"ndarray", "NDArray", "Tensor"})
 
 
@@ -42,12 +43,21 @@ def annotated_type(node: ast.expr | None) -> tuple[PortType, bool]:
     return PortType(_KINDS.get(name, Kind.ANY)), False
 
 
+def element_of(node: ast.expr | None) -> ast.expr | None:
+    """`X` of `list[X]`: what one task gives to, or gets from, a function that takes batches. Anything else is `any`."""
+    if isinstance(node, ast.Subscript) and _last_name(node.value) in _LISTS:
+        return parse_annotation(node.slice)
+    return None
+
+
 def wants_context(name: str, annotation: ast.expr | None) -> bool:
     """Whether the engine fills this parameter with the `Context`, so that it is no input port."""
-    return name == PARAMETER or (annotation is not None and _last_name(annotation) == "Context")
+    if name == PARAMETER or annotation is None:
+        return name == PARAMETER
+    return "Context" in (_last_name(annotation), _last_name(element_of(annotation)))
 
 
-def _last_name(node: ast.expr) -> str:
+def _last_name(node: ast.expr | None) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""

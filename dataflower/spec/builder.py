@@ -21,7 +21,7 @@ from dataflower.spec.function import Port, PortType, Signature, Stream
 from dataflower.spec.load import Loader
 from dataflower.spec.signature import SignatureError, inspect_signature
 from dataflower.spec.tree import Mark, Path, Tree
-from dataflower.spec.workflow import API_VERSION, INPUTS, Catch, Credit, Resources, Retry, Scaling, Slo, Workflow
+from dataflower.spec.workflow import API_VERSION, INPUTS, Batch, Catch, Credit, Resources, Retry, Scaling, Slo, Workflow
 
 _NO_DEFAULT: Any = object()
 PortTypes = Mapping[str, PortType | Stream[Any]]
@@ -142,6 +142,7 @@ class Builder:
         resources: Resources | None = None,
         scaling: Scaling | None = None,
         credit: Credit | None = None,
+        batch: Batch | None = None,
         preload: Sequence[str] = (),
         **edges: Source,
     ) -> StageHandle:
@@ -162,6 +163,7 @@ class Builder:
             "resources": dump.resources_entry(resources) if resources else None,
             "scaling": dump.scaling_entry(scaling) if scaling else None,
             "credit": dump.credit_entry(credit) if credit else None,
+            "batch": dump.batch_entry(batch),
             "preload": list(preload),
         }
         entry.update((key, value) for key, value in optional.items() if value)

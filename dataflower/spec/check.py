@@ -29,7 +29,14 @@ def check(workflow: Workflow, vague: frozenset[str] = frozenset()) -> list[Findi
     said.
     """
     checker = _Checker(workflow, vague)
-    findings = [*checker.names(), *checker.edges(), *checker.control(), *checker.switches(), *checker.limits()]
+    findings = [
+        *checker.names(),
+        *checker.edges(),
+        *checker.control(),
+        *checker.switches(),
+        *checker.batches(),
+        *checker.limits(),
+    ]
     cycles = list(checker.cycles())
     findings += cycles
     if not findings and not vague:
@@ -254,6 +261,31 @@ class _Checker:
             defaults = [case.name for case in stage.cases if case.when is None]
             for name in defaults[1:]:
                 yield Finding(("stages", stage.name, "switch", name), f"a second default besides {defaults[0]!r}")
+
+    def batches(self) -> Iterator[Finding]:
+        for stage in self.workflow.stages.values():
+            batch = stage.batch
+            if batch is None:
+                continue
+            path: Path = ("stages", stage.name)
+            hint = "let the function take single tasks, or put a stage without batches before or behind it"
+            for port in (*stage.input_ports, *stage.outputs):
+                if port.stream and stage.name not in self.vague:
+                    message = f"{stage.name}.{port.name} is a stream, and the function takes batches: neither goes"
+                    yield Finding(path, f"{message} with the other", hint, True)
+            if batch.cost is None:
+                continue
+            at: Path = (*path, "batch", "cost")
+            try:
+                expression = compile_expression(batch.cost)
+            except ExpressionError as error:
+                yield Finding(at, f"`{batch.cost}`: {error.message} (column {error.column})", "a cost is CEL")
+                continue
+            names = [given.name for given in stage.inputs]
+            for unknown in sorted(expression.variables - set(names)):
+                if stage.name not in self.vague:
+                    hint = did_you_mean(unknown, names, "a cost sees the stage's inputs")
+                    yield Finding(at, f"`{batch.cost}`: no input {unknown!r}", hint)
 
     def limits(self) -> Iterator[Finding]:
         if self.workflow.slo is not None:

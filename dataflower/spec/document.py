@@ -129,6 +129,39 @@ class CreditDocument(Document):
     bytes: Bytes = Field(256 * 1024 * 1024, ge=1, description="Their size")
 
 
+class BatchDocument(Document):
+    """How tasks are put together for a function that takes several at once (`@function(batch=True)`)."""
+
+    max_size: int | None = Field(None, ge=1, description="Most tasks in a batch (default 8)")
+    wait_ms: Milliseconds | None = Field(
+        None, ge=0, description="How long a task waits for others while a container is free (default 0)"
+    )
+    cost: str | None = Field(None, description="Weight of a task: CEL over its inputs, as in `size(text)`")
+    max_cost: float | None = Field(None, gt=0, description="Most that a batch may weigh; a heavier task goes alone")
+    same_shape: bool | None = Field(None, description="Only tensors of one dtype and shape in a batch (default true)")
+    max_batch_size: int | None = Field(
+        None, ge=1, description="Same as max_size", json_schema_extra={"deprecated": True}
+    )
+    batch_wait_timeout_s: Seconds | None = Field(
+        None, ge=0, description="Same as wait_ms, in seconds", json_schema_extra={"deprecated": True}
+    )
+    max_queue_delay_microseconds: float | None = Field(
+        None, ge=0, description="Same as wait_ms, in microseconds", json_schema_extra={"deprecated": True}
+    )
+    max_latency_ms: Milliseconds | None = Field(
+        None, ge=0, description="Same as wait_ms", json_schema_extra={"deprecated": True}
+    )
+
+
+BATCH_ALIASES = {
+    "max_batch_size": ("max_size", 1.0),
+    "batch_wait_timeout_s": ("wait_ms", 1000.0),
+    "max_queue_delay_microseconds": ("wait_ms", 0.001),
+    "max_latency_ms": ("wait_ms", 1.0),
+}
+"""Names of other systems, read but never written, and the factor from their unit to ours."""
+
+
 class ScalingDocument(Document):
     """How many containers, and for how long. Names as in Ray; Modal's are read too."""
 
@@ -176,6 +209,7 @@ class TuningDocument(ScalingDocument):
     resources: ResourcesDocument | None = None
     scaling: ScalingDocument | None = None
     credit: CreditDocument | None = None
+    batch: BatchDocument | None = None
     preload: list[str] | None = Field(None, description="Modules that the zygote imports before it forks")
 
 

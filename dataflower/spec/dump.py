@@ -16,6 +16,7 @@ from dataflower.spec.function import Kind, Port
 from dataflower.spec.units import show_size
 from dataflower.spec.workflow import (
     API_VERSION,
+    Batch,
     Catch,
     Credit,
     Edge,
@@ -85,6 +86,7 @@ def stage_entry(stage: Stage) -> Entry:
         ("resources", resources_entry(stage.resources)),
         ("scaling", scaling_entry(stage.scaling)),
         ("credit", credit_entry(stage.credit)),
+        ("batch", batch_entry(stage.batch)),
         ("preload", list(stage.preload)),
     ):
         if section:
@@ -184,6 +186,22 @@ def credit_entry(credit: Credit) -> Entry:
         entry["items"] = credit.items
     if credit.bytes != standard.bytes:
         entry["bytes"] = show_size(credit.bytes)
+    return entry
+
+
+def batch_entry(batch: Batch | None) -> Entry:
+    """`max_size` always, as it tells that the function takes batches; the rest where it differs from the usual."""
+    if batch is None:
+        return {}
+    entry: Entry = {"max_size": batch.max_size}
+    if batch.wait_ms:
+        entry["wait_ms"] = number(batch.wait_ms)
+    if batch.cost is not None:
+        entry["cost"] = batch.cost
+    if batch.max_cost is not None:
+        entry["max_cost"] = number(batch.max_cost)
+    if not batch.same_shape:
+        entry["same_shape"] = False
     return entry
 
 

@@ -10,7 +10,8 @@ A function takes its inputs as parameters and hands out what it returns or yield
 * one output port (the default, called `out`): the value itself;
 * several ports: a dict from port to value; a port that is left out is *absent* for that task or item;
 * a generator streams: every `yield` is one item of all its stream ports, its `return` value fills the others;
-* a plain function with a stream port returns a list, whose elements are sent as the items.
+* a plain function with a stream port returns a list, whose elements are sent as the items;
+* with `batch=True` one call takes several tasks: lists of values in, a list of outputs back.
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ class Signature:
     preload: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     """Those of `params` that have no default."""
+    batch: bool = False
+    """Whether one call takes several tasks."""
 
 
 class Stream(Generic[T]):
@@ -147,6 +150,7 @@ class FunctionSpec:
 
     outputs: Mapping[str, PortType | Stream[Any]] = field(default_factory=dict)
     inputs: Mapping[str, PortType | Stream[Any]] = field(default_factory=dict)
+    batch: bool = False
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -159,18 +163,21 @@ def function(
     *,
     outputs: str | Sequence[str] | Mapping[str, PortType | Stream[Any]] | None = ...,
     inputs: Mapping[str, PortType | Stream[Any]] | None = ...,
+    batch: bool = ...,
 ) -> Callable[[F], F]: ...
 def function(
     target: Any = None,
     *,
     outputs: str | Sequence[str] | Mapping[str, PortType | Stream[Any]] | None = None,
     inputs: Mapping[str, PortType | Stream[Any]] | None = None,
+    batch: bool = False,
 ) -> Any:
     """Declare a function, generator function, coroutine function, or a class with `__call__` (and `setup`).
 
     The object is returned unchanged but for one attribute, so it stays callable and testable as it is.
     `outputs`: one port name, several, or a mapping from name to type. The mapping must be a literal:
-    `dataflower validate` reads it from the source without importing it.
+    `dataflower validate` reads it from the source without importing it. `batch`: one call takes several tasks, each
+    parameter is the list of their values, and it returns the list of their outputs (docs/semantics.md, Batches).
     """
 
     def mark(obj: Any) -> Any:
@@ -183,7 +190,7 @@ def function(
             ports = dict(outputs)
         else:
             ports = {name: PortType() for name in outputs}
-        setattr(obj, ATTRIBUTE, FunctionSpec(outputs=ports, inputs=dict(inputs or {})))
+        setattr(obj, ATTRIBUTE, FunctionSpec(outputs=ports, inputs=dict(inputs or {}), batch=batch))
         return obj
 
     return mark if target is None else mark(target)

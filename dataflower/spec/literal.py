@@ -70,7 +70,12 @@ class Literals:
             if self._name(call.func if call else decorator) != "function":
                 continue
             given = {keyword.arg: keyword.value for keyword in call.keywords} if call else {}
-            return FunctionSpec(outputs=self._ports(given.get("outputs")), inputs=self._ports(given.get("inputs")))
+            batch = given.get("batch")
+            return FunctionSpec(
+                outputs=self._ports(given.get("outputs")),
+                inputs=self._ports(given.get("inputs")),
+                batch=batch is not None and bool(self.value(batch)),
+            )
         return None
 
     def value(self, node: ast.expr, depth: int = 0) -> Any:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dataflower.errors import InvalidArgument
-from dataflower.spec.document import ALIASES, PortDocument, PortEntry, ScalingDocument, StageDocument, TuningDocument
+from dataflower.spec.document import (
+    ALIASES,
+    BATCH_ALIASES,
+    BatchDocument,
+    PortDocument,
+    PortEntry,
+    ScalingDocument,
+    StageDocument,
+    TuningDocument,
+)
 from dataflower.spec.finding import Finding
 from dataflower.spec.function import DTYPES, Kind, Port, PortType, Signature
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.tree import Path
 from dataflower.spec.values import check_value
-from dataflower.spec.workflow import Case, CaseRef, Catch, Credit, Resources, Retry, Scaling, Stage
+from dataflower.spec.workflow import Batch, Case, CaseRef, Catch, Credit, Resources, Retry, Scaling, Stage
 
 _NUMPY_NAMES = {numpy: name for name, numpy in DTYPES.items()}
 
@@ -56,6 +66,7 @@ def resolve_stage(name: str, document: StageDocument, signature: Signature | Non
         resources=_resources(document),
         scaling=_scaling(at, document, findings),
         credit=Credit(document.credit.items, document.credit.bytes) if document.credit else Credit(),
+        batch=_batch(at, document, signature, findings),
         preload=tuple(dict.fromkeys(preload)),
     )
     open_inputs = signature is None or signature.takes_any_input
@@ -199,6 +210,34 @@ def _catch(at: Path, document: StageDocument, findings: list[Finding]) -> tuple[
 def _resources(document: TuningDocument) -> Resources:
     own = document.resources
     return Resources(own.cpu, own.memory, own.gpu, own.gpu_memory) if own else Resources()
+
+
+def _batch(at: Path, document: TuningDocument, signature: Signature | None, findings: list[Finding]) -> Batch | None:
+    """What the file says counts only for a function that takes batches; of one without source the file alone tells."""
+    own = document.batch
+    if signature is not None and not signature.batch:
+        if own is not None:
+            hint = "declare it with @function(batch=True): lists of values in, a list of outputs back"
+            findings.append(Finding((*at, "batch"), "the function does not take batches", hint, True))
+        return None
+    if own is None:
+        return Batch() if signature is not None else None
+    given: dict[str, tuple[str, Any]] = {}
+    for name in BatchDocument.model_fields:
+        value = getattr(own, name)
+        if value is None:
+            continue
+        meaning, factor = BATCH_ALIASES.get(name, (name, 1))
+        if meaning in given:
+            message = f"{name!r} and {given[meaning][0]!r} say the same twice"
+            findings.append(Finding((*at, "batch", name), message, "keep one", True))
+        given[meaning] = (name, value if factor == 1 else value * factor)
+    values = {name: value for name, (_, value) in given.items()}
+    for one, other in (("cost", "max_cost"), ("max_cost", "cost")):
+        if one in values and other not in values:
+            message = f"{one!r} goes with {other!r}: the weight of a task, and the most that a batch may weigh"
+            findings.append(Finding((*at, "batch", one), message, f"add `{other}`", True))
+    return Batch(**values)
 
 
 def _scaling(at: Path, document: TuningDocument, findings: list[Finding]) -> Scaling:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dataflower.spec.annotation import annotated_type, parse_annotation, wants_context
+from dataflower.spec.annotation import annotated_type, element_of, parse_annotation, wants_context
 from dataflower.spec.function import ATTRIBUTE, DEFAULT_PORT, FunctionSpec, Port, PortType, Signature, Stream, streams
 from dataflower.spec.literal import Literals, NotLiteral, plain
 from dataflower.spec.suggest import did_you_mean
@@ -125,11 +125,13 @@ def _signature(name: str, facts: _Facts) -> Signature:
     for parameter in facts.parameters:
         if wants_context(parameter.name, parameter.annotation):
             continue
-        type_, stream = annotated_type(parameter.annotation)
+        annotation = element_of(parameter.annotation) if facts.spec.batch else parameter.annotation
+        type_, stream = annotated_type(annotation)
         declared = facts.spec.inputs.get(parameter.name)
         if declared is not None:
             type_, stream = (declared.item, True) if isinstance(declared, Stream) else (declared, stream)
-        inputs.append(Port(parameter.name, type_, stream, parameter.has_default, parameter.default))
+        default = None if facts.spec.batch else parameter.default  # that of a batch is no value of the port
+        inputs.append(Port(parameter.name, type_, stream, parameter.has_default, default))
     known = {port.name for port in inputs}
     for extra, declared in facts.spec.inputs.items():
         if extra in known:
@@ -146,6 +148,7 @@ def _signature(name: str, facts: _Facts) -> Signature:
         takes_any_input=facts.takes_any,
         stateful=facts.stateful,
         preload=facts.preload,
+        batch=facts.spec.batch,
     )
 
 
@@ -153,7 +156,7 @@ def _outputs(facts: _Facts) -> tuple[Port, ...]:
     """A generator streams all of its ports, unless it tells streams and values apart itself."""
     declared = facts.spec.outputs
     if not declared:
-        type_, is_iterator = annotated_type(facts.returns)
+        type_, is_iterator = annotated_type(element_of(facts.returns) if facts.spec.batch else facts.returns)
         if facts.is_generator:
             return (Port(DEFAULT_PORT, type_ if is_iterator else PortType(), True),)
         return (Port(DEFAULT_PORT, PortType() if is_iterator else type_),)

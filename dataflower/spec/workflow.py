@@ -145,6 +145,25 @@ class Credit:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """How the tasks of a stage are put together, for a function that takes several at once.
+
+    Attributes:
+        max_size: most tasks in a batch.
+        wait_ms: how long a task waits for others while a container is free.
+        cost: CEL over the task's inputs: its weight.
+        max_cost: most that a batch may weigh; a task that is heavier goes alone.
+        same_shape: tensors of one input have one dtype and shape throughout a batch.
+    """
+
+    max_size: int = 8
+    wait_ms: float = 0.0
+    cost: str | None = None
+    max_cost: float | None = None
+    same_shape: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Slo:
     """The promise. `attainment` is the share of invocations that must keep it."""
 
@@ -176,6 +195,8 @@ class Stage:
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
     credit: Credit = Credit()
+    batch: Batch | None = None
+    """Set if the function takes several tasks at once."""
     preload: tuple[str, ...] = ()
     """Modules that the zygote of this stage has imported before it forks."""
 

@@ -13,7 +13,7 @@ from dataflower.spec.dump import dump
 from dataflower.spec.format import format_text
 from dataflower.spec.function import DTYPES, Kind, Port, PortType
 from dataflower.spec.load import complete, load
-from dataflower.spec.workflow import Catch, Credit, Resources, Retry, Scaling, Slo, Stage, Workflow
+from dataflower.spec.workflow import Batch, Catch, Credit, Resources, Retry, Scaling, Slo, Stage, Workflow
 from dataflower.testing.workflows import Features, scenarios
 
 SLOW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,6 +45,11 @@ SCALARS = {
 }
 typed = types.flatmap(lambda kind: st.tuples(st.just(kind), SCALARS.get(kind.kind, st.none())))
 """A type and a default that fits it."""
+batches = (
+    st.none()
+    | st.builds(Batch, st.integers(1, 99), numbers, same_shape=st.booleans())
+    | st.builds(Batch, cost=st.just("1 + 1"), max_cost=numbers)
+)
 sizes = st.none() | st.integers(1, 2**50)
 
 
@@ -68,6 +73,7 @@ def tuned(draw: st.DrawFn, stage: Stage) -> Stage:
         resources=draw(st.builds(Resources, numbers, sizes, st.integers(0, 8) | st.just("h200"), sizes)),
         scaling=Scaling(draw(st.integers(0, most or 3)), most, draw(st.integers(1, 9)), draw(numbers), 7),
         credit=draw(st.builds(Credit, st.integers(1, 99), st.integers(1, 2**45))),
+        batch=None if any(p.stream for p in (*stage.input_ports, *stage.outputs)) else draw(batches),
         preload=tuple(draw(st.lists(names, max_size=3, unique=True))),
     )
 
