@@ -1,15 +1,16 @@
-"""A small language model: SmolLM2-135M-Instruct chats, and chooses among labels. Greedy, with a key-value cache."""
+"""A small language model: SmolLM2-135M-Instruct serves clients, chats, and chooses among labels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging
 
+from dataflower.llm import request as requests
 from dataflower.spec.function import Json, Stream, Text, function
 from functions import assets
 
@@ -52,6 +53,39 @@ class Model:
         answer = self.net(torch.tensor([ids]), past_key_values=cache, use_cache=cache is not None, logits_to_keep=last)
         logits: torch.Tensor = answer.logits[0]
         return logits
+
+
+@function(outputs={"deltas": Stream(Json())})
+class Complete:
+    """Continues a chat or a text as a request in the names of the OpenAI API says (docs/llm.md, "The chat stage")."""
+
+    def setup(self, model: str = "smollm2", max_tokens: int = 512, dtype: str = "bfloat16") -> None:
+        self.model, self.max_tokens = Model(model, dtype), max_tokens
+
+    async def __call__(self, request: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+        asked = requests.parse(request)
+        params = requests.sampling(asked, max_tokens=self.max_tokens, temperature=0.0)
+        tokenizer = self.model.tokenizer
+        if asked.messages is not None:
+            messages = requests.flatten(asked.messages)
+            asked_text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            ids = tokenizer(asked_text, add_special_tokens=False)["input_ids"]
+        else:
+            ids = tokenizer(asked.prompt)["input_ids"] if isinstance(asked.prompt, str) else asked.prompt
+        tokens: list[int] = []
+        told, said = 0, ""
+        limit = self.max_tokens if params.max_tokens is None else params.max_tokens
+        for token in self.model.greedy(ids, limit):
+            tokens.append(token)
+            text = tokenizer.decode(tokens, skip_special_tokens=True)
+            if text != said and not text.endswith(UNFINISHED):
+                yield {"text": text[len(said) :], "tokens": tokens[told:]}
+                told, said = len(tokens), text
+        yield {
+            "tokens": tokens[told:],
+            "finish_reason": "length" if len(tokens) == limit else "stop",
+            "usage": {"prompt_tokens": len(ids), "completion_tokens": len(tokens), "cached_tokens": 0},
+        }
 
 
 @function(outputs={"text": Stream(Text()), "reply": Text()})
