@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+PEERS := .venv-peers
 # URL of a further package index, say one with CPU-only builds of torch
 TORCH_INDEX ?=
 
@@ -13,10 +14,10 @@ TESTS := $(foreach kind,unit property conformance integration fault,$(wildcard t
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check proto models bench fmt clean install
+.PHONY: help demo test check proto models bench bench-peers fmt clean install
 
 help: ## say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.installed models ## run the main workflow on a real video
 	@mkdir -p out
@@ -44,12 +45,14 @@ bench: $(VENV)/.installed-dev ## run every bench quickly (one alone: python -m b
 		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m bench.$$name --quick; \
 	done
 
+bench-peers: $(PEERS)/.installed ## install what the benches compare with, in an environment of its own
+
 fmt: $(VENV)/.installed-dev ## format and mend what can be mended
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-clean: ## remove the environment and everything generated
-	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## remove the environments and everything generated
+	rm -rf $(VENV) $(PEERS) build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(VENV)/.installed-dev
@@ -71,3 +74,9 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing dataflower with its extras llm, video and dev (a few minutes the first time)"
 	@$(INSTALL) --editable '.[llm,video,dev]'
 	@touch $@ $(VENV)/.installed
+
+$(PEERS)/.installed: bench/peers/requirements.txt
+	@echo "installing the rivals of the benches into $(PEERS)"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -53,3 +54,98 @@ def first_operation(x: Any) -> float:
     import torch
 
     return float(torch.ones(4).sum())
+
+
+@function
+def join(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> int:
+    """Bytes of eight arrays."""
+    return int(sum(item.nbytes for item in (a, b, c, d, e, f, g, h)))
+
+
+@function(outputs={"item": Stream()})
+def scatter(x: Any, width: int) -> Iterator[Any]:
+    """The same array `width` times, as a stream."""
+    for _ in range(width):
+        yield x
+
+
+@function
+def total(items: list[Any]) -> int:
+    """Bytes of a list of arrays."""
+    return int(sum(item.nbytes for item in items))
+
+
+class Write:
+    """Writes a new array of `nbytes` in one of three ways, from the same bytes as `plain`."""
+
+    def __init__(self) -> None:
+        self._source: np.ndarray[Any, Any] = np.empty(0, np.uint8)
+        self._warm: np.ndarray[Any, Any] = np.empty(0, np.uint8)
+
+    def __call__(self, nbytes: int, way: str, context: Context) -> Any:
+        """`plain`: seconds for a copy into warm memory of its own; `arena`: an array of the arena; `copied`: any array.
+
+        `torch`: as `arena`, written by torch.
+        """
+        if self._source.nbytes != nbytes:
+            self._source = np.arange(nbytes // 8, dtype=np.uint64).view(np.uint8)
+            self._warm = self._source.copy()
+        if way == "plain":
+            start = time.perf_counter()
+            np.copyto(self._warm, self._source)
+            return time.perf_counter() - start
+        if way == "arena":
+            out = context.empty((nbytes,), "UINT8")
+            np.copyto(out, self._source)
+            return out
+        if way == "torch":
+            import torch
+
+            out = context.empty((nbytes,), "UINT8")
+            torch.from_numpy(out).copy_(torch.from_numpy(self._source))
+            return out
+        np.copyto(self._warm, self._source)
+        return self._warm
+
+
+@function
+def seen_or_seconds(x: Any) -> float:
+    """Of an array one byte from either end, so that its pages are really there; a number is handed on."""
+    return x if isinstance(x, float) else float(x[0]) + float(x[-1])
+
+
+@function(outputs={"token": Stream()})
+def spin(tokens: int, seconds: float, nbytes: int) -> Iterator[Any]:
+    """Hand over a token with the time of day, then compute for `seconds` in pure Python; `tokens` times."""
+    payload = np.zeros(nbytes, np.uint8)
+    for _ in range(tokens):
+        yield {"at": time.monotonic(), "data": payload}
+        end = time.monotonic() + seconds
+        count = 0
+        while time.monotonic() < end:
+            count += 1
+
+
+@function(outputs={"delay": Stream()})
+def delays(token: Stream[Any]) -> Iterator[float]:
+    """How old each token is when it is there."""
+    for item in token:
+        yield time.monotonic() - item["at"]
+
+
+@function
+def busy(x: Any, seconds: float) -> dict[str, float]:
+    """Compute for `seconds` in pure Python; gives begin and end."""
+    begin = time.monotonic()
+    while time.monotonic() < begin + seconds:
+        pass
+    return {"begin": begin, "end": time.monotonic()}
+
+
+@function
+def torch_resident(x: Any) -> int:
+    """One torch operation, then the process id: whoever asks looks at its memory."""
+    import torch
+
+    torch.ones(4).sum()
+    return os.getpid()

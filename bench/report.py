@@ -44,6 +44,8 @@ class Report:
 
     bench: str
     rows: list[Row] = field(default_factory=list)
+    rivals: dict[str, str] = field(default_factory=dict)
+    """Versions of what we are compared with."""
 
     def add(
         self,
@@ -78,7 +80,8 @@ class Report:
                 value = f"[{'green' if row.met else 'red'}]{value}[/]"
             p99 = f"{percentile(row.samples, 99):.4g}" if len(row.samples) > 1 else ""
             table.add_row(row.key, row.question, value, row.target, p99, str(len(row.samples) or ""))
-        Console().print(table)
+        console = Console()
+        (console if console.is_terminal else Console(width=150)).print(table)
 
     def save(self, path: Path) -> None:
         """Write the JSON."""
@@ -87,7 +90,7 @@ class Report:
             "figures": {row.key: row.value for row in self.rows},
             "missing": {row.key: row.missing for row in self.rows if row.value is None},
             "samples": {row.key: summary(row.samples) for row in self.rows if len(row.samples) > 1},
-            "versions": versions(),
+            "versions": versions() | self.rivals,
             "machine": machine(),
             "command": " ".join(["python", "-m", f"bench.{self.bench}", *sys.argv[1:]]),
         }
@@ -131,9 +134,10 @@ def machine() -> dict[str, Any]:
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """`--quick` and `--json FILE`."""
-    parser = argparse.ArgumentParser(description=description)
+    """`--quick`, `--alone` and `--json FILE`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer samples, under 30 s")
+    parser.add_argument("--alone", action="store_true", help="without rivals (see make bench-peers)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     return parser.parse_args()
 
