@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +14,20 @@ from dataflower.spec.workflow import INPUTS, Workflow
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A stage as the planner sees it: `factor` requests of `model` for one invocation, on the average."""
+    """A stage as the planner sees it: `factor` requests of `model` for one invocation, on the average.
+
+    `most`: of one invocation; 0 where it is not known, which counts as the average rounded up.
+    """
 
     name: str
     model: str
     factor: float = 1.0
+    most: int = 0
+
+    @property
+    def burst(self) -> int:
+        """Requests that may come at once."""
+        return max(self.most, math.ceil(self.factor - 1e-9))
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,14 @@ class Application:
         if len(self.order) < len(names):
             stuck = next(name for name in names if name not in self.order)
             raise InvalidArgument(f"module {stuck!r} of {self.name!r} waits for itself")
+
+    def module(self, name: str) -> Module:
+        """By name, which must be there."""
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Module]:
+        return {m.name: m for m in self.modules}
 
     @cached_property
     def parents(self) -> Mapping[str, tuple[str, ...]]:

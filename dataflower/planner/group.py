@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def _partly_filled(configurations: Sequence[Configuration], rate: float, limit_s
     for c in configurations:
         smaller = max((o.batch for o in configurations if o.hardware == c.hardware and o.batch < c.batch), default=0)
         most = min(c.batch - 1, math.floor((limit_s - c.duration_s) * rate * (1 + bounds.TOLERANCE)) + 1)
-        found += [Configuration(k, c.duration_s, c.hardware, c.price) for k in range(smaller + 1, most + 1)]
+        found += [replace(c, batch=k) for k in range(smaller + 1, most + 1)]
     return found
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dataflower.planner import bounds, group, optimal
+from dataflower.planner import bounds, group, optimal, stochastic, traced
 from dataflower.planner.exact import compose
-from dataflower.planner.options import Billing, Options, Scheduler, Splitter
+from dataflower.planner.options import Arrivals, Billing, Options, Scheduler, Splitter
 from dataflower.planner.reassign import reassign
 from dataflower.planner.schedule import Schedule, generate, with_dummies
 from dataflower.planner.split import Budgets, Problem, estimate, split
@@ -48,6 +48,8 @@ def curves(problem: Problem, options: Options) -> dict[str, Staircase]:
 
 def _curve(problem: Problem, options: Options, name: str) -> Staircase:
     configurations, rate = problem.configurations[name], problem.rates[name]
+    if options.arrivals is not Arrivals.PACED:
+        return _percentile_curve(problem, options, name)
     if options.scheduler is Scheduler.GROUP:
         return group.curve(configurations, rate, options.billing, problem.slo_s)
     budgets = {problem.slo_s * i / options.quanta for i in range(1, options.quanta + 1)}
@@ -55,6 +57,19 @@ def _curve(problem: Problem, options: Options, name: str) -> Staircase:
     if options.scheduler is Scheduler.OPTIMAL:
         return descend(lambda budget: optimal.best_schedule(configurations, rate, budget), budgets)
     return descend(lambda budget: _schedule(problem, options, name, budget), budgets)
+
+
+def _percentile_curve(problem: Problem, options: Options, name: str) -> Staircase:
+    """Whole machines for all but the stage's part of the invocations that may be late."""
+    module = problem.application.module(name)
+    late = stochastic.late_share(options.percentile, len(problem.rates))
+    configurations = problem.configurations[name]
+    demand = stochastic.Demand(problem.rates[name], module.factor, module.burst, late)
+    if problem.trace is not None:
+        found = traced.curve(configurations, demand, problem.trace)
+    else:
+        found = stochastic.curve(configurations, demand)
+    return tuple(s for s in found if bounds.fits(s.latency_s, problem.slo_s))
 
 
 def _solve_exact(problem: Problem, options: Options) -> Solution | None:

@@ -57,6 +57,19 @@ class Splitter(enum.Enum):
     EXACT = "exact"
 
 
+class Arrivals(enum.Enum):
+    """How invocations are taken to arrive, which decides what is promised.
+
+    PACED    evenly spaced: every invocation keeps the SLO
+    POISSON  at random, independently: the percentile of the SLO keeps it (`stochastic`)
+    TRACED   as in a recording that the caller gives: the percentile of its invocations keeps it (`traced`)
+    """
+
+    PACED = "paced"
+    POISSON = "poisson"
+    TRACED = "traced"
+
+
 class Billing(enum.Enum):
     """What a plan costs: machines by the share of time in use, or whole machines."""
 
@@ -91,7 +104,10 @@ class Options:
         batching: False plans with batch 1 alone.
         quanta: steps of the QUANTISED splitter, and of the budgets that EXACT asks a GREEDY or OPTIMAL scheduler for.
         max_points: longest staircase kept by the EXACT splitter; beyond it the plan is near-optimal and says so.
-        pack: with INTEGER billing, let partial machines of different stages share one (`pack`).
+        pack: with INTEGER billing, let partial machines of different stages share one (`pack`; paced arrivals only).
+        arrivals: what the plan holds for. Other than PACED: GROUP scheduler only, and always whole machines, since
+            machines that are billed by use would all stand ready for nothing.
+        percentile: which share of the invocations must keep the SLO, unless arrivals are paced (then all do).
     """
 
     dispatch: Dispatch = Dispatch.GROUP
@@ -108,6 +124,8 @@ class Options:
     quanta: int = 100
     max_points: int = 4096
     pack: bool = True
+    arrivals: Arrivals = Arrivals.PACED
+    percentile: float = 99.0
 
     def __post_init__(self) -> None:
         if (self.dispatch is Dispatch.GROUP) != (self.scheduler is Scheduler.GROUP):
@@ -118,3 +136,9 @@ class Options:
             raise ValueError("max_tuples must be at least 1")
         if self.quanta < 1 or self.max_points < 2:
             raise ValueError("quanta must be at least 1 and max_points at least 2")
+        if self.arrivals is not Arrivals.PACED and (
+            self.scheduler is not Scheduler.GROUP or self.billing is not Billing.INTEGER
+        ):
+            raise ValueError("plans for a percentile need the GROUP scheduler and INTEGER billing")
+        if not 0 < self.percentile <= 100 or (self.percentile == 100 and self.arrivals is not Arrivals.PACED):
+            raise ValueError("the percentile must lie between 0 and 100")

@@ -1,8 +1,9 @@
-"""Partial machines of different stages on one machine, by a duty cycle (Nexus).
+"""Partial machines of different stages, and of different workflows, on one machine, by a duty cycle (Nexus).
 
 A machine serves its shares in turn; a share's batch is cut when its turn comes. The cycle takes as long as all
 their batches together, so a request waits for at most one cycle before its own batch runs: cycle + d. That works
-while no share collects a full batch within one cycle: cycle <= b/rate for each.
+while no share collects a full batch within one cycle: cycle <= b/rate for each. All of them stay loaded, so that what
+they need of the device's memory adds up.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from dataflower.planner import bounds
 from dataflower.planner.schedule import ROUNDING, Allotment
 
-Key = tuple[str, int]
-"""Stage and number of the tuple in it."""
+Key = tuple[str, str, int]
+"""Workflow, stage, and number of the tuple in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Share:
     budget_s: float
     jitter_s: float = 0.0
     """How much later than evenly its requests may come, when they are picked out of a faster stream."""
+    workflow: str = ""
+    memory_bytes: int = 0
 
     @property
     def period_s(self) -> float:
@@ -44,6 +47,7 @@ class Machine:
     hardware: str
     price: float
     shares: tuple[Share, ...]
+    limit_bytes: int = 0
 
     @property
     def cycle_s(self) -> float:
@@ -58,45 +62,54 @@ class Machine:
 
     @property
     def holds(self) -> bool:
-        """Whether every share keeps its budget and its load."""
+        """Whether every share keeps its budget and its load, and all of them fit into the memory."""
+        if self.limit_bytes and sum(s.memory_bytes for s in self.shares) > self.limit_bytes:
+            return False
         return all(
             bounds.fits(self.cycle_s, s.period_s) and bounds.fits(self.worst_s(s), s.budget_s) for s in self.shares
         )
 
 
-def pack(tuples: Mapping[Key, Allotment], budgets: Mapping[str, float]) -> tuple[Machine, ...]:
+def pack(tuples: Mapping[Key, Allotment], budgets: Mapping[tuple[str, str], float]) -> tuple[Machine, ...]:
     """Machines for the partial machines of all tuples, the busiest first, each where it still fits (first fit).
 
     A tuple whose full machines need the partial one to keep their own budget does not share it.
 
     Args:
-        tuples: by stage and number; their full machines stay as they are.
-        budgets: by stage, in seconds.
+        tuples: by workflow, stage and number; their full machines stay as they are.
+        budgets: by workflow and stage, in seconds.
     """
-    total: dict[str, float] = {}
-    for (stage, _), a in tuples.items():
-        total[stage] = total.get(stage, 0.0) + a.rate
+    total: dict[tuple[str, str], float] = {}
+    for (workflow, stage, _), a in tuples.items():
+        total[workflow, stage] = total.get((workflow, stage), 0.0) + a.rate
     partial = [
         (a, share)
-        for (stage, index), a in tuples.items()
-        if (share := _share(stage, index, a, total[stage], budgets[stage])) is not None
+        for key, a in tuples.items()
+        if (share := _share(key, a, total[key[:2]], budgets[key[:2]])) is not None
     ]
-    partial.sort(key=lambda p: (-p[1].rate / p[0].configuration.throughput, p[1].stage, p[1].tuple_index))
+    partial.sort(key=lambda p: (-p[1].rate / p[0].configuration.throughput, *_place(p[1])))
     machines: list[Machine] = []
     for a, share in partial:
         c = a.configuration
         for i, machine in enumerate(machines):
-            joined = Machine(c.hardware, c.price, (*machine.shares, share))
-            if machine.hardware == c.hardware and joined.holds and share.stage not in {s.stage for s in machine.shares}:
+            if machine.hardware != c.hardware or _place(share)[:2] in {_place(s)[:2] for s in machine.shares}:
+                continue
+            joined = Machine(c.hardware, c.price, (*machine.shares, share), c.limit_bytes)
+            if joined.holds:
                 machines[i] = joined
                 break
         else:
-            machines.append(Machine(c.hardware, c.price, (share,)))
+            machines.append(Machine(c.hardware, c.price, (share,), c.limit_bytes))
     return tuple(machines)
 
 
-def _share(stage: str, index: int, a: Allotment, stage_rate: float, budget_s: float) -> Share | None:
+def _place(share: Share) -> Key:
+    return share.workflow, share.stage, share.tuple_index
+
+
+def _share(key: Key, a: Allotment, stage_rate: float, budget_s: float) -> Share | None:
     """The part of a tuple that does not fill a machine; None if there is none, or if the rest can't do without it."""
+    workflow, stage, index = key
     c, full = a.configuration, math.floor(a.machines + ROUNDING)
     rest = a.rate - full * c.throughput
     if rest <= ROUNDING * a.rate:
@@ -104,7 +117,7 @@ def _share(stage: str, index: int, a: Allotment, stage_rate: float, budget_s: fl
     if full and not bounds.fits(bounds.group(c, full * c.throughput, split_rate=stage_rate), budget_s):
         return None
     jitter = 1 / stage_rate if rest < stage_rate * (1 - ROUNDING) else 0.0
-    return Share(stage, index, c.batch, c.duration_s, rest, budget_s, jitter)
+    return Share(stage, index, c.batch, c.duration_s, rest, budget_s, jitter, workflow, c.memory_bytes)
 
 
 def full_part_s(a: Allotment, stage_rate: float) -> float:

@@ -112,12 +112,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Configuration:
-    """A batch size on a device: `duration_s` of the batch, `price` of the machine for an hour."""
+    """A batch size on a device: `duration_s` of the batch, `price` of the machine for an hour.
+
+    `memory_bytes` of what runs there and `limit_bytes` of the machine decide who may share it; 0 where unknown.
+    """
 
     batch: int
     duration_s: float
     hardware: str
     price: float
+    memory_bytes: int = 0
+    limit_bytes: int = 0
 
     @property
     def throughput(self) -> float:
@@ -189,13 +194,21 @@ class Profiles:
             fitting = [p for p in profile.points if _fits(p, device)]
             if not fitting:
                 continue
-            found += [Configuration(p.batch, p.duration_s, device.name, device.price) for p in fitting]
+            found += [_configuration(p, p.duration_s, p.batch, device) for p in fitting]
             measured = {p.batch for p in profile.points}
-            inside = (b for b in extra if fitting[0].batch < b < fitting[-1].batch and b not in measured)
-            found += [Configuration(b, profile.estimate(b).safe_s, device.name, device.price) for b in inside]
+            inside = [b for b in extra if fitting[0].batch < b < fitting[-1].batch and b not in measured]
+            for b in inside:
+                larger = next(p for p in fitting if p.batch > b)  # takes at least as much memory
+                found.append(_configuration(larger, profile.estimate(b).safe_s, b, device))
         if not found:
             raise NotFound(f"{model!r} fits into the memory of no device")
         return ranked(found)
+
+
+def _configuration(point: Point, duration_s: float, batch: int, device: Device) -> Configuration:
+    return Configuration(
+        batch, duration_s, device.name, device.price, point.memory_bytes or 0, device.memory_bytes or 0
+    )
 
 
 def _fits(point: Point, device: Device) -> bool:

@@ -13,16 +13,21 @@ from dataflower.planner import bounds
 from dataflower.planner.application import Application
 from dataflower.planner.options import Dispatch, Options, Splitter
 from dataflower.planner.profile import Configuration
+from dataflower.planner.traced import Trace
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a splitter is asked: rates in requests a second, ranked configurations, the SLO in seconds."""
+    """What a splitter is asked: rates in requests a second, ranked configurations, the SLO in seconds.
+
+    `trace`: recorded arrivals of invocations, where the plan is to hold for those.
+    """
 
     application: Application
     rates: Mapping[str, float]
     configurations: Mapping[str, tuple[Configuration, ...]]
     slo_s: float
+    trace: Trace | None = None
 
 
 Budgets = dict[str, float]

@@ -73,14 +73,14 @@ def test_the_duty_cycle_example_of_nexus() -> None:
 def test_packing_puts_partial_machines_of_different_stages_together() -> None:
     half = Configuration(4, 0.05, "gpu", 2.0)
     tuples = {
-        ("a", 0): Allotment(half, 0.4, 32.0, 0.15),
-        ("b", 0): Allotment(half, 0.4, 32.0, 0.15),
-        ("c", 0): Allotment(Configuration(4, 0.05, "cpu", 1.0), 0.4, 32.0, 0.15),
-        ("d", 0): Allotment(half, 2.0, 160.0, 0.15),
+        ("w", "a", 0): Allotment(half, 0.4, 32.0, 0.15),
+        ("w", "b", 0): Allotment(half, 0.4, 32.0, 0.15),
+        ("w", "c", 0): Allotment(Configuration(4, 0.05, "cpu", 1.0), 0.4, 32.0, 0.15),
+        ("w", "d", 0): Allotment(half, 2.0, 160.0, 0.15),
     }
-    machines = pack(tuples, dict.fromkeys("abcd", 0.2))
+    machines = pack(tuples, {("w", n): 0.2 for n in "abcd"})
     assert [(m.hardware, [s.stage for s in m.shares]) for m in machines] == [("gpu", ["a", "b"]), ("cpu", ["c"])]
-    assert all(len(m.shares) == 1 for m in pack(tuples, dict.fromkeys("abcd", 0.14)))
+    assert all(len(m.shares) == 1 for m in pack(tuples, {("w", n): 0.14 for n in "abcd"}))
 
 
 DEVICES = {"fast": Device("fast", 3.0), "cheap": Device("cheap", 0.6)}

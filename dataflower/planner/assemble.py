@@ -1,0 +1,113 @@
+"""From the schedules of stages to plans: budgets, shared machines, and what it all costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dataflower.planner.method import Solution
+from dataflower.planner.options import Arrivals, Billing, Options, Scheduler
+from dataflower.planner.pack import Key, Machine, full_part_s, pack
+from dataflower.planner.result import Plan, StagePlan
+from dataflower.planner.schedule import Allotment
+from dataflower.planner.split import Problem
+
+
+@dataclass(slots=True)
+class Draft:
+    """The schedules of one application, on their way to a plan."""
+
+    problem: Problem
+    rate: float
+    solution: Solution
+    worst: dict[str, float] = field(init=False)
+    budgets: dict[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        slo_s = self.problem.slo_s
+        self.worst = {name: schedule.worst_s for name, schedule in self.solution.schedules.items()}
+        through = self.problem.application.through(self.worst)
+        # equal stretching: a path's budgets sum up to at most the SLO, as through[name] is the longest with that module
+        self.budgets = {name: max(worst, worst * slo_s / through[name]) for name, worst in self.worst.items()}
+
+    @property
+    def name(self) -> str:
+        """Of the application."""
+        return self.problem.application.name
+
+
+def packs(options: Options) -> bool:
+    """Whether partial machines share."""
+    return (
+        options.billing is Billing.INTEGER
+        and options.scheduler is Scheduler.GROUP
+        and options.arrivals is Arrivals.PACED
+        and options.pack
+    )
+
+
+def assemble(drafts: Sequence[Draft], options: Options) -> tuple[Plan, ...]:
+    """A plan for each draft; machines are shared among all of them. Names of applications must differ."""
+    machines = _packed(drafts) if packs(options) else ()
+    plans = []
+    for draft in drafts:
+        own = tuple(m for m in machines if any(s.workflow == draft.name for s in m.shares))
+        plans.append(_plan(draft, options, own))
+    return tuple(plans)
+
+
+def _packed(drafts: Sequence[Draft]) -> tuple[Machine, ...]:
+    """Machines that partial ones of several stages share; `worst` of those stages is brought up to date."""
+    tuples: dict[Key, Allotment] = {
+        (draft.name, stage, i): a
+        for draft in drafts
+        for stage, schedule in draft.solution.schedules.items()
+        for i, a in enumerate(schedule.allotments)
+    }
+    budgets = {(draft.name, stage): budget for draft in drafts for stage, budget in draft.budgets.items()}
+    by_name = {draft.name: draft for draft in drafts}
+    shared = tuple(m for m in pack(tuples, budgets) if len(m.shares) > 1)
+    for machine in shared:
+        for share in machine.shares:
+            draft = by_name[share.workflow]
+            schedule = draft.solution.schedules[share.stage]
+            a, rate = schedule.allotments[share.tuple_index], sum(x.rate for x in schedule.allotments)
+            longest = max(draft.worst[share.stage], machine.worst_s(share), full_part_s(a, rate))
+            draft.worst[share.stage] = longest
+    return shared
+
+
+def _plan(draft: Draft, options: Options, shared: tuple[Machine, ...]) -> Plan:
+    problem, found, worst = draft.problem, draft.solution, draft.worst
+    use, integer = found.cost(Billing.USE), found.cost(Billing.INTEGER)
+    for machine in shared:  # each share was counted as a machine of its own; it pays for its part of the cycle
+        for share in machine.shares:
+            if share.workflow == draft.name:
+                integer -= machine.price * (1 - share.duration_s / machine.cycle_s)
+    stages = tuple(
+        StagePlan(
+            name,
+            problem.rates[name],
+            draft.budgets[name],
+            worst[name],
+            found.schedules[name].allotments,
+            found.schedules[name].dummy_rate,
+            found.second_worth.get(name, 0.0),
+        )
+        for name in problem.application.order
+    )
+    return Plan(
+        draft.name,
+        draft.rate,
+        problem.slo_s,
+        stages,
+        problem.application.longest(worst),
+        use,
+        integer,
+        use if options.billing is Billing.USE else integer,
+        0.0 if packs(options) else found.lower_bound,
+        found.exact and not packs(options),
+        problem.application.longest_path(worst),
+        shared,
+        100.0 if options.arrivals is Arrivals.PACED else options.percentile,
+    )

@@ -1,0 +1,221 @@
+"""A plan as a file: what `dataflower plan` writes and the engine runs by. Durations in milliseconds, rates a second.
+
+The file is versioned (`apiVersion: dataflower/v1`, `kind: Plan`), self-contained, and says for each stage what it may
+take (`budget_ms`) and by which groups of containers it is served. Reading refuses what an engine could not carry out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from dataflower.errors import Problem
+from dataflower.planner.options import Billing, Options
+from dataflower.planner.plan import Plan, StagePlan
+from dataflower.planner.reading import DocumentInvalid, read
+from dataflower.planner.schedule import ROUNDING, Allotment, whole
+from dataflower.spec.document import Document
+from dataflower.spec.suggest import did_you_mean
+from dataflower.spec.tree import Path
+from dataflower.spec.workflow import Workflow
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class GroupDocument(Document):
+    """Containers of one kind that share their batches: the next full batch goes to the first that is free.
+
+    A batch closes when it holds `batch` tasks, or when its oldest task has waited for `timeout_ms`.
+    """
+
+    device: str = Field(min_length=1, description="Kind of machine")
+    batch: int = Field(ge=1, description="Most tasks in a batch")
+    machines: Positive = Field(description="Machines kept busy, on the average; may be a fraction")
+    replicas: int = Field(ge=0, description="Containers to keep; what `shared` machines carry is not among them")
+    rate_per_s: Positive = Field(description="Tasks a second that this group is meant for, dummies included")
+    duration_ms: Positive = Field(description="Of a full batch")
+    timeout_ms: NotNegative = Field(description="How long the oldest task of a batch may wait for others")
+    worst_ms: Positive = Field(description="Latency that is counted on, from queued to done")
+
+
+class StageDocument(Document):
+    """How one stage keeps its share of the SLO; the groups best ranked first."""
+
+    budget_ms: Positive = Field(description="Share of the SLO; on every path the shares sum up to at most the SLO")
+    rate_per_s: Positive = Field(description="Tasks a second that the stage must serve")
+    dummy_rate_per_s: NotNegative = Field(0.0, description="Tasks a second that nobody sent; dropped first under load")
+    groups: list[GroupDocument] = Field(min_length=1)
+
+
+class ShareDocument(Document):
+    """The part of a group that does not fill a machine."""
+
+    workflow: str
+    stage: str
+    group: int = Field(ge=0, description="Position of the group in its stage")
+    batch: int = Field(ge=1, description="Most tasks in one turn")
+    rate_per_s: Positive
+
+
+class SharedDocument(Document):
+    """A machine that parts of several groups share, each in its turn."""
+
+    device: str
+    cycle_ms: Positive = Field(description="One round of all shares")
+    shares: list[ShareDocument] = Field(min_length=2)
+
+
+class PlanDocument(Document):
+    """A plan: which promise it keeps, at what cost, and how."""
+
+    api_version: Literal["dataflower/v1"] = Field("dataflower/v1", alias="apiVersion")
+    kind: Literal["Plan"] = "Plan"
+    workflow: str = Field(min_length=1)
+    rate_per_s: Positive = Field(description="Invocations a second")
+    slo_ms: Positive = Field(description="End to end")
+    percentile: float = Field(gt=0, le=100, description="Share of the invocations that keep it; 100 for paced arrivals")
+    arrivals: Literal["paced", "poisson", "traced"]
+    method: str = "ours"
+    billing: Literal["use", "integer"]
+    cost_per_hour: NotNegative
+    cost_per_1000: NotNegative
+    worst_ms: Positive = Field(description="The longest path at what its stages count on")
+    path: list[str] = Field(default_factory=list, description="That path")
+    stages: dict[str, StageDocument] = Field(min_length=1)
+    shared: list[SharedDocument] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_plan(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("kind", "Plan") != "Plan":
+            raise ValueError(f"kind: {data['kind']} is not a Plan (`dataflower plan -o yaml` writes one)")
+        return data
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain values for YAML or JSON; `parse_plan` reads them back."""
+        return self.model_dump(by_alias=True, mode="json")
+
+
+def parse_plan(text: str, file: str) -> PlanDocument:
+    """The plan in a YAML or JSON text.
+
+    Raises:
+        DocumentInvalid: not a plan, or one that nobody could carry out.
+    """
+    document, tree = read(text, file, PlanDocument)
+    problems: list[Problem] = []
+    for name, stage in document.stages.items():
+        at = ("stages", name)
+        if stage.dummy_rate_per_s >= sum(g.rate_per_s for g in stage.groups):
+            problems.append(tree.problem((*at, "dummy_rate_per_s"), f"stage {name!r} would serve dummies only"))
+        for i, group in enumerate(stage.groups):
+            place: Path = (*at, "groups", i)
+            most = group.machines * group.batch / (group.duration_ms / 1000)
+            if group.rate_per_s > most * (1 + 1e-6):
+                message = f"{group.machines:g} machines serve {most:.4g} tasks a second, not {group.rate_per_s:g}"
+                problems.append(tree.problem((*place, "machines"), message))
+            if group.duration_ms > stage.budget_ms * (1 + 1e-6):
+                message = f"a batch takes {group.duration_ms:g} ms, more than the budget of {stage.budget_ms:g} ms"
+                problems.append(tree.problem((*place, "duration_ms"), message))
+    for i, machine in enumerate(document.shared):
+        for j, share in enumerate(machine.shares):
+            own = document.stages.get(share.stage) if share.workflow == document.workflow else None
+            if share.workflow == document.workflow and (own is None or share.group >= len(own.groups)):
+                problems.append(
+                    tree.problem(("shared", i, "shares", j), f"no group {share.group} of a stage {share.stage!r}")
+                )
+    if problems:
+        raise DocumentInvalid(tuple(problems))
+    return document
+
+
+def check_against(document: PlanDocument, workflow: Workflow, file: str) -> None:
+    """Refuse a plan that was made for another workflow, or for another version of this one.
+
+    Raises:
+        DocumentInvalid: another name, or stages that only one of the two has.
+    """
+    wanted = {name for name, stage in workflow.stages.items() if not stage.is_switch}
+    messages = []
+    if document.workflow != workflow.name:
+        messages.append((f"the plan is for workflow {document.workflow!r}, not {workflow.name!r}", ""))
+    else:
+        unknown, missing = sorted(set(document.stages) - wanted), sorted(wanted - set(document.stages))
+        messages += [(f"the workflow has no stage {name!r}", did_you_mean(name, wanted)) for name in unknown]
+        messages += [(f"the plan has nothing for stage {name!r}", "plan again") for name in missing]
+    if messages:
+        raise DocumentInvalid(tuple(Problem(file, 1, 1, message, hint) for message, hint in messages))
+
+
+def document_of(plan: Plan, options: Options, method: str = "ours") -> PlanDocument:
+    """A plan as a document; `options` are those that it was made with."""
+    away: set[tuple[str, int]] = set()
+    shared = []
+    for machine in plan.shared:
+        for share in machine.shares:
+            if share.workflow == plan.application:
+                away.add((share.stage, share.tuple_index))
+        shared.append(
+            SharedDocument(
+                device=machine.hardware,
+                cycle_ms=_ms(machine.cycle_s),
+                shares=[
+                    ShareDocument(
+                        workflow=s.workflow, stage=s.stage, group=s.tuple_index, batch=s.batch, rate_per_s=_rate(s.rate)
+                    )
+                    for s in machine.shares
+                ],
+            )
+        )
+    return PlanDocument(
+        apiVersion="dataflower/v1",
+        workflow=plan.application,
+        rate_per_s=plan.rate,
+        slo_ms=_ms(plan.slo_s),
+        percentile=plan.percentile,
+        arrivals=options.arrivals.value,
+        method=method,
+        billing="use" if options.billing is Billing.USE else "integer",
+        cost_per_hour=_rate(plan.cost),
+        cost_per_1000=_rate(plan.cost_per_1000),
+        worst_ms=_ms(plan.worst_s),
+        path=list(plan.path),
+        stages={stage.stage: _stage(stage, away) for stage in plan.stages},
+        shared=shared,
+    )
+
+
+def _stage(stage: StagePlan, away: set[tuple[str, int]]) -> StageDocument:
+    return StageDocument(
+        budget_ms=_ms(stage.budget_s),
+        rate_per_s=_rate(stage.rate),
+        dummy_rate_per_s=_rate(stage.dummy_rate),
+        groups=[_group(stage, a, is_shared=(stage.stage, i) in away) for i, a in enumerate(stage.tuples)],
+    )
+
+
+def _group(stage: StagePlan, a: Allotment, *, is_shared: bool) -> GroupDocument:
+    c = a.configuration
+    full = math.floor(a.machines + ROUNDING)
+    return GroupDocument(
+        device=c.hardware,
+        batch=c.batch,
+        machines=_rate(a.machines),
+        replicas=full if is_shared else whole(a.machines),
+        rate_per_s=_rate(a.rate),
+        duration_ms=_ms(c.duration_s),
+        timeout_ms=_ms(max(0.0, stage.budget_s - c.duration_s)),
+        worst_ms=_ms(a.worst_s),
+    )
+
+
+def _ms(seconds: float) -> float:
+    return _rate(seconds * 1000)
+
+
+def _rate(value: float) -> float:
+    """To nine significant digits, which is finer than anything measured."""
+    return float(f"{value:.9g}")

@@ -1,0 +1,66 @@
+"""Several workflows on one set of machines: each planned for its own SLO, their partial machines packed together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dataflower.errors import InvalidArgument
+from dataflower.planner.assemble import Draft, assemble, packs
+from dataflower.planner.nearest import explain as explained
+from dataflower.planner.options import Billing, Options
+from dataflower.planner.pack import Machine
+from dataflower.planner.question import Question
+from dataflower.planner.result import Infeasible, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One workflow among others: a question with its own rate and SLO."""
+
+    question: Question
+    rate: float
+    slo_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Plans in the order of the tenants. A machine that several of them share is in the `shared` of each."""
+
+    plans: tuple[Plan, ...]
+
+    @property
+    def cost(self) -> float:
+        """Of all of them for an hour."""
+        return sum(plan.cost for plan in self.plans)
+
+    @property
+    def shared(self) -> tuple[Machine, ...]:
+        """Machines that several stages share, each once."""
+        return tuple(dict.fromkeys(m for plan in self.plans for m in plan.shared))
+
+
+def plan_together(tenants: Sequence[Tenant], options: Options, *, explain: bool = True) -> Together | Infeasible:
+    """The cheapest of two ways: every stage cheap alone with whole machines, or cheap by use; then packed.
+
+    Without packing (`packs`) the plans are those that each workflow would get alone.
+
+    Raises:
+        InvalidArgument: no tenants, two of one name, or a rate or SLO that is not positive.
+        NotFound: a model has no profile.
+    """
+    names = [tenant.question.application.name for tenant in tenants]
+    if not names or len(set(names)) < len(names):
+        raise InvalidArgument("workflows that are planned together need names of their own")
+    ways = [options, replace(options, billing=Billing.USE)] if packs(options) else [options]
+    found: list[Together] = []
+    for way in ways:
+        drafts = []
+        for tenant in tenants:
+            problem = tenant.question.problem(tenant.rate, tenant.slo_s)
+            solution = tenant.question.solve(problem, way)
+            if solution is None:
+                return explained(replace(tenant.question, options=way), problem, tenant.rate, search=explain)
+            drafts.append(Draft(problem, tenant.rate, solution))
+        found.append(Together(assemble(drafts, options)))
+    return min(found, key=lambda t: t.cost)
