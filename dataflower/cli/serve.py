@@ -29,6 +29,15 @@ def serve(
     port: Annotated[
         int | None, typer.Option("--port", min=0, max=65535, help="0 picks a free one.", show_default="8001")
     ] = None,
+    http_port: Annotated[
+        str | None,
+        typer.Option(
+            "--http-port",
+            metavar="PORT",
+            help="For HTTP; 0 picks a free one, none does without.",
+            show_default="8000, and 0 with --port 0",
+        ),
+    ] = None,
     state_dir: Annotated[
         Path | None,
         typer.Option("--state-dir", help="For workflows, records and logs.", show_default="~/.local/state/dataflower"),
@@ -39,12 +48,13 @@ def serve(
     ] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Start a server: workflows in, invocations over gRPC, until a signal stops it.
+    """Start a server: workflows in, invocations over gRPC and HTTP, until a signal stops it.
 
     SIGTERM or Ctrl-C drains: running invocations may end. A second signal stops at once.
 
     Example: dataflower serve --workflow workflows/wordcount.yaml --port 0
     """
+    import dataclasses
     import logging
     import os
 
@@ -52,8 +62,17 @@ def serve(
     from dataflower.cli.workflows import beside
     from dataflower.config.compose import compose
 
-    flags = {"address": address, "port": port, "state_dir": state_dir, "code_path": code_path}
-    settings = compose(flags, file=config).config
+    flags = {
+        "address": address,
+        "port": port,
+        "http_port": http_port,
+        "state_dir": state_dir,
+        "code_path": code_path,
+    }
+    composed = compose(flags, file=config)
+    settings = composed.config
+    if settings.port == 0 and composed.origins["http_port"].kind == "default":
+        settings = dataclasses.replace(settings, http_port=0)  # who wants any port wants no fixed one beside it
     for place in settings.code_path:
         if not Path(place).expanduser().is_dir():
             raise InvalidArgument(f"no directory {place!r} to find functions in (--code-path)")
@@ -88,6 +107,10 @@ async def _serve(settings: Config, files: tuple[Path, ...]) -> None:
         )
         try:
             print(f"listening on {_where(gateway)}", flush=True)
+            if gateway.http_url is not None:
+                print(
+                    f"HTTP on {gateway.http_url} (OpenAI clients: {gateway.http_url}/v1, a browser: /docs)", flush=True
+                )
             terminal().note(f"state in {config.state_dir}, functions from {', '.join(config.code_path)}")
             await signals.first.wait()
             await _stop(host, gateway, signals, settings.drain_timeout_s)

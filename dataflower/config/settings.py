@@ -9,6 +9,8 @@ from pathlib import Path
 
 DEFAULT_PORT = 8001
 """gRPC's port, as Triton's."""
+DEFAULT_HTTP_PORT = 8000
+"""HTTP's port, as Triton's."""
 _MIB = 1024 * 1024
 
 
@@ -39,13 +41,21 @@ class Config:
     """Interface that `serve` listens on."""
     port: int = DEFAULT_PORT
     """Port that `serve` listens on; 0 picks a free one."""
+    http_port: int | None = DEFAULT_HTTP_PORT
+    """Port that `serve` listens on for HTTP; 0 picks a free one, `none` does without HTTP."""
     max_message_bytes: int = 64 * _MIB
-    """Longest gRPC message taken or sent."""
+    """Longest gRPC message taken or sent, and longest HTTP body taken."""
     tls_cert_file: Path | None = None
     """PEM certificate chain of the server; with `tls_key_file`, calls must use TLS."""
     tls_key_file: Path | None = None
     api_keys: tuple[str, ...] = ()
     """If any, calls to the server must carry one."""
+    admin_keys: tuple[str, ...] = ()
+    """Keys that may also load and unload adapters over HTTP; without any, nobody may."""
+    http_allowed_hosts: tuple[str, ...] = ()
+    """Names that HTTP requests may be addressed to; `*` is any. Without any: on loopback its own, elsewhere all."""
+    http_allowed_origins: tuple[str, ...] = ()
+    """Web sites whose pages may call the server over HTTP; `*` is all."""
     reflection: bool = True
     """Whether tools may ask the server for the descriptors of its services."""
 
@@ -76,7 +86,7 @@ class Config:
     """And for how long."""
 
 
-SECRETS = frozenset({"api_key", "api_keys"})
+SECRETS = frozenset({"api_key", "api_keys", "admin_keys"})
 """Settings that are never printed."""
 
 

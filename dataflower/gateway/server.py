@@ -1,7 +1,8 @@
-"""The gRPC server: `serve` opens the front door."""
+"""`serve` opens the front door: gRPC, and HTTP beside it."""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,9 @@ from dataflower.errors import FailedPrecondition, InvalidArgument
 from dataflower.gateway._generated import inference_pb2, inference_pb2_grpc, workflow_pb2, workflow_pb2_grpc
 from dataflower.gateway.guard import Interceptor
 from dataflower.gateway.health import HealthService
+from dataflower.gateway.http.app import application
+from dataflower.gateway.http.server import UNIX, HttpServer, listen
+from dataflower.gateway.http.site import Site
 from dataflower.gateway.inference import InferenceService
 from dataflower.gateway.service import Loader, WorkflowService
 from dataflower.gateway.settings import GatewayConfig
@@ -30,17 +34,36 @@ INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].fu
 class Gateway:
     """A running front door; made by `serve`. Usable as `async with`."""
 
-    def __init__(self, server: grpc.aio.Server, health: HealthService, address: str, grpc_port: int) -> None:
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        health: HealthService,
+        site: Site,
+        *,
+        grpc_port: int,
+        http: HttpServer | None = None,
+    ) -> None:
         self._server = server
         self._health = health
-        self.address = address
+        self._site = site
+        self._http = http
+        self.address = site.config.address
         self.grpc_port = grpc_port
         """The port that it listens on (0 for a unix socket)."""
 
+    @property
+    def http_url(self) -> str | None:
+        """Where HTTP is, `http://127.0.0.1:8000`; None without it."""
+        return None if self._http is None else self._http.url
+
     async def close(self, grace: float = 0.0) -> None:
         """Take no new calls, let running ones go on for `grace` seconds, then cancel them. May be called twice."""
+        self._site.closing = True
         self._health.close()
-        await self._server.stop(grace)
+        closing = [self._server.stop(grace)]
+        if self._http is not None:
+            closing.append(self._http.close(grace))
+        await asyncio.gather(*closing)
 
     async def wait_closed(self) -> None:
         """Until it has been closed and the last call has ended."""
@@ -98,9 +121,23 @@ async def serve(
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         reflection.enable_server_reflection((WORKFLOWS, INFERENCE, HEALTH, reflection.SERVICE_NAME), server)
+    site = Site(host, clock, config, version, clock.wall())
     port = _bind(server, config)
     await server.start()
-    return Gateway(server, health, config.address, port)
+    try:
+        http = await _open_http(site)
+    except BaseException:
+        await server.stop(None)
+        raise
+    return Gateway(server, health, site, grpc_port=port, http=http)
+
+
+async def _open_http(site: Site) -> HttpServer | None:
+    """HTTP, unless it is off, or the address is a unix socket (whose clients are gRPC's)."""
+    config = site.config
+    if config.http_port is None or config.address.startswith(UNIX):
+        return None
+    return await listen(application(site, lambda method, route, status, seconds: None), config)
 
 
 def _options(config: GatewayConfig) -> tuple[tuple[str, int], ...]:
@@ -112,7 +149,7 @@ def _options(config: GatewayConfig) -> tuple[tuple[str, int], ...]:
 
 
 def _bind(server: grpc.aio.Server, config: GatewayConfig) -> int:
-    unix = config.address.startswith("unix:")
+    unix = config.address.startswith(UNIX)
     host = f"[{config.address}]" if ":" in config.address and not config.address.startswith("[") else config.address
     target = config.address if unix else f"{host}:{config.port}"
     credentials = _credentials(config)

@@ -23,5 +23,13 @@ class GatewayConfig:
     tls_key_file: Path | None = None
     api_keys: tuple[str, ...] = ()
     """If any, every call but health must carry one as `authorization: Bearer KEY`."""
+    admin_keys: tuple[str, ...] = ()
+    """Keys that may also load and unload adapters over HTTP; without any, nobody may."""
+    http_port: int | None = None
+    """Port of HTTP on the same interface; 0 picks a free one, None does without."""
+    http_allowed_hosts: tuple[str, ...] = ()
+    """Names that requests may be addressed to; `*` is any. None given: on loopback its own names, elsewhere any."""
+    http_allowed_origins: tuple[str, ...] = ()
+    """Web sites whose pages may call, such as `https://chat.example`; `*` is all."""
     reflection: bool = True
     """Whether tools may ask for the descriptors of the services."""
