@@ -83,6 +83,10 @@ class ResourceExhausted(DataflowerError):
     code = Code.RESOURCE_EXHAUSTED
 
 
+class WeightsInvalid(FailedPrecondition):
+    """A file of weights is cut off, damaged, or not of the format that it claims to be."""
+
+
 class Unavailable(DataflowerError):
     """A part that the call needs is down or starting."""
 

@@ -1,0 +1,122 @@
+"""The disk tier: which folder a model's name means, and what is known of its files."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataflower.checkpoint import manifest as manifests
+from dataflower.checkpoint.loader import list_folder
+from dataflower.checkpoint.manifest import Manifest
+from dataflower.checkpoint.settings import StoreConfig
+from dataflower.errors import InvalidArgument, NotFound
+from dataflower.spec.suggest import did_you_mean
+
+META = ".dataflower"
+"""Folder of the store's own files inside a model's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A model on the disk. `names`: its files, those of weights first.
+
+    `manifest` is None while nothing is known of the files (a user's folder before its first load).
+    """
+
+    name: str
+    folder: Path
+    names: tuple[str, ...]
+    manifest_path: Path
+    manifest: Manifest | None
+
+    def sizes(self) -> list[tuple[str, int]]:
+        """(name, bytes) of each file: as noted, or as it is now."""
+        if self.manifest is not None:
+            return [(file.name, file.nbytes) for file in self.manifest.files]
+        return [(name, (self.folder / name).stat().st_size) for name in self.names]
+
+
+def slug(url: str) -> str:
+    """The name that a model gets if nobody names it: the last two parts of its URL or path."""
+    parts = [part for part in re.split(r"[/\\]+", url.partition("://")[2] or url) if part not in ("", ".", "..")]
+    tail = "--".join(parts[-2:]) if "://" in url else (parts or ["model"])[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", tail).strip("-.").removesuffix(".safetensors").removesuffix(".gguf")
+
+
+def check_name(name: str) -> str:
+    """`name` itself. Raises InvalidArgument unless it can be the name of a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
+        raise InvalidArgument(f"{name!r} can't name a model: letters, digits, '.', '_' and '-', at most 128")
+    return name
+
+
+class DiskTier:
+    """The folder of models. Safe for many threads and processes: what changes does so under a lock of the kernel."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        self.config = config
+        self.root = config.models_dir
+
+    def names(self) -> tuple[str, ...]:
+        """Models that are completely there, sorted."""
+        if not self.root.is_dir():
+            return ()
+        return tuple(sorted(path.parent.parent.name for path in self.root.glob(f"*/{META}/manifest.json")))
+
+    def locate(self, model: str) -> Located:
+        """The model of that name, or in that folder, or the one file of weights of that path.
+
+        Raises:
+            NotFound: there is no such model; the message names similar ones.
+            WeightsInvalid: the files contradict each other.
+        """
+        named = self.root / model / META / "manifest.json"
+        if "/" not in model and named.is_file():
+            manifest = manifests.read(named)
+            folder = self.root / model
+            names = tuple(file.name for file in manifest.files) if manifest else list_folder(folder)
+            return Located(model, folder, names, named, manifest)
+        path = Path(model).expanduser()
+        if path.is_file() and path.suffix == ".safetensors":
+            return self._in_place(path.parent.resolve(), (path.name,), path.stem)
+        if path.is_dir():
+            folder = path.resolve()
+            return self._in_place(folder, list_folder(folder), folder.name)
+        if path.is_file():
+            raise NotFound(f"{model} is no safetensors file: `dataflower models add {model}` may be able to convert it")
+        hint = did_you_mean(model, self.names(), "`dataflower models ls` lists them")
+        raise NotFound(f"no model {model!r}: neither in {self.root} nor a folder of that path ({hint})")
+
+    def _in_place(self, folder: Path, names: tuple[str, ...], name: str) -> Located:
+        """A folder of the user's: what is known of it lies in the store, not beside the files."""
+        key = hashlib.sha256("\0".join((str(folder), *names)).encode()).hexdigest()[:32]
+        at = self.root / ".known" / f"{key}.json"
+        manifest = manifests.read(at)
+        if manifest is not None and any(
+            file.identity != manifests.identity(folder / file.name) for file in manifest.files
+        ):
+            manifest = None  # the user has changed a file: it is digested anew
+        return Located(name, folder, names, at, manifest)
+
+    def remember(self, located: Located, manifest: Manifest) -> None:
+        """Note what a first load found out. A store that can't be written does without."""
+        with contextlib.suppress(PermissionError):
+            manifests.write(located.manifest_path, manifest)
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """One process of this host at a time; blocks. The kernel lets go when the holder dies, however it dies."""
+        folder = self.root / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        fd = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)

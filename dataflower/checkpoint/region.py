@@ -1,0 +1,185 @@
+"""Memory for weights: pieces that the owner writes, joined into one read-only stretch by each reader.
+
+Each piece is a memfd, sealed against resizing and, once the owner has mapped it, against every further writable
+mapping: whoever gets a descriptor can neither write nor make its pages vanish, and neither `mmap` nor `mprotect`
+gives it the right. The owner recycles pieces, since what costs is the first touch of a page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import mmap
+import os
+import weakref
+from collections.abc import Callable, Sequence
+
+from dataflower.channel import seals
+from dataflower.checkpoint.layout import PAGE_BYTES, SEGMENT_BYTES, pieces
+
+SEALS = seals.RESIZE | seals.FUTURE_WRITE
+MEMFD_NAME = "dataflower-weights"
+
+_MADV_POPULATE_WRITE = 23
+_MAP_FIXED = 0x10
+_PROT_NONE = 0
+
+
+class Segment:
+    """A piece, the owner's side. Owns its descriptor and a writable mapping until `close`."""
+
+    __slots__ = ("_map", "fd", "nbytes", "view")
+
+    def __init__(self, nbytes: int = SEGMENT_BYTES) -> None:
+        """`nbytes` zeros; no page is touched. Raises OSError if there are no descriptors left."""
+        self.nbytes = nbytes
+        self.fd = seals.make(MEMFD_NAME, nbytes)
+        try:
+            self._map = mmap.mmap(self.fd, nbytes)
+            seals.seal(self.fd, SEALS)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.view = memoryview(self._map)
+
+    def populate(self) -> None:
+        """Have the kernel back every page now, rather than one by one when it is written. Blocks without the lock."""
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        _check(_libc().madvise(ctypes.c_void_p(address), ctypes.c_size_t(self.nbytes), _MADV_POPULATE_WRITE))
+
+    def close(self) -> None:
+        """Give the memory back; readers keep it as long as they have it mapped."""
+        self.view.release()
+        with contextlib.suppress(BufferError):  # an error on its way may hold views of it: it goes with them
+            self._map.close()
+        os.close(self.fd)
+
+
+class Owned:
+    """Memory for one model, the owner's side: whole segments, then perhaps a shorter one. Owns them until `release`."""
+
+    __slots__ = ("nbytes", "segments")
+
+    def __init__(self, nbytes: int, recycled: Sequence[Segment] = ()) -> None:
+        """`recycled`: whole segments to use first, at most as many as are needed. They are taken over, also on error.
+
+        Raises:
+            OSError: no memory or no descriptors left.
+        """
+        whole, tail = pieces(nbytes)
+        self.nbytes = nbytes
+        self.segments = list(recycled)
+        try:
+            self.segments += [Segment() for _ in range(whole - len(recycled))]
+            if tail:
+                self.segments.append(Segment(tail))
+        except BaseException:
+            self.close()
+            raise
+
+    def views(self, offset: int, nbytes: int) -> list[memoryview]:
+        """The bytes from `offset` on, writable, cut where one piece ends and the next begins."""
+        found = []
+        while nbytes > 0:
+            number, start = divmod(offset, SEGMENT_BYTES)
+            view = self.segments[number].view[start : start + nbytes]
+            found.append(view)
+            offset += len(view)
+            nbytes -= len(view)
+        return found
+
+    def release(self) -> list[Segment]:
+        """Give the memory up; the caller gets the whole segments for re-use, a shorter one is closed."""
+        whole = [segment for segment in self.segments if segment.nbytes == SEGMENT_BYTES]
+        for segment in self.segments:
+            if segment.nbytes != SEGMENT_BYTES:
+                segment.close()
+        self.segments = []
+        return whole
+
+    def close(self) -> None:
+        """Give all the memory back."""
+        for segment in self.release():
+            segment.close()
+
+
+class Mapping:
+    """Memory for one model as a reader sees it: contiguous, read-only, unmapped when nothing refers to it any more."""
+
+    __slots__ = ("__weakref__", "_finalizer", "address", "nbytes")
+
+    def __init__(
+        self, descriptors: Sequence[int], nbytes: int, on_unmapped: Callable[[], object] | None = None
+    ) -> None:
+        """Map the pieces one behind the other. The descriptors are not needed afterwards; the caller closes them.
+
+        `on_unmapped` is called once the memory can't be read any more, in whatever thread.
+
+        Raises:
+            ValueError: the descriptors are not sealed as promised, or are too small: nothing is mapped.
+            OSError: the kernel refused.
+        """
+        whole, tail = pieces(nbytes)
+        sizes = [SEGMENT_BYTES] * whole + ([tail] if tail else [])
+        if len(sizes) != len(descriptors):
+            raise ValueError(f"{nbytes} bytes of weights came in {len(descriptors)} pieces, expected {len(sizes)}")
+        for fd, size in zip(descriptors, sizes, strict=True):
+            seals.check(fd, size, SEALS)
+        total = max(sum(sizes), PAGE_BYTES)
+        libc = _libc()
+        address = _check(libc.mmap(None, total, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0))
+        try:
+            at = address
+            for fd, size in zip(descriptors, sizes, strict=True):
+                _check(libc.mmap(at, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, fd, 0))
+                at += size
+        except BaseException:
+            libc.munmap(address, total)
+            raise
+        self.address, self.nbytes = address, nbytes
+        self._finalizer = weakref.finalize(self, _unmap, address, total, on_unmapped)
+        self._finalizer.atexit = False  # at exit the kernel does it, and arrays may still be looked at
+
+    def view(self, offset: int = 0, nbytes: int | None = None) -> memoryview:
+        """Bytes as a read-only buffer, which keeps the mapping."""
+        return self.array(offset, nbytes).toreadonly()
+
+    def array(self, offset: int = 0, nbytes: int | None = None) -> memoryview:
+        """Bytes as a buffer that calls itself writable, as torch wants its memory; a write is a segmentation fault."""
+        length = self.nbytes - offset if nbytes is None else nbytes
+        if offset < 0 or length < 0 or offset + length > self.nbytes:
+            raise ValueError(f"bytes {offset} to {offset + length} are outside of {self.nbytes}")
+        array = (ctypes.c_char * length).from_address(self.address + offset)
+        array._mapping = self  # type: ignore[attr-defined]  # a buffer keeps the array, the array keeps the mapping
+        return memoryview(array).cast("B")
+
+
+def _unmap(address: int, nbytes: int, then: Callable[[], object] | None) -> None:
+    _libc().munmap(address, nbytes)
+    if then is not None:
+        then()
+
+
+def _check(result: int | None) -> int:
+    """Raises OSError for the -1 of a system call."""
+    if result is None or result in (-1, ctypes.c_size_t(-1).value):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_long,
+    )
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    return libc
