@@ -114,6 +114,12 @@ class RunTask(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     attempt: int = 1
 
 
+class RunBatch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
+    """Run the function once for several tasks of its stage (docs/semantics.md, Batches). They have no streams."""
+
+    tasks: tuple[RunTask, ...]
+
+
 class Feed(msgspec.Struct, frozen=True, array_like=True, tag="feed"):
     """Further items of a stream input."""
 
@@ -163,7 +169,7 @@ class DetachArena(msgspec.Struct, frozen=True, array_like=True, tag="detach"):
     arena: int
 
 
-ToContainer = RunTask | Feed | FeedEnd | Grant | CancelTask | ReleaseSlots | AttachArena | DetachArena
+ToContainer = RunTask | RunBatch | Feed | FeedEnd | Grant | CancelTask | ReleaseSlots | AttachArena | DetachArena
 
 
 # --- container -> host ---------------------------------------------------------------------------------------
@@ -214,6 +220,12 @@ class TaskFailed(msgspec.Struct, frozen=True, array_like=True, tag="fail"):
     held: tuple[tuple[int, int], ...] = ()
 
 
+class BatchDone(msgspec.Struct, frozen=True, array_like=True, tag="bdone"):
+    """What became of tasks that ran together: of all of them, or of some while the others wait for room."""
+
+    results: tuple[TaskDone | TaskFailed, ...]
+
+
 class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
     """User code has been handed so many items of a stream input so far (cumulative): that is what credit counts.
 
@@ -247,7 +259,9 @@ class ArenaMade(msgspec.Struct, frozen=True, array_like=True, tag="arena"):
     nbytes: int
 
 
-FromContainer = Hello | StartFailed | TokenSent | TaskDone | TaskFailed | Taken | Starved | Unheld | ArenaMade
+FromContainer = (
+    Hello | StartFailed | TokenSent | TaskDone | TaskFailed | BatchDone | Taken | Starved | Unheld | ArenaMade
+)
 
 
 # --- host <-> zygote -----------------------------------------------------------------------------------------

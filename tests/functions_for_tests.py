@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dataflower.spec.context import Context
 from dataflower.spec.function import Stream, Tensor, function
 
 
@@ -173,3 +174,42 @@ class BrokenSetup:
 
 
 function(outputs="out")(BrokenSetup)
+
+
+@function(batch=True)
+def double_together(x: list[int], context: list[Context]) -> list[Any]:
+    """Twice each number, and how many were together; 13 is refused, 99 spoils everything, 666 returns too little."""
+    if 99 in x:
+        raise ValueError("99 spoils the batch")
+    if 666 in x:
+        return []
+    assert len(context) == len(x)
+    assert [own.tag for own in context] == sorted(own.tag for own in context)
+    return [ValueError("not 13") if n == 13 else {"twice": 2 * n, "together": len(x)} for n in x]
+
+
+@function(batch=True)
+class Stacked:
+    """Adds a constant to all arrays of a batch at once, which therefore must have one shape."""
+
+    def setup(self, plus: int = 1) -> None:
+        self.plus = plus
+
+    async def __call__(self, x: list[np.ndarray[Any, Any]]) -> Any:
+        return np.stack(x) + self.plus
+
+
+@function(batch=True)
+def pids_slowly(x: list[float]) -> list[int]:
+    """Sleeps for the longest of them, then gives the process id to each."""
+    time.sleep(max(x))
+    return [os.getpid()] * len(x)
+
+
+@function(batch=True)
+def cancelled_members(x: list[float], context: list[Context]) -> list[int]:
+    """Waits until one of the tasks is cancelled (10 s at most); gives how many are not."""
+    end = time.monotonic() + 10
+    while not any(own.cancelled for own in context) and time.monotonic() < end:
+        time.sleep(0.005)
+    return [sum(not own.cancelled for own in context)] * len(x)

@@ -197,6 +197,11 @@ def _marks(row: Row) -> Text:
     text = Text()
     if row.cold:
         text.append("cold" if not row.folded else f"{row.cold} cold", style="yellow")
+    batches = [task.batch for task in row.tasks if task.batch]
+    if batches:
+        waited = max(task.batch_wait_s for task in row.tasks) * 1000
+        size = f"{min(batches)}-{max(batches)}" if min(batches) < max(batches) else f"{max(batches)}"
+        text.append(f"{' ' if text else ''}batch {size}" + (f", waited {waited:.1f}" if waited >= 0.05 else ""), "cyan")
     if row.errors:
         said = row.tasks[0].error if not row.folded else f"{row.errors} failed"
         text.append((" " if text else "") + said, style="red")
@@ -238,6 +243,8 @@ def as_data(trace: InvocationTrace) -> dict[str, Any]:
                 "items": task.items,
                 "cold": task.cold,
                 "error": task.error,
+                "batch": task.batch,
+                "batch_wait_ms": round(task.batch_wait_s * 1000, 3),
             }
             for task in trace.tasks
         ],

@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dataflower import wire
@@ -21,6 +21,7 @@ from dataflower.channel.arena import Arena
 from dataflower.channel.link import Link
 from dataflower.channel.views import Views
 from dataflower.clock import SystemClock
+from dataflower.container.batch import BatchMember, RunningBatch
 from dataflower.container.failpoints import FailPoints, Point
 from dataflower.container.failure import Cancelled, TypeMismatch
 from dataflower.container.running import RunningTask
@@ -118,7 +119,7 @@ class DataUnit:
 
     # --- tasks in
 
-    def next_task(self) -> RunningTask | None:
+    def next_task(self) -> RunningTask | RunningBatch | None:
         """Block until there is a task for the calling thread; None when it is time to leave."""
         while True:
             try:
@@ -130,6 +131,8 @@ class DataUnit:
             message = wire.decode_to_container(payload)
             if type(message) is wire.RunTask:
                 return self._begin(RunningTask(message, received))
+            if type(message) is wire.RunBatch:
+                return self._begin_batch(RunningBatch(message, received))
             self._handle(message, fds)
 
     def _begin(self, task: RunningTask) -> RunningTask | None:
@@ -147,6 +150,12 @@ class DataUnit:
             for message in early:
                 _apply(task, message)
         return task
+
+    def _begin_batch(self, batch: RunningBatch) -> RunningBatch | None:
+        for member in batch.members:
+            if self._begin(member) is None:
+                return None
+        return batch
 
     def fetch(self, task: RunningTask) -> dict[str, Any]:
         """The task's inputs, tensors as read-only views."""
@@ -186,14 +195,21 @@ class DataUnit:
         task.emitted_items += 1
         task.emitted_bytes += sum(value_bytes(value) for value in outputs.values())
 
-    def encode_outputs(self, task: RunningTask, ports: Mapping[str, Any]) -> dict[str, Value]:
+    def encode_outputs(
+        self, task: RunningTask, ports: Mapping[str, Any], starve: Callable[[int], bool] | None = None
+    ) -> dict[str, Value]:
         """Bring values into their form on the wire; may wait for room in the arena.
+
+        `starve`: what to do before that instead of `self.starve`.
 
         Raises TypeMismatch (no such type on the wire), ResourceExhausted, Cancelled; then nothing stays allocated.
         """
         try:
             return tensor.encode_ports(
-                ports, arena=self.arena, views=self.views, cancelled=lambda released: self.starve(task, released)
+                ports,
+                arena=self.arena,
+                views=self.views,
+                cancelled=starve or (lambda released: self.starve(task, released)),
             )
         except InvalidArgument as error:
             raise TypeMismatch(f"output: {error.message}") from None
@@ -227,13 +243,52 @@ class DataUnit:
         times = wire.Times(task.received, task.fetched, task.started, task.first_output, _monotonic())
         self._end(task, lambda held: wire.TaskFailed(task.number, error, times, held))
 
-    def _end(self, task: RunningTask, message: Callable[[Slots], wire.FromContainer]) -> None:
+    def finish_batch(
+        self, batch: RunningBatch, results: Sequence[tuple[BatchMember, dict[str, Value] | wire.ErrorRecord]]
+    ) -> None:
+        """Report several tasks of a batch at once: all of them, or those that are done while others wait for room.
+
+        The caller has let go of their inputs.
+        """
+        if not results:
+            return
+        ended, whole = _monotonic(), batch.whole
+        for member, _ in results:
+            self._forget(member)
+            batch.waiting.remove(member)
+        slots = [slot for member, _ in results for slot in member.slots]
+
+        def message(held: Slots) -> wire.FromContainer:
+            said: list[wire.TaskDone | wire.TaskFailed] = []
+            for member, result in results:
+                first = ended if isinstance(result, dict) and result else 0.0
+                times = wire.Times(member.received, whole.fetched, whole.started, first, ended)
+                own = held if not said else ()
+                if isinstance(result, dict):
+                    said.append(wire.TaskDone(member.number, result, 0, times, own))
+                else:
+                    said.append(wire.TaskFailed(member.number, result, times, own))
+            return wire.BatchDone(tuple(said))
+
+        if self._failpoints is not None:
+            self._failpoints.hit(Point.MID_WRITE, whole.run.attempt)
+        if slots:
+            self._declare(slots, message)
+        else:
+            self._send(message(()))
+        if self._failpoints is not None:
+            self._failpoints.hit(Point.AFTER_HANDOVER, whole.run.attempt)
+
+    def _forget(self, task: RunningTask) -> None:
         with self._lock:
             del self._running[task.number]
             finished = self._finished
             finished[task.number] = None
             if len(finished) > _FINISHED_KEPT:
                 del finished[next(iter(finished))]
+
+    def _end(self, task: RunningTask, message: Callable[[Slots], wire.FromContainer]) -> None:
+        self._forget(task)
         slots = task.slots
         if task.streams:
             slots = [*slots, *(slot for stream in task.streams.values() for slot in stream.all_slots())]
@@ -302,7 +357,7 @@ class DataUnit:
             self.arena.release(message.slots)
         elif isinstance(message, wire.DetachArena):
             self._detach(message.arena)
-        else:
+        elif not isinstance(message, wire.RunBatch):
             self._tell(message)
 
     def _tell(self, message: wire.RunTask | wire.Feed | wire.FeedEnd | wire.Grant | wire.CancelTask) -> None:

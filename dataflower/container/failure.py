@@ -18,6 +18,12 @@ class Cancelled(BaseException):
     """Raised inside user code when the host has cancelled its task. `finally` blocks run; don't swallow it."""
 
 
+class DeadlineExceeded(DataflowerError):
+    """The task's time was up before it started."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
 class TypeMismatch(DataflowerError):
     """What a function handed out, or was given, does not fit the types of its ports."""
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Protocol
 
 from dataflower import wire
-from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
 from dataflower.clock import SystemClock
 from dataflower.container import loops
+from dataflower.container.batch import BatchMember, RunningBatch
+from dataflower.container.batch_unit import BatchUnit
 from dataflower.container.context import TaskContext
 from dataflower.container.failpoints import FailPoints, Point
-from dataflower.container.failure import Cancelled, error_record, forget_frames
+from dataflower.container.failure import Cancelled, DeadlineExceeded, error_record, forget_frames
 from dataflower.container.outputs import Inputs, Outputs
 from dataflower.container.running import RunningTask
-from dataflower.container.target import Target
-from dataflower.errors import Code, DataflowerError
+from dataflower.container.target import Target, to_torch
 from dataflower.wire import ErrorRecord, InputPort, OutputPort, Value
 
 _monotonic = SystemClock().monotonic
@@ -31,8 +31,8 @@ class Transport(Protocol):
 
     arena: Arena
 
-    def next_task(self) -> RunningTask | None:
-        """Block for a task; None to leave."""
+    def next_task(self) -> RunningTask | RunningBatch | None:
+        """Block for a task, or for several that run together; None to leave."""
         ...
 
     def fetch(self, task: RunningTask) -> dict[str, Any]:
@@ -43,7 +43,9 @@ class Transport(Protocol):
         """Send one item of the streams."""
         ...
 
-    def encode_outputs(self, task: RunningTask, ports: Mapping[str, Any]) -> dict[str, Value]:
+    def encode_outputs(
+        self, task: RunningTask, ports: Mapping[str, Any], starve: Callable[[int], bool] | None = None
+    ) -> dict[str, Value]:
         """Encode the value outputs."""
         ...
 
@@ -59,11 +61,11 @@ class Transport(Protocol):
         """Report failure."""
         ...
 
-
-class DeadlineExceeded(DataflowerError):
-    """The task's time was up before it started."""
-
-    code = Code.DEADLINE_EXCEEDED
+    def finish_batch(
+        self, batch: RunningBatch, results: Sequence[tuple[BatchMember, dict[str, Value] | ErrorRecord]]
+    ) -> None:
+        """Report some tasks of a batch."""
+        ...
 
 
 class FunctionUnit:
@@ -87,11 +89,15 @@ class FunctionUnit:
         self._failpoints = failpoints
         self._plain = not (self._inputs or target.torch or target.context or target.constants)
         """Whether the inputs go to the function just as they come."""
+        self._batches = BatchUnit(target, data, self._inputs, self._outputs, stage=stage, failpoints=failpoints)
 
     def serve(self) -> None:
         """Run tasks on the calling thread until it is time to leave."""
         while (task := self._data.next_task()) is not None:
-            self.run(task)
+            if isinstance(task, RunningTask):
+                self.run(task)
+            else:
+                self._batches.run(task)
 
     def run(self, task: RunningTask) -> None:
         """Run one task to its end and report it. Raises nothing, whatever user code does."""
@@ -157,7 +163,7 @@ class FunctionUnit:
     def _refine(self, task: RunningTask, name: str, torch: bool, value: Any) -> Any:
         """Check a value against its port and give it the form that the parameter asks for."""
         self._inputs.check(name, value, task.sizes)
-        return _to_torch(value) if torch else value
+        return to_torch(value) if torch else value
 
     # --- the three ways of handing out
 
@@ -223,9 +229,3 @@ class FunctionUnit:
     def _wait_for_credit(self, task: RunningTask) -> None:
         if not task.has_credit():
             task.wait(task.has_credit)
-
-
-def _to_torch(value: Any) -> Any:
-    if isinstance(value, list):  # a value that is a list of tensors
-        return [_to_torch(item) for item in value]
-    return tensor.to_torch(value) if hasattr(value, "__array_interface__") else value

@@ -108,6 +108,8 @@ class Fleet:
     def _is_standstill(self) -> bool:
         """Whether no container will do anything of its own accord: they are idle, or their tasks wait for others."""
         return all(
-            c.phase is not ContainerPhase.STARTING and all(i.may_wait for i in c.tasks.values())
+            c.phase is not ContainerPhase.STARTING
+            and not c.pool.will_move
+            and all(i.may_wait for i in c.tasks.values())
             for c in self.containers.values()
         )

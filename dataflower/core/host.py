@@ -16,6 +16,7 @@ from dataflower.core import commands, events
 from dataflower.core.call import Call, Deployment
 from dataflower.core.commands import Command, FinishInvocation, Tell
 from dataflower.core.config import CoreConfig
+from dataflower.core.dispatch import BatchPool
 from dataflower.core.events import Slot
 from dataflower.core.inputs import news
 from dataflower.core.instance import Emitter, Phase
@@ -109,7 +110,11 @@ class HostCore(Tasks):
 
     def _workflow_added(self, event: events.WorkflowAdded, now: float) -> None:
         pools = {
-            stage.index: Pool(event.key, stage.stage, self.config.cpus)
+            stage.index: (
+                Pool(event.key, stage.stage, self.config.cpus)
+                if stage.stage.batch is None
+                else BatchPool(event.key, stage, self.config.cpus)
+            )
             for stage in event.program.stages[1:]
             if not stage.stage.is_switch
         }
@@ -241,7 +246,7 @@ class HostCore(Tasks):
             for emitter in flow.granted:
                 self._grant(call, emitter)
             flow.granted.clear()
-        if flow.is_stuck:
+        if flow.is_stuck and not call.finished:
             failure = Failure(Code.INTERNAL, "StuckInvocation", "no task can run and outputs are missing")
             self._finish(call, failure, now)
             return

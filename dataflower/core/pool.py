@@ -6,10 +6,18 @@ import enum
 import heapq
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dataflower.core.instance import Instance, Phase
 from dataflower.spec.workflow import Stage
 from dataflower.wire import ArenaMade
+
+if TYPE_CHECKING:
+    from dataflower.core.dispatch import Batch
+
+
+RUN_WEIGHT = 0.2
+"""How much one more measurement counts in the moving average of run times."""
 
 
 class ContainerPhase(enum.Enum):
@@ -26,6 +34,7 @@ class Container:
 
     __slots__ = (
         "arenas",
+        "batches",
         "held",
         "idle_since",
         "keep_alive_set",
@@ -43,6 +52,8 @@ class Container:
         self.phase = ContainerPhase.STARTING
         self.tasks: dict[int, Instance] = {}
         self.arenas: list[int] = []
+        self.batches: dict[int, Batch] = {}
+        """By number; none where the function takes one task at a time."""
         self.held: dict[tuple[int, int], int] = {}
         """Slots of ended tasks' inputs that its user code still keeps a view of, and how often."""
         self.idle_since = math.inf
@@ -59,6 +70,9 @@ class Container:
 class Pool:
     """One stage's queue (earliest deadline first, then first come) and containers (most recently used first)."""
 
+    batches = False
+    """Whether it gives out whole batches (`dispatch.BatchPool`)."""
+
     def __init__(self, key: str, stage: Stage, default_replicas: int) -> None:
         self.key = key
         self.stage = stage
@@ -67,12 +81,16 @@ class Pool:
         self.min_replicas = stage.scaling.min_replicas
         self.containers: dict[int, Container] = {}
         self.starting = 0
+        self.size = 0
+        """Containers that are or will be of use: starting or ready."""
         self.queued = 0
         self.failed_starts = 0
         """Starts that failed in a row."""
         self.blocked_until = 0.0
         """No start before this time (back-off after failed starts)."""
         self.closing = False
+        self.run_s = 0.0
+        """How long the function takes, as measured lately; 0 if nobody knows or asks."""
         self._queue: list[tuple[float, int, Instance]] = []
         self._free: list[Container] = []
         self._sequence = 0
@@ -125,6 +143,7 @@ class Pool:
         """A container is being started."""
         self.containers[container.number] = container
         self.starting += 1
+        self.size += 1
 
     def ready(self, container: Container) -> None:
         """It said Hello."""
@@ -134,28 +153,29 @@ class Pool:
         self.failed_starts = 0
         self.offer(container)
 
-    @staticmethod
-    def drain(container: Container) -> None:
+    def drain(self, container: Container) -> None:
         """It gets no more tasks: one that it can't stop blocks a place in it for ever."""
         if container.phase is ContainerPhase.READY:
+            self._lose(container)
             container.phase = ContainerPhase.DRAINING
 
     def leave(self, container: Container) -> None:
         """It was told to stop."""
         if container.phase is ContainerPhase.STARTING:
             self.starting -= 1
+        if container.phase in (ContainerPhase.STARTING, ContainerPhase.READY):
+            self._lose(container)
         container.phase = ContainerPhase.LEAVING
+
+    def _lose(self, container: Container) -> None:
+        """It is of no use for further tasks."""
+        self.size -= 1
 
     def remove(self, container: Container) -> None:
         """It is gone."""
         self.leave(container)
         self.containers.pop(container.number, None)
         self._free = [c for c in self._free if c is not container]
-
-    @property
-    def size(self) -> int:
-        """Containers that are or will be of use."""
-        return sum(1 for c in self.containers.values() if c.phase in (ContainerPhase.STARTING, ContainerPhase.READY))
 
     @property
     def idle(self) -> list[Container]:
@@ -176,13 +196,27 @@ class Pool:
         """How many idle containers may leave."""
         return self.size - (0 if self.closing else self.min_replicas)
 
+    def ran(self, seconds: float) -> None:
+        """The function took so long."""
+        self.run_s += RUN_WEIGHT * (seconds - self.run_s) if self.run_s else seconds
+
+    @property
+    def will_move(self) -> bool:
+        """Whether its queue waits for time alone to pass."""
+        return False
+
     def check_integrity(self, running: Callable[[Instance], bool]) -> None:
         """The counters agree with what they count."""
         assert self.queued == sum(1 for _, _, i in self._queue if i.pooled), "queue count"
-        assert self.starting == sum(1 for c in self.containers.values() if c.phase is ContainerPhase.STARTING)
+        self._check_sizes()
         for container in self.containers.values():
             assert len(container.tasks) <= self.concurrency, "too many tasks in a container"
             for instance in container.tasks.values():
                 assert running(instance), "a container runs a task that isn't running"
                 assert instance.container == container.number
         assert all(i.phase is Phase.QUEUED for _, _, i in self._queue if i.pooled)
+
+    def _check_sizes(self) -> None:
+        phases = [container.phase for container in self.containers.values()]
+        assert self.starting == phases.count(ContainerPhase.STARTING)
+        assert self.size == self.starting + phases.count(ContainerPhase.READY)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from dataflower import wire
 from dataflower.core import events
+from dataflower.core.batching import CostError
 from dataflower.core.call import Call
 from dataflower.core.commands import Command, Tell
 from dataflower.core.config import CoreConfig
+from dataflower.core.dispatch import Batch, BatchPool
 from dataflower.core.events import Slot
 from dataflower.core.failures import crashed, on_attempt, stand_in, timed_out
 from dataflower.core.fleet import Fleet
@@ -21,7 +24,7 @@ from dataflower.core.pool import Container, ContainerPhase, Pool
 from dataflower.core.retry import Jitter, caught_by, next_delay_s
 from dataflower.core.starvation import Starvation
 from dataflower.core.timers import Timer, Timers
-from dataflower.errors import Failure
+from dataflower.errors import Code, Failure
 
 START_TRIES = 3
 """A container that dies this often in a row before it is ready takes the waiting tasks with it."""
@@ -42,6 +45,10 @@ class Tasks(abc.ABC):
         self._starvation = Starvation(self._tasks, self._containers, self._calls, self.timers)
         self._jitter = Jitter(config.seed)
         self._last_task = 0
+        self._batches: dict[int, Batch] = {}
+        """By task, of those that run together with others."""
+        self._deferred: dict[BatchPool, None] | None = None
+        """While a batch is told of: pools to dispatch from when all of its tasks are over."""
         self._out: list[Command] = []
         self._sayings: dict[type, Callable[[Container, Any, float], None]] = {
             wire.Hello: self._hello,
@@ -49,6 +56,7 @@ class Tasks(abc.ABC):
             wire.TokenSent: self._token_sent,
             wire.TaskDone: self._task_done,
             wire.TaskFailed: self._task_failed,
+            wire.BatchDone: self._batch_done,
             wire.Taken: self._items_taken,
             wire.Starved: self._starved,
             wire.Unheld: self._unheld,
@@ -79,11 +87,21 @@ class Tasks(abc.ABC):
     def _enqueue(self, call: Call, instance: Instance, now: float) -> Pool:
         call.record(instance, now)
         pool = call.deployment.pools[instance.program.index]
+        if isinstance(pool, BatchPool):
+            try:
+                pool.enlist(instance, call.deadline, call.trace.arrived, now)
+            except CostError as error:
+                failure = Failure(Code.INVALID_ARGUMENT, "CostError", str(error), pool.stage.name, instance.attempt + 1)
+                self._finish(call, failure, now)
+            return pool
         pool.enqueue(instance, call.deadline)
         return pool
 
     def _dispatch(self, pool: Pool, now: float) -> None:
         """Give queued tasks to free containers, then start as many containers as the rest calls for."""
+        if isinstance(pool, BatchPool):
+            self._dispatch_batches(pool, now)
+            return
         while pool.queued and (pair := pool.take()) is not None:
             instance, container = pair
             call = self._calls[instance.flow.invocation]
@@ -96,7 +114,57 @@ class Tasks(abc.ABC):
             return
         self._fleet.fill(pool, now)
 
+    def _dispatch_batches(self, pool: BatchPool, now: float) -> None:
+        """The same for a stage whose tasks run in batches."""
+        if self._deferred is not None:
+            self._deferred[pool] = None
+            return
+        while pool.queued and (found := pool.take_batch(now)) is not None:
+            members, container = found
+            for instance in members:
+                call = self._calls[instance.flow.invocation]
+                if call.deadline and now >= call.deadline and not call.finished:
+                    self._deadline_passed(call, now)
+            live = [instance for instance in members if instance.phase is Phase.QUEUED]
+            if live:
+                self._run_batch(pool, live, container, now)
+        if pool.queued and (pool.timer is None or pool.alarm < pool.timer.at):
+            self._set_alarm(pool)
+        if pool.queued or pool.min_replicas:
+            self._fleet.fill(pool, now)
+
+    def _set_alarm(self, pool: BatchPool) -> None:
+        """Look at the queue again when its next batch has waited long enough; an earlier alarm is left to find that."""
+        if pool.timer is not None:
+            pool.timer.cancel()
+        pool.timer = None
+        if pool.alarm < math.inf:
+            pool.timer = self.timers.at(pool.alarm, lambda at: self._look_again(pool, at))
+
+    def _look_again(self, pool: BatchPool, now: float) -> None:
+        pool.timer = None
+        self._dispatch_batches(pool, now)
+
+    def _run_batch(self, pool: BatchPool, members: list[Instance], container: Container, now: float) -> None:
+        self._last_task = number = self._last_task + 1
+        batch = Batch(number, {})
+        waited_since = now if container.tasks else container.idle_since
+        pool.occupy(container, batch)
+        messages = []
+        for instance in members:
+            messages.append(self._begin(self._calls[instance.flow.invocation], instance, container, now))
+            batch.members[instance.task] = instance
+            self._batches[instance.task] = batch
+            if instance.trace is not None:
+                instance.trace.batch = len(members)
+                instance.trace.batch_wait_s = now - max(instance.trace.queued, waited_since)
+        self._out.append(Tell(container.number, wire.RunBatch(tuple(messages))))
+
     def _run(self, call: Call, instance: Instance, container: Container, now: float) -> None:
+        self._out.append(Tell(container.number, self._begin(call, instance, container, now)))
+
+    def _begin(self, call: Call, instance: Instance, container: Container, now: float) -> wire.RunTask:
+        """The task is in the container from now on; its inputs and limits for it."""
         self._last_task = task = self._last_task + 1
         stage = instance.program.stage
         instance.task = task
@@ -117,7 +185,7 @@ class Tasks(abc.ABC):
             trace.cold = container.ready_at > trace.queued
         if stage.timeout_s is not None:
             self._timeouts[task] = self.timers.at(now + stage.timeout_s, lambda at: self._timed_out(instance, task, at))
-        message = wire.RunTask(
+        return wire.RunTask(
             task,
             at_start(instance),
             call.deadline,
@@ -127,7 +195,6 @@ class Tasks(abc.ABC):
             instance.tag,
             instance.attempt,
         )
-        self._out.append(Tell(container.number, message))
 
     def _timed_out(self, instance: Instance, task: int, now: float) -> None:
         if instance.task == task and task in self._tasks and not instance.is_doomed:
@@ -139,6 +206,9 @@ class Tasks(abc.ABC):
         if instance.container not in self._containers:
             return  # it died just now, and this is one of the tasks that it took along
         self._out.append(Tell(instance.container, wire.CancelTask(task, reason)))
+        batch = self._batches.get(task)
+        if batch is not None and not batch.is_doomed:
+            return  # it runs on for the others
         self.timers.at(now + self.config.cancel_grace_s, lambda at: self._kill_if_deaf(task, reason, at))
 
     def _kill_if_deaf(self, task: int, reason: str, now: float) -> None:
@@ -161,6 +231,11 @@ class Tasks(abc.ABC):
         del self._tasks[task]
         if (timeout := self._timeouts.pop(task, None)) is not None:
             timeout.cancel()
+        if container.batches:
+            batch = self._batches.pop(task)
+            del batch.members[task]
+            if not batch.members:
+                del container.batches[batch.number]
         call = self._calls[instance.flow.invocation]
         call.running -= 1
         if not container.tasks:
@@ -265,35 +340,72 @@ class Tasks(abc.ABC):
         self._note_held(container, message.held)
         found = self._release_task(container, message.task, now)
         if found is not None:
-            instance, call = found
-            self._note_times(instance, message.times, message.items, now)
             container.pool.offer(container)
-            if call.finished:
-                call.flow.retire(instance)
-                self._forget_if_gone(call)
-            elif instance.timed_out:
-                self._attempt_failed(call, instance, timed_out(instance), now)
-            else:
-                call.flow.finish(instance, message.outputs)
-                self._settle(call, now)
+            self._conclude(*found, message, now)
             self._after_task(container, now)
         for value in values:
             self.ledger.drop(value)
+
+    def _conclude(self, instance: Instance, call: Call, message: wire.TaskDone, now: float) -> None:
+        """The task has left its container with results."""
+        self._note_times(instance, message.times, message.items, now)
+        if call.finished:
+            call.flow.retire(instance)
+            self._forget_if_gone(call)
+        elif instance.timed_out:
+            self._attempt_failed(call, instance, timed_out(instance), now)
+        else:
+            call.flow.finish(instance, message.outputs)
+            self._settle(call, now)
 
     def _task_failed(self, container: Container, message: wire.TaskFailed, now: float) -> None:
         self._note_held(container, message.held)
         found = self._release_task(container, message.task, now)
         if found is None:
             return
-        instance, call = found
-        self._note_times(instance, message.times, 0, now)
         container.pool.offer(container)
+        self._conclude_failed(*found, message, now)
+        self._after_task(container, now)
+
+    def _conclude_failed(self, instance: Instance, call: Call, message: wire.TaskFailed, now: float) -> None:
+        """The task has left its container without results."""
+        self._note_times(instance, message.times, 0, now)
         error = message.error
         failure = Failure(
             error.code, error.kind, error.message, instance.program.name, instance.attempt, error.traceback
         )
         self._attempt_failed(call, instance, timed_out(instance) if instance.timed_out else failure, now)
+
+    def _batch_done(self, container: Container, message: wire.BatchDone, now: float) -> None:
+        """Several tasks are over at once: what they set free is given out when all of them are done with."""
+        over: list[tuple[wire.TaskDone | wire.TaskFailed, Instance, Call]] = []
+        values: list[wire.Value] = []
+        for result in message.results:
+            if isinstance(result, wire.TaskDone):
+                values.extend(result.outputs.values())
+        for value in values:
+            self.ledger.hold(value)
+        for result in message.results:
+            self._note_held(container, result.held)
+            found = self._release_task(container, result.task, now)
+            if found is not None:
+                found[0].phase = Phase.RETRYING  # one of them may end an invocation that others belong to
+                over.append((result, *found))
+        pool, self._deferred = container.pool, {}
+        pool.offer(container)
+        for result, instance, call in over:
+            if isinstance(result, wire.TaskDone):
+                self._conclude(instance, call, result, now)
+            else:
+                self._conclude_failed(instance, call, result, now)
+        if over and over[-1][0].times.started:
+            pool.ran(over[-1][0].times.ended - over[-1][0].times.started)
+        deferred, self._deferred = self._deferred, None
+        for other in deferred:
+            self._dispatch_batches(other, now)
         self._after_task(container, now)
+        for value in values:
+            self.ledger.drop(value)
 
     def _after_task(self, container: Container, now: float) -> None:
         pool = container.pool

@@ -34,6 +34,10 @@ class TaskTrace(Struct):
     cold: bool = False
     """It had to wait for a container to start."""
     error: str = ""
+    batch: int = 0
+    """Tasks that its container was given together with it, itself included; 0 where the function takes no batches."""
+    batch_wait_s: float = 0.0
+    """How long it waited for others although a container was free."""
 
 
 class InvocationTrace(Struct):

@@ -239,6 +239,8 @@ def encode_trace(trace: InvocationTrace, into: pb.Trace) -> None:
             items=task.items,
             cold=task.cold,
             error=task.error,
+            batch=task.batch,
+            batch_wait_s=task.batch_wait_s,
         )
 
 
@@ -260,6 +262,8 @@ def decode_trace(message: pb.Trace) -> InvocationTrace:
             items=task.items,
             cold=task.cold,
             error=task.error,
+            batch=task.batch,
+            batch_wait_s=task.batch_wait_s,
         )
         for task in message.tasks
     ]

@@ -28,7 +28,7 @@ from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.settings import HostConfig
-from dataflower.wire import ArenaMade, Hello, ReleaseSlots, TaskDone, TaskFailed, Value
+from dataflower.wire import ArenaMade, BatchDone, Hello, ReleaseSlots, TaskDone, TaskFailed, Value
 
 _log = logging.getLogger(__name__)
 
@@ -163,6 +163,8 @@ class Engine:
                     peer.done[0] += 1
                     if burst == BURST:
                         return  # as a rule its last word for now; if not, the loop calls again at once
+                elif type(message) is BatchDone:
+                    peer.done[0] += len(message.results)
         except WouldBlock:
             return
         except (EndOfStream, PeerGone, Closed):

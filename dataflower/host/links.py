@@ -18,8 +18,10 @@ from dataflower.core.events import Slot
 from dataflower.errors import Closed, PeerGone, WouldBlock
 from dataflower.wire import (
     AttachArena,
+    BatchDone,
     DetachArena,
     Feed,
+    RunBatch,
     RunTask,
     Single,
     Taken,
@@ -158,6 +160,11 @@ class Peer:
                         self._introduce(box, value)
                 else:
                     self._introduce_all(box, item.values)  # type: ignore[union-attr]
+        elif kind is RunBatch:
+            box = self.task
+            for task in message.tasks:  # type: ignore[union-attr]
+                for entry in task.inputs:
+                    self._introduce_all(box, (entry.value,) if isinstance(entry, Single) else entry.values)
         else:
             box = self.control
             if kind is Feed:
@@ -209,6 +216,9 @@ class Peer:
                 self._check_slots(held)
         elif kind is Unheld:
             self._check_slots(message.slots)  # type: ignore[union-attr]
+        elif kind is BatchDone:
+            for result in message.results:  # type: ignore[union-attr]
+                self.check(result)
 
     def _knows(self, arena: int) -> bool:
         if arena >> 16 == self.number:

@@ -64,6 +64,7 @@ class Script:
         self.crashed: list[str] = []
         self.most_containers = 0
         """How many there were at the same time."""
+        self.largest_batch = 0
         self._behaviours: dict[str, Mapping[str, Behaviour]] = {}
         self._random = Random(seed)
         self._seed = seed
@@ -201,13 +202,17 @@ class Script:
                 return
         container = self.containers[number]
         assert container.phase is not Phase.GONE, f"{message} for container {number}, which is gone"
+        started: tuple[wire.RunTask, ...] = ()
         if isinstance(message, wire.RunTask):
-            caller = self.callers[message.invocation]
-            assert not caller.finished, f"task of {message.invocation} starts after its end"
-            assert message.deadline_s == 0 or message.deadline_s > self.clock.monotonic(), (
-                "task starts past its deadline"
-            )
-            self.ran.append((message.invocation, container.stage.name, message.tag, message.attempt))
+            started = (message,)
+        elif isinstance(message, wire.RunBatch):
+            started = message.tasks
+            self.largest_batch = max(self.largest_batch, len(started))
+        for task in started:
+            caller = self.callers[task.invocation]
+            assert not caller.finished, f"task of {task.invocation} starts after its end"
+            assert task.deadline_s == 0 or task.deadline_s > self.clock.monotonic(), "task starts past its deadline"
+            self.ran.append((task.invocation, container.stage.name, task.tag, task.attempt))
         container.receive(message)
 
     def _check_unread(self, slot: Slot, what: str) -> None:

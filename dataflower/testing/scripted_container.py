@@ -107,6 +107,8 @@ class ScriptedContainer:
         """Whether its tasks ignore that they were cancelled."""
         self.phase = Phase.STARTING
         self.tasks: dict[int, ScriptedTask] = {}
+        self.batches: list[list[ScriptedTask]] = []
+        """Tasks that run together, less those that were reported."""
         self.held: set[Slot] = set()
         """Slots that outlived their task or their turn in a stream; each was declared once."""
         self._behaviour = behaviour
@@ -121,12 +123,11 @@ class ScriptedContainer:
         match message:
             case wire.RunTask():
                 assert self.phase is Phase.READY, f"task for container {self.number} while {self.phase.value}"
+                assert self.stage.batch is None, f"stage {self.stage.name} takes batches, not single tasks"
                 assert len(self.tasks) < self.stage.scaling.concurrency, f"container {self.number} has no place"
-                assert message.task not in self.tasks, f"task {message.task} started twice"
-                task = ScriptedTask(self.stage, self._behaviour, message)
-                for slot in task.reads():
-                    self._slots.check_readable(slot)
-                self.tasks[message.task] = task
+                self._start(message)
+            case wire.RunBatch(tasks):
+                self._start_batch(tasks)
             case wire.Feed(number, name, values):
                 inbox = self._inbox(number, name)
                 if inbox is not None:
@@ -147,6 +148,27 @@ class ScriptedContainer:
                 self.tasks[number].cancelled = True
             case wire.AttachArena() | wire.DetachArena() | wire.ReleaseSlots():
                 pass
+
+    def _start(self, message: wire.RunTask) -> ScriptedTask:
+        assert message.task not in self.tasks, f"task {message.task} started twice"
+        task = ScriptedTask(self.stage, self._behaviour, message)
+        for slot in task.reads():
+            self._slots.check_readable(slot)
+        self.tasks[message.task] = task
+        return task
+
+    def _start_batch(self, messages: tuple[wire.RunTask, ...]) -> None:
+        """One call for several tasks, which must be such as may share one."""
+        assert self.phase is Phase.READY, f"batch for container {self.number} while {self.phase.value}"
+        spec = self.stage.batch
+        assert spec is not None, f"stage {self.stage.name} takes single tasks"
+        assert len(self.batches) < self.stage.scaling.concurrency, f"container {self.number} has no place"
+        assert 1 <= len(messages) <= spec.max_size, f"a batch of {len(messages)}"
+        assert len(messages) == 1 or all(m.attempt == 1 for m in messages), "a task that is tried again runs alone"
+        batch = [self._start(message) for message in messages]
+        if spec.same_shape:
+            assert len({tensors_of(message) for message in messages}) == 1, "tensors of several shapes in a batch"
+        self.batches.append(batch)
 
     def stop(self) -> None:
         """Told to leave."""
@@ -184,8 +206,12 @@ class ScriptedContainer:
             case Phase.STARTING:
                 return [self._hello]
         found: list[Callable[[], Event]] = []
-        for task in self.tasks.values():
-            found += self._task_moves(task, random)
+        if self.stage.batch is None:
+            for task in self.tasks.values():
+                found += self._task_moves(task, random)
+        for batch in self.batches:
+            if not self.stubborn or not all(task.cancelled for task in batch):
+                found.append(partial(self._end_batch, batch, random) if self._arena else self._make_arena)
         if self.held:
             found.append(self._unheld)
         return found
@@ -194,6 +220,7 @@ class ScriptedContainer:
         """Die, whatever it was doing."""
         self.phase = Phase.GONE
         self.tasks.clear()
+        self.batches.clear()
         self.held.clear()
         return ContainerExited(self.number, reason)
 
@@ -258,17 +285,35 @@ class ScriptedContainer:
         task.proceed(None)
         return self._say(wire.TokenSent(task.number, index, outputs))
 
+    def _end_batch(self, batch: list[ScriptedTask], random: Random) -> Event:
+        """All tasks of a batch are over, or, where room is short, some before the others."""
+        count = random.randint(1, len(batch)) if random.random() < 0.2 else len(batch)
+        over, batch[:] = batch[:count], batch[count:]
+        if not batch:
+            self.batches.remove(batch)
+        results = [
+            self._stopped(task, random) if task.cancelled and random.random() < 0.5 else self._result(task, random)
+            for task in over
+        ]
+        return self._say(wire.BatchDone(tuple(results)))
+
     def _end(self, task: ScriptedTask, random: Random) -> Event:
+        return self._say(self._result(task, random))
+
+    def _result(self, task: ScriptedTask, random: Random) -> wire.TaskDone | wire.TaskFailed:
         outcome = task.outcome
         if isinstance(outcome, Raised):
             error = wire.ErrorRecord(Code.INTERNAL, outcome.kind, outcome.message)
-            return self._say(wire.TaskFailed(task.number, error, wire.Times(), self._leave(task, random)))
+            return wire.TaskFailed(task.number, error, wire.Times(), self._leave(task, random))
         outputs = self._pack_all(dict(outcome))
-        return self._say(wire.TaskDone(task.number, outputs, task.emitted, wire.Times(), self._leave(task, random)))
+        return wire.TaskDone(task.number, outputs, task.emitted, wire.Times(), self._leave(task, random))
 
     def _cancelled(self, task: ScriptedTask, random: Random) -> Event:
+        return self._say(self._stopped(task, random))
+
+    def _stopped(self, task: ScriptedTask, random: Random) -> wire.TaskFailed:
         error = wire.ErrorRecord(Code.CANCELLED, "Cancelled", "told to stop")
-        return self._say(wire.TaskFailed(task.number, error, wire.Times(), self._leave(task, random)))
+        return wire.TaskFailed(task.number, error, wire.Times(), self._leave(task, random))
 
     def _leave(self, task: ScriptedTask, random: Random) -> tuple[Slot, ...]:
         """End a task; now and then user code keeps views of its inputs."""
@@ -291,3 +336,15 @@ class ScriptedContainer:
             return placed[id(tensor)]
 
         return {port: pack(payload, allocate) for port, payload in payloads.items()}
+
+
+def tensors_of(message: wire.RunTask) -> tuple[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], ...]:
+    """Dtypes and shapes of the tensors of each input."""
+    return tuple(
+        (entry.name, tuple((ref.dtype, ref.shape) for value in _values(entry) for ref in value.tensors))
+        for entry in message.inputs
+    )
+
+
+def _values(entry: wire.TaskInput) -> tuple[Value, ...]:
+    return (entry.value,) if isinstance(entry, wire.Single) else entry.values

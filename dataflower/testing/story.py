@@ -76,6 +76,8 @@ class Story:
         self.stages: dict[int, str] = {}
         self.running: dict[tuple[str, wire.Tag], tuple[int, wire.RunTask]] = {}
         self.ran: list[str] = []
+        self.batches: list[list[wire.Tag]] = []
+        """Tags of the tasks that were given out together, in order."""
         self.emitted: dict[int, int] = {}
         self.starting: list[int] = []
         self.leaving: list[int] = []
@@ -105,6 +107,11 @@ class Story:
             case commands.Tell(number, wire.RunTask() as message):
                 self.running[self.stages[number], message.tag] = (number, message)
                 self.ran.append(self.stages[number])
+            case commands.Tell(number, wire.RunBatch(tasks)):
+                for message in tasks:
+                    self.running[self.stages[number], message.tag] = (number, message)
+                self.ran += [self.stages[number]] * len(tasks)
+                self.batches.append([message.tag for message in tasks])
             case commands.EmitOutput(_, name, index, value):
                 if index < 0:
                     self.outputs[name] = unpack(value)
@@ -182,6 +189,12 @@ class Story:
         items = self.emitted.get(message.task, 0)
         said = wire.TaskDone(message.task, _values(outputs), items, wire.Times(), tuple(held))
         self.tell(events.ContainerSaid(number, said))
+
+    def done_together(self, stage_name: str, *tags: wire.Tag, out: Any = 0) -> None:
+        """Tasks of one batch return; `out` for each of them."""
+        entries = [self.running.pop((stage_name, tag)) for tag in tags]
+        results = tuple(wire.TaskDone(m.task, _values({"out": out}), 0, wire.Times()) for _, m in entries)
+        self.tell(events.ContainerSaid(entries[0][0], wire.BatchDone(results)))
 
     def fail(self, stage_name: str, *tag: int, kind: str = "ValueError", code: Code = Code.INTERNAL) -> None:
         """A running task raises."""

@@ -12,6 +12,7 @@ from dataflower.spec.function import Port
 from dataflower.spec.workflow import (
     ERROR_PORT,
     INPUTS,
+    Batch,
     Case,
     CaseRef,
     Catch,
@@ -46,6 +47,7 @@ class Features:
     retry_all: bool = False
     tight_credit: bool = False
     hangs: bool = False
+    batches: bool = True
     depth: int = 3
 
 
@@ -270,9 +272,11 @@ class _Builder:
         handler = f"{name}h" if self.features.faults and faults and not catches and self.chance(40) else None
         if handler:
             catches = (Catch(goto=handler),)
+        streams = any(port.stream for port in (*input_ports, *outputs))
         self.stages[name] = Stage(
             name,
             function=f"functions:{name}",
+            batch=None if streams or timeout_s is not None else self.batch(),
             inputs=tuple(inputs),
             input_ports=tuple(input_ports),
             outputs=tuple(outputs),
@@ -298,6 +302,19 @@ class _Builder:
             self.sources.append(_Source(Edge(PortRef(name, ERROR_PORT)), scope, None))
             error = self.sources.pop()
             self.add_function(handler, scope, [Input("e", (error.edge,))], [(Port("e"), error)], ())
+
+    def batch(self) -> Batch | None:
+        """How the tasks of a new function run together, if they do. A hanging task would hold up the others."""
+        if not self.features.batches or not self.chance(50):
+            return None
+        cost = self.pick((None, None, "2"))
+        return Batch(
+            self.pick((2, 3, 1)),
+            self.pick((0.0, 0.0, 5.0)),
+            cost,
+            None if cost is None else self.pick((4.0, 1.0)),
+            self.pick((True, False)),
+        )
 
     def outputs(self) -> tuple[list[Port], dict[str, Shape]]:
         """Ports of a new function: streams or values or both."""

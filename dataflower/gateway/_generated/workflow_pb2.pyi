@@ -489,7 +489,7 @@ class ListInvocationsResponse(_message.Message):
     def __init__(self, invocations: _Optional[_Iterable[_Union[Invocation, _Mapping]]] = ...) -> None: ...
 
 class TaskTrace(_message.Message):
-    __slots__ = ("stage", "tag", "attempt", "container", "queued_s", "dispatched_s", "fetched_s", "started_s", "first_output_s", "ended_s", "sent_s", "items", "cold", "error")
+    __slots__ = ("stage", "tag", "attempt", "container", "queued_s", "dispatched_s", "fetched_s", "started_s", "first_output_s", "ended_s", "sent_s", "items", "cold", "error", "batch", "batch_wait_s")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -504,6 +504,8 @@ class TaskTrace(_message.Message):
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     COLD_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    BATCH_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     stage: str
     tag: _containers.RepeatedScalarFieldContainer[int]
     attempt: int
@@ -518,7 +520,9 @@ class TaskTrace(_message.Message):
     items: int
     cold: bool
     error: str
-    def __init__(self, stage: _Optional[str] = ..., tag: _Optional[_Iterable[int]] = ..., attempt: _Optional[int] = ..., container: _Optional[int] = ..., queued_s: _Optional[float] = ..., dispatched_s: _Optional[float] = ..., fetched_s: _Optional[float] = ..., started_s: _Optional[float] = ..., first_output_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., items: _Optional[int] = ..., cold: _Optional[bool] = ..., error: _Optional[str] = ...) -> None: ...
+    batch: int
+    batch_wait_s: float
+    def __init__(self, stage: _Optional[str] = ..., tag: _Optional[_Iterable[int]] = ..., attempt: _Optional[int] = ..., container: _Optional[int] = ..., queued_s: _Optional[float] = ..., dispatched_s: _Optional[float] = ..., fetched_s: _Optional[float] = ..., started_s: _Optional[float] = ..., first_output_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., items: _Optional[int] = ..., cold: _Optional[bool] = ..., error: _Optional[str] = ..., batch: _Optional[int] = ..., batch_wait_s: _Optional[float] = ...) -> None: ...
 
 class Trace(_message.Message):
     __slots__ = ("invocation_id", "key", "arrived_s", "first_output_s", "finished_s", "deadline_s", "tasks", "dropped")

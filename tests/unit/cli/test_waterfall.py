@@ -88,6 +88,11 @@ def test_times_are_milliseconds_since_the_arrival() -> None:
     assert "1000.0 ms in all" in text
 
 
+def test_batches_show_their_size_and_wait() -> None:
+    text = drawn(trace(task("s", 10.0, batch=8, batch_wait_s=0.0123)))
+    assert "batch 8, waited 12.3" in text
+
+
 def test_cold_starts_and_errors_are_marked() -> None:
     text = drawn(trace(task("s", 10.0, cold=True, error="ValueError")))
     assert "cold" in text

@@ -1,0 +1,307 @@
+"""The containers of a stage whose tasks run in batches: who collects, when a batch leaves, and with whom.
+
+A *lane* is a queue from which one or several groups of containers take their batches. Without a plan there is one
+lane and one group. A plan with ranked groups (TC, after Harpagon) has one lane too: the best ranked group with a free
+container collects, the others get what comes while all of its containers are busy. Otherwise (GROUP) each group has
+a lane of its own, and tasks are dealt out in proportion to the groups' rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from dataflower.core.batching import GRACE_S, CostError, Shelf, Sorter, Waiting
+from dataflower.core.instance import Instance, Phase
+from dataflower.core.plan import GroupPlan, StageDispatch
+from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.program import StageProgram
+from dataflower.core.timers import Timer
+from dataflower.spec.expression import Expression, compile_expression
+from dataflower.spec.workflow import Batch as BatchSpec
+
+
+class Batch:
+    """Tasks that were given to a container together, and are still there."""
+
+    __slots__ = ("members", "number")
+
+    def __init__(self, number: int, members: dict[int, Instance]) -> None:
+        self.number = number
+        self.members = members
+
+    @property
+    def is_doomed(self) -> bool:
+        """Whether every task of it was told to stop."""
+        return all(instance.is_doomed for instance in self.members.values())
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Containers that run batches of one size. `free`: those with a free place, the most recently used last."""
+
+    plan: GroupPlan
+    containers: int = 0
+    free: dict[int, Container] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """A queue and the groups that take from it, best ranked first. `owed`: how far it is behind its share."""
+
+    groups: list[_Group]
+    shelves: dict[Hashable, Shelf] = field(default_factory=dict)
+    rate: float = 1.0
+    owed: float = 0.0
+
+
+class BatchPool(Pool):
+    """A `Pool` that gives whole batches to containers."""
+
+    batches = True
+
+    def __init__(self, key: str, program: StageProgram, default_replicas: int) -> None:
+        super().__init__(key, program.stage, default_replicas)
+        spec = program.stage.batch or BatchSpec()
+        self._spec = spec
+        self._max_cost = math.inf if spec.max_cost is None else spec.max_cost
+        self._expression: Expression | None = None if spec.cost is None else compile_expression(spec.cost)
+        names = tuple((number, name) for number, name, _ in program.data_inputs)
+        self._sorter = Sorter(names, program.stage.input_ports, same_shape=spec.same_shape)
+        self._waiting: dict[Instance, Waiting] = {}
+        self._of: dict[int, _Group] = {}
+        self._alone = 0
+        self._own = (self.min_replicas, self.max_replicas)
+        self.plan: StageDispatch | None = None
+        self.alarm = math.inf
+        """When the queue is to be looked at again although nothing happens."""
+        self.timer: Timer | None = None
+        """The one that will see to that, kept by whoever has the timers."""
+        self._groups = [_Group(self._unplanned())]
+        self._lanes = [_Lane(self._groups)]
+
+    def _unplanned(self) -> GroupPlan:
+        return GroupPlan(self._spec.max_size, self.max_replicas, 0.0, 1.0)
+
+    def follow(self, plan: StageDispatch | None) -> None:
+        """Run as a plan says from now on (None: as the workflow says). Containers and waiting tasks are kept."""
+        waiting = [(w, w.shelf.limit) for w in self._waiting.values() if w.shelf is not None]
+        self.plan = plan
+        groups = (self._unplanned(),) if plan is None else plan.groups
+        if plan is None:
+            self.min_replicas, self.max_replicas = self._own
+        else:
+            self.min_replicas = self.max_replicas = sum(group.replicas for group in groups)
+        self._groups = [_Group(group) for group in groups]
+        if plan is None or plan.ranked:
+            self._lanes = [_Lane(self._groups)]
+        else:
+            self._lanes = [_Lane([group], rate=group.plan.rate) for group in self._groups]
+        for container in self.containers.values():
+            if container.phase in (ContainerPhase.STARTING, ContainerPhase.READY):
+                self._join(container)
+        for entry, limit in sorted(waiting, key=lambda pair: (pair[0].due, pair[0].since)):
+            self._shelve(entry, alone=limit == 1)
+
+    # --- tasks -----------------------------------------------------------------------------------------------
+
+    def enlist(self, instance: Instance, deadline: float, arrived: float, now: float) -> None:
+        """A task is ready. `deadline` (0 = none) and `arrived` of its invocation. Raises CostError."""
+        cost = 1.0 if self._expression is None else self._sorter.cost(instance, self._expression)
+        due = deadline or math.inf
+        if self.plan is None:
+            leave_by = now + self._spec.wait_ms / 1000 if self._spec.wait_ms else now
+            leave_by = min(leave_by, due - self.run_s) if deadline else leave_by
+        else:
+            leave_by = min(arrived + self.plan.until_s, due)
+            due = min(due, arrived + self.plan.until_s)
+        entry = Waiting(instance, due, leave_by, now, cost)
+        self._waiting[instance] = entry
+        self._shelve(entry, alone=instance.attempt > 0)
+        self.queued += 1
+        instance.pooled = True
+
+    def _shelve(self, entry: Waiting, *, alone: bool) -> None:
+        lane = self._deal()
+        key: Hashable
+        if alone:
+            self._alone += 1
+            key = ("alone", self._alone)
+        else:
+            key = self._sorter.key(entry.instance)
+        shelf = lane.shelves.get(key)
+        if shelf is None:
+            shelf = lane.shelves[key] = Shelf(key, 1 if alone else self._spec.max_size)
+        shelf.add(entry)
+
+    def _deal(self) -> _Lane:
+        """The lane whose turn it is: each gets its share of the tasks, as evenly as whole tasks can be."""
+        lanes = self._lanes
+        if len(lanes) == 1:
+            return lanes[0]
+        total = sum(lane.rate for lane in lanes)
+        for lane in lanes:
+            lane.owed += lane.rate / total
+        chosen = max(lanes, key=lambda lane: lane.owed)
+        chosen.owed -= 1.0
+        return chosen
+
+    def withdraw(self, instance: Instance) -> None:
+        """A queued task will not run after all."""
+        entry = self._waiting.pop(instance, None)
+        if entry is None:
+            return
+        instance.pooled = False
+        self.queued -= 1
+        if entry.shelf is not None:
+            entry.shelf.discard(entry)
+
+    def give_up(self) -> list[Instance]:
+        """All tasks that wait, in order; the queue is empty afterwards."""
+        entries = sorted(self._waiting.values(), key=lambda w: (w.due, w.since))
+        for entry in entries:
+            self.withdraw(entry.instance)
+        for lane in self._lanes:
+            lane.shelves.clear()
+        return [entry.instance for entry in entries]
+
+    def take_batch(self, now: float) -> tuple[list[Instance], Container] | None:
+        """The next batch that is due and the container for it; else None, and `alarm` says when to ask again.
+
+        The container keeps its place: `occupy` takes it.
+        """
+        best: tuple[Shelf, _Group] | None = None
+        self.alarm = math.inf
+        idle: _Group | None = None
+        stuck: list[_Lane] = []
+        for lane in self._lanes:
+            group = next((g for g in lane.groups if self._has_free(g)), None)
+            if group is None:
+                stuck.append(lane)
+            elif not lane.shelves:
+                idle = idle or group
+            else:
+                best = self._most_urgent(lane, group, now, best)
+        if best is None and idle is not None:
+            for lane in stuck:  # what should have left and finds no container of its own
+                best = self._most_urgent(lane, idle, now, best)
+        if best is None:
+            return None
+        shelf, group = best
+        entries = shelf.take(group.plan.batch, self._max_cost)
+        for entry in entries:
+            del self._waiting[entry.instance]
+            entry.instance.pooled = False
+        self.queued -= len(entries)
+        return [entry.instance for entry in entries], next(reversed(group.free.values()))
+
+    def _most_urgent(
+        self, lane: _Lane, group: _Group, now: float, best: tuple[Shelf, _Group] | None
+    ) -> tuple[Shelf, _Group] | None:
+        """The shelf of a lane that is due, if it is more urgent than `best`; `alarm` learns of those that are not."""
+        own = group in lane.groups
+        for key, shelf in tuple(lane.shelves.items()):
+            if not shelf.count:
+                del lane.shelves[key]
+                continue
+            at = self._leaves_at(shelf, group if own else lane.groups[0], overdue=not own)
+            if at > now:
+                self.alarm = min(self.alarm, at)
+            elif best is None or shelf.head.due < best[0].head.due:
+                best = (shelf, group)
+        return best
+
+    def _leaves_at(self, shelf: Shelf, group: _Group, *, overdue: bool) -> float:
+        """When the shelf's next batch leaves if nobody else comes; -inf if it need not wait for anybody.
+
+        `overdue`: a full batch too waits for a container of its own as long as it can.
+        """
+        size = group.plan.batch
+        if not overdue and shelf.is_full(size, self._max_cost):
+            return -math.inf
+        head = shelf.head
+        at = head.leave_by
+        plan = self.plan
+        if plan is not None:
+            at += GRACE_S - group.plan.duration_s
+            if plan.dummy_rate:
+                at = min(at, head.since + (size - shelf.count) / plan.dummy_rate)
+        return at
+
+    # --- containers ------------------------------------------------------------------------------------------
+
+    def _has_free(self, group: _Group) -> bool:
+        free = group.free
+        while free:
+            container = next(reversed(free.values()))
+            if self._has_place(container):
+                return True
+            del free[container.number]
+        return False
+
+    def _has_place(self, container: Container) -> bool:
+        return container.phase is ContainerPhase.READY and len(container.batches) < self.concurrency
+
+    def occupy(self, container: Container, batch: Batch) -> None:
+        """The container runs a batch from now on."""
+        container.batches[batch.number] = batch
+
+    def offer(self, container: Container) -> None:
+        """The container has a free place (again)."""
+        if self._has_place(container):
+            free = self._of[container.number].free
+            free.pop(container.number, None)
+            free[container.number] = container
+
+    def add(self, container: Container) -> None:
+        """A container is being started: it belongs to the best ranked group that lacks one."""
+        super().add(container)
+        self._join(container)
+
+    def _join(self, container: Container) -> None:
+        groups = self._groups
+        group = next((g for g in groups if g.containers < g.plan.replicas), groups[-1])
+        group.containers += 1
+        self._of[container.number] = group
+        self.offer(container)
+
+    def _lose(self, container: Container) -> None:
+        super()._lose(container)
+        group = self._of.pop(container.number)
+        group.containers -= 1
+        group.free.pop(container.number, None)
+
+    def wanted(self, now: float) -> int:
+        """How many containers to start now: what a plan says; else enough for the queue, unless one is free."""
+        if self.closing or now < self.blocked_until:
+            return 0
+        size = self.size
+        short = 0
+        if self.plan is None and not any(self._has_free(group) for group in self._groups):
+            places = self.concurrency * self._spec.max_size
+            short = -(-max(0, self.queued - self.starting * places) // places)
+        return max(0, min(max(short, self.min_replicas - size), self.max_replicas - size))
+
+    @property
+    def will_move(self) -> bool:
+        """Whether the queue waits for time alone to pass."""
+        return self.queued > 0 and self.alarm < math.inf
+
+    def check_integrity(self, running: Callable[[Instance], bool]) -> None:
+        """The counters agree with what they count."""
+        shelved = sum(shelf.count for lane in self._lanes for shelf in lane.shelves.values())
+        assert self.queued == shelved == len(self._waiting), "queue count"
+        self._check_sizes()
+        assert sum(group.containers for group in self._groups) == self.size == len(self._of), "group sizes"
+        for container in self.containers.values():
+            assert len(container.batches) <= self.concurrency, "too many batches in a container"
+            members = {task for batch in container.batches.values() for task in batch.members}
+            assert members == set(container.tasks), "batches and tasks of a container"
+            for instance in container.tasks.values():
+                assert running(instance), "a container runs a task that isn't running"
+                assert instance.container == container.number
+        assert all(i.phase is Phase.QUEUED and i.pooled for i in self._waiting)
+
+
+__all__ = ["Batch", "BatchPool", "CostError"]

@@ -1,0 +1,63 @@
+"""What a plan tells the core: how the machines of each stage collect batches, and what was promised.
+
+The planner decides it, the host hands it over (`events.PlanChanged`), dispatch and admission obey it.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class GroupPlan(Struct, frozen=True):
+    """A tuple of a plan: `replicas` containers that run batches of up to `batch` tasks, each within `duration_s`.
+
+    `rate`: tasks a second that it is to serve. `hardware`: the kind of device it was planned for.
+    """
+
+    batch: int
+    replicas: int
+    duration_s: float
+    rate: float
+    hardware: str = ""
+
+
+class StageDispatch(Struct, frozen=True):
+    """How one stage is run.
+
+    Attributes:
+        stage: its name.
+        groups: best ranked first.
+        until_s: seconds after the arrival of its invocation by which a task should be done with, the stages before it
+            included; batches are cut in time for that.
+        worst_s: worst-case latency of the stage itself.
+        ranked: the best ranked group with a free container collects all that comes (TC); else each group collects
+            its share of the tasks, dealt out one by one and as evenly as whole tasks can be (GROUP).
+        dummy_rate: requests a second that the plan counts on and nobody sends: they fill up a batch, so it is cut
+            before real tasks would have filled it. Under load real tasks take their places.
+        factor: tasks for one invocation, on the average.
+    """
+
+    stage: str
+    groups: tuple[GroupPlan, ...]
+    until_s: float
+    worst_s: float
+    ranked: bool = False
+    dummy_rate: float = 0.0
+    factor: float = 1.0
+
+    @property
+    def capacity(self) -> float:
+        """Tasks a second that its containers can serve."""
+        return sum(g.replicas * g.batch / g.duration_s for g in self.groups)
+
+
+class DispatchPlan(Struct, frozen=True):
+    """A plan as far as the engine obeys it. `rate`: invocations a second that it was made for.
+
+    `admission`: refuse invocations that can't keep the SLO any more, so that the others do.
+    """
+
+    slo_s: float
+    rate: float
+    stages: tuple[StageDispatch, ...]
+    admission: bool = True

@@ -1,0 +1,116 @@
+"""Batches change no result: fan-outs of many tasks, several invocations, crashes, failures and cancellations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from dataflower.core.events import WorkflowAdded
+from dataflower.core.host import CoreConfig, HostCore
+from dataflower.core.program import compile_program
+from dataflower.errors import Code, Failure
+from dataflower.spec.workflow import Batch, Catch, Credit, Retry, Scaling, Workflow
+from dataflower.testing.behaviour import Behaviour, Fault, Shape
+from dataflower.testing.reference import Fails, outcomes
+from dataflower.testing.scripted import Script
+from dataflower.testing.scripted_caller import ScriptedCaller
+from dataflower.testing.story import stage, workflow
+
+SEEDS = st.integers(0, 1 << 16)
+BATCHES = st.builds(
+    Batch,
+    st.integers(1, 5),
+    st.sampled_from((0.0, 0.0, 1.0, 50.0)),
+    st.just("1 + 1"),
+    st.sampled_from((3.0, 6.0, 100.0)),
+    st.booleans(),
+)
+
+
+def fanned(batch: Batch, second: Batch | None, retry: Retry | None, catch: tuple[Catch, ...]) -> Workflow:
+    """A producer of items, two stages that take them in batches one behind the other, and a gather."""
+    scaling = Scaling(max_replicas=2)
+    return workflow(
+        [
+            stage("a", {"x": "inputs.x"}, ["t*"], credit=Credit(items=100)),
+            stage("b", {"t": "each a.t"}, batch=batch, retry=retry, catch=catch, scaling=scaling),
+            stage("c", {"t": "b.out"}, batch=second, scaling=scaling),
+            stage("d", {"ts": "gather c.out"}),
+        ],
+        {"d": "d.out", "b": "gather b.out"},
+    )
+
+
+def play(script: Script, graph: Workflow, behaviours: dict[str, Behaviour], callers: int = 2) -> list[ScriptedCaller]:
+    script.add_workflow(WorkflowAdded("w@1", compile_program(graph)), behaviours)
+    found = [ScriptedCaller(f"i{n}", "w@1", graph, {"x": n}, slots=script.slots) for n in range(callers)]
+    for caller in found:
+        script.add_caller(caller)
+    script.run()
+    script.check_quiet()
+    books = script.core.statistics()  # type: ignore[attr-defined]
+    assert (books.invocations, books.tasks, books.queued, books.containers, books.slots, books.timers) == (0,) * 6
+    return found
+
+
+def behaviours(faults: dict[int, Fault] | None = None) -> dict[str, Behaviour]:
+    return {
+        "a": Behaviour({"t": Shape.TENSOR}, counts=(9, 6)),
+        "b": Behaviour({"out": Shape.FORWARD}, faults=faults or {}),
+        "c": Behaviour(),
+        "d": Behaviour(),
+    }
+
+
+@given(BATCHES, st.none() | BATCHES, SEEDS, st.sampled_from((0, 0, 1, 2)), st.booleans())
+def test_results_equal_the_reference(
+    batch: Batch, second: Batch | None, seed: int, crashes: int, impatient: bool
+) -> None:
+    graph = fanned(batch, second, None, ())
+    patient = Retry(max_attempts=50, interval_s=0.0)
+    graph = replace(graph, stages={name: replace(each, retry=patient) for name, each in graph.stages.items()})
+    script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient)
+    for caller in play(script, graph, behaviours()):
+        (end, *_) = outcomes(graph, behaviours(), {"x": int(caller.invocation[1:])})
+        assert caller.failure is None
+        assert end.outputs is not None
+        assert caller.payloads() == dict(end.outputs)
+    event(f"largest batch {script.largest_batch}")
+
+
+@given(BATCHES, SEEDS, st.sampled_from(("none", "retry", "catch")), st.integers(1, 3))
+def test_a_failing_member_fails_alone(batch: Batch, seed: int, mend: str, one_in: int) -> None:
+    retry = Retry(max_attempts=2, interval_s=0.0) if mend == "retry" else None
+    catch = (Catch(output={"out": 7}),) if mend == "catch" else ()
+    graph = fanned(batch, None, retry, catch)
+    own = behaviours({1: Fault("ValueError", one_in=one_in)})
+    script = Script(HostCore(CoreConfig()), seed=seed)
+    for caller in play(script, graph, own):
+        ends = list(outcomes(graph, own, {"x": int(caller.invocation[1:])}))
+        if caller.failure is None:
+            assert caller.payloads() in [dict(end.outputs) for end in ends if end.outputs is not None]
+        else:
+            failure = caller.failure
+            legal = frozenset[Fails]().union(*(end.failures for end in ends))
+            assert Fails(failure.stage, failure.kind, failure.attempt) in legal
+    event(f"largest batch {script.largest_batch}")
+
+
+@given(BATCHES, SEEDS, st.integers(1, 60), st.booleans())
+def test_a_cancelled_invocation_takes_no_other_along(batch: Batch, seed: int, step: int, stubborn: bool) -> None:
+    graph = fanned(batch, None, None, ())
+    script = Script(HostCore(CoreConfig()), seed=seed, stubborn=stubborn)
+    script.cancel_at("i0", step, Failure(Code.CANCELLED, "Cancelled", "not wanted any more"))
+    first, *others = play(script, graph, behaviours(), callers=3)
+    assert first.failure is None or first.failure.kind == "Cancelled"
+    for caller in others:
+        if caller.failure is not None:  # a container that did not let go was killed
+            assert stubborn
+            assert caller.failure.kind == "ContainerCrashed"
+            continue
+        (end, *_) = outcomes(graph, behaviours(), {"x": int(caller.invocation[1:])})
+        assert caller.failure is None
+        assert end.outputs is not None
+        assert caller.payloads() == dict(end.outputs)
