@@ -44,10 +44,15 @@ class Rival:
             os.sched_setaffinity(0, allowed)
         try:
             self.versions = self._answer()["versions"]
-            self._signal(signal.SIGSTOP)
+            self._stop()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        """Of the process that answers."""
+        return self._process.pid
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         """Let it run for one measurement; gives the answer. RivalError with its words if it fails."""
@@ -59,7 +64,7 @@ class Rival:
                 self._process.stdin.flush()
             return self._answer()
         finally:
-            self._signal(signal.SIGSTOP)
+            self._stop()
 
     def close(self) -> None:
         """End it and all its children."""
@@ -74,6 +79,8 @@ class Rival:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -93,6 +100,10 @@ class Rival:
         if "error" in answer:
             raise RivalError(str(answer["error"]))
         return answer
+
+    def _stop(self) -> None:
+        self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # it has come to a halt, or ended
 
     def _signal(self, number: int) -> None:
         for process in [self._process.pid, *descendants(self._process.pid)]:

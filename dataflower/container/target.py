@@ -19,7 +19,8 @@ class Target:
     """What to call for each task.
 
     `call(**inputs, **constants)`; `context`: name of the parameter that wants the Context; `torch`: parameters that
-    want torch tensors; `rest`: inputs without a parameter go to `*args`, whose leading parameters are `positional`.
+    want torch tensors; `rest`: inputs without a parameter go to `*args`, whose leading parameters are `positional`,
+    while those that follow it, `keywords`, are given by name.
     """
 
     call: Callable[..., Any]
@@ -29,6 +30,7 @@ class Target:
     torch: frozenset[str] = frozenset()
     rest: bool = False
     positional: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
 
     def invoke(self, inputs: dict[str, Any]) -> Any:
         """Call the user's function; a generator or coroutine comes back unstarted."""
@@ -36,7 +38,8 @@ class Target:
             return self.call(**inputs)
         names = [name for name in self.positional if name in inputs]
         arguments = [inputs.pop(name) for name in names]
-        return self.call(*arguments, *inputs.values())
+        named = {name: inputs.pop(name) for name in self.keywords if name in inputs}
+        return self.call(*arguments, *inputs.values(), **named)
 
     def close(self) -> None:
         """Run the teardown hook `close()` of a stateful function, if it has one. Raises what that raises."""
@@ -104,6 +107,7 @@ def bind(call: Callable[..., Any], constants: Mapping[str, Any] | None = None, i
         torch=frozenset(name for name, p in by_name.items() if _wants_torch(p.annotation)),
         rest=has_rest and not has_keywords,
         positional=tuple(n for n, p in by_name.items() if p.kind is kinds.POSITIONAL_OR_KEYWORD),
+        keywords=tuple(n for n, p in by_name.items() if p.kind is kinds.KEYWORD_ONLY),
     )
 
 

@@ -1,0 +1,134 @@
+"""The four workflows of the DataFlower paper (ASPLOS 2023, evaluation), as far as its artifact tells them.
+
+Graphs, fan-outs, sizes of data and shares of a core are the artifact's; each function takes as long as it took there
+(mean times of the open-loop runs), by a timer instead of by computing: containers of a tenth of a core on a cluster of
+three 16-core workers can't be had on one small machine, and what is compared is how functions are led and fed, not how
+fast they compute. The bytes are real: written, handed over and read. Sizes that the artifact does not tell are marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+BYTES_PER_S_AND_CORE = 50e6
+"""Egress of a container: 40 Mbit/s for each tenth of a core."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A function of a workflow. `inputs`: `step`, `each step` (one task per part) or `gather step`; none: the request.
+
+    `seconds` of work, then (or, with `parts`, meanwhile: one after another) `nbytes` of output in all. `cores`: its
+    share; `replicas`: how many containers there are at most, in every system.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    seconds: float
+    nbytes: int
+    cores: float = 0.2
+    parts: int = 0
+    replicas: int = 2
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second that one container may send to other machines."""
+        return self.cores * BYTES_PER_S_AND_CORE
+
+    @property
+    def function(self) -> str:
+        """`module:name` of what runs in its containers."""
+        return f"bench.baseline.functions:{'cut' if self.parts else 'step'}"
+
+    def params(self, scale: float) -> dict[str, float | int]:
+        """What the function is told, with time and bytes times `scale`."""
+        params: dict[str, float | int] = {"seconds": self.seconds * scale, "nbytes": max(1, int(self.nbytes * scale))}
+        return params | ({"parts": self.parts} if self.parts else {})
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A workflow; its result is the output of the last step. `rpm`: requests per minute of the open loop."""
+
+    name: str
+    steps: tuple[Step, ...]
+    rpm: float
+    clients: tuple[int, ...]
+    """Of the closed loop: how many, one measurement each."""
+
+    def workflow(self, scale: float) -> str:
+        """The workflow for dataflower, as YAML."""
+        lines = [self._stage(step, scale) for step in self.steps]
+        last = self.steps[-1].name
+        return (
+            f"apiVersion: dataflower/v1\nkind: Workflow\nmetadata: {{name: {self.name}}}\n"
+            f"inputs: {{request: {{type: string}}}}\nstages:\n{''.join(lines)}outputs: {{result: {last}.out}}\n"
+        )
+
+    def _stage(self, step: Step, scale: float) -> str:
+        inputs = [f"x{i}: {self._source(text)}" for i, text in enumerate(step.inputs)] or ["x0: inputs.request"]
+        params = ", ".join(f"{name}: {value!r}" for name, value in step.params(scale).items())
+        return (
+            f"  {step.name}:\n    function: {step.function}\n    inputs: {{{', '.join(inputs)}}}\n"
+            f"    params: {{{params}}}\n"
+            f"    scaling: {{min_replicas: {step.replicas}, max_replicas: {step.replicas}, keep_alive_s: 600}}\n"
+        )
+
+    def _source(self, text: str) -> str:
+        how, _, name = text.rpartition(" ")
+        port = f"{name}.{'part' if self.step(name).parts else 'out'}"
+        return f"{{{how}: {port}}}" if how else port
+
+    def step(self, name: str) -> Step:
+        """By name."""
+        return next(step for step in self.steps if step.name == name)
+
+
+WORDCOUNT = Benchmark(
+    "wordcount",
+    (
+        Step("start", (), 0.015, 3_301_104, parts=8),
+        Step("count", ("each start",), 0.119, 20_000, replicas=8),  # size of a count: ours
+        Step("merge", ("gather count",), 0.053, 20_000),  # and of the result
+    ),
+    rpm=22,
+    clients=(4, 8, 16, 32),
+)
+SVD = Benchmark(
+    "svd",
+    (
+        Step("start", (), 0.013, 17_600_000, parts=16),
+        Step("compute", ("each start",), 1.146, 65_536, cores=0.1, replicas=16),  # size of a factor: ours
+        Step("merge", ("gather compute",), 2.426, 65_536),
+    ),
+    rpm=20,
+    clients=(2, 4, 8),
+)
+VIDEO = Benchmark(
+    "video",
+    (
+        Step("upload", (), 0.950, 21_000_000),
+        Step("split", ("upload",), 0.774, 22_800_000, parts=4),
+        Step("transcode", ("each split",), 0.743, 5_700_000, cores=0.5, replicas=4),  # size of its output: ours
+        Step("merge", ("gather transcode",), 0.260, 22_800_000),
+    ),
+    rpm=11,
+    clients=(2, 4, 8),
+)
+IMAGE = 2_285_881
+RECOGNIZER = Benchmark(
+    "recognizer",
+    (
+        Step("upload", (), 0.003, IMAGE),
+        Step("adult", ("upload",), 2.373, 1024, cores=1.0),
+        Step("violence", ("upload",), 2.058, 1024, cores=1.0),
+        Step("extract", ("upload", "adult", "violence"), 0.677, 1024, cores=0.5),
+        Step("translate", ("extract",), 0.109, 1024),
+        Step("censor", ("translate",), 0.006, 1024),
+        Step("mosaic", ("upload", "censor"), 0.473, IMAGE),
+    ),
+    rpm=10,
+    clients=(2, 4, 8),
+)
+BENCHMARKS: Mapping[str, Benchmark] = {each.name: each for each in (WORDCOUNT, SVD, VIDEO, RECOGNIZER)}

@@ -1,0 +1,31 @@
+"""The paper's workflows, as the engine and as the baselines read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.baseline.workloads import BENCHMARKS, Benchmark
+from bench.engine import ROOT
+from dataflower.config.sources import file_reader, source_finder
+from dataflower.spec.load import load
+from dataflower.spec.workflow import Fanout
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
+def test_the_engine_gets_the_same_graph_as_the_baselines(benchmark: Benchmark) -> None:
+    workflow = load(benchmark.workflow(0.5), file="x", read=file_reader, find_source=source_finder([ROOT]))
+    assert list(workflow.stages) == [step.name for step in benchmark.steps]
+    for step in benchmark.steps:
+        stage = workflow.stages[step.name]
+        edges = [edge for port in stage.inputs for edge in port.edges]
+        wanted = [text.rpartition(" ") for text in step.inputs] or [("", "", "inputs")]
+        assert [(edge.fanout, edge.source.stage) for edge in edges] == [
+            (Fanout(how or "all"), name) for how, _, name in wanted
+        ]
+        assert stage.params["seconds"] == step.seconds / 2
+        assert stage.scaling.max_replicas == step.replicas
+
+
+def test_a_container_sends_forty_megabits_for_a_tenth_of_a_core() -> None:
+    compute = BENCHMARKS["svd"].step("compute")
+    assert compute.bandwidth == 0.1 * 50e6 == 5e6
