@@ -22,6 +22,7 @@ from dataflower.gateway.http.app import application
 from dataflower.gateway.http.server import UNIX, HttpServer, listen
 from dataflower.gateway.http.site import Site
 from dataflower.gateway.inference import InferenceService
+from dataflower.gateway.metrics import Metrics
 from dataflower.gateway.service import Loader, WorkflowService
 from dataflower.gateway.settings import GatewayConfig
 from dataflower.host.api import HostApi
@@ -121,7 +122,9 @@ async def serve(
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         reflection.enable_server_reflection((WORKFLOWS, INFERENCE, HEALTH, reflection.SERVICE_NAME), server)
-    site = Site(host, clock, config, version, clock.wall())
+    metrics = Metrics(host)
+    host.on_over(metrics.finished)
+    site = Site(host, clock, config, version, clock.wall(), metrics)
     port = _bind(server, config)
     await server.start()
     try:
@@ -137,7 +140,7 @@ async def _open_http(site: Site) -> HttpServer | None:
     config = site.config
     if config.http_port is None or config.address.startswith(UNIX):
         return None
-    return await listen(application(site, lambda method, route, status, seconds: None), config)
+    return await listen(application(site), config)
 
 
 def _options(config: GatewayConfig) -> tuple[tuple[str, int], ...]:

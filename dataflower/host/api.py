@@ -8,7 +8,7 @@ tensors. A stream input may be given whole, as a list, or be opened and fed.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,6 +77,24 @@ class InvocationRecord:
     failure: Failure | None = None
     outputs: Mapping[str, Any] | None = None
     trace: InvocationTrace | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostUsage:
+    """What a host holds right now. `slots`: pieces of shared memory that somebody still needs."""
+
+    arenas: int = 0
+    arena_bytes: int = 0
+    """Shared memory of all arenas, the containers' and the host's."""
+    host_arena_used_bytes: int = 0
+    """Inputs of running invocations."""
+    slots: int = 0
+    containers: int = 0
+    zygotes: int = 0
+
+
+Listener = Callable[[InvocationRecord], None]
+"""Told of an invocation that is over, without its outputs; must neither block nor raise."""
 
 
 class Invocation(Protocol):
@@ -177,4 +195,12 @@ class HostApi(Protocol):
 
     def recent(self, workflow: str | None = None, limit: int = 50) -> tuple[InvocationRecord, ...]:
         """The newest invocations first (without outputs and traces)."""
+        ...
+
+    def on_over(self, listener: Listener) -> None:
+        """Tell `listener` of every invocation from now on, whoever started it, when it is over."""
+        ...
+
+    def usage(self) -> HostUsage:
+        """What it holds right now."""
         ...

@@ -80,6 +80,8 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     violations: int
     peers: int
     arenas: int
+    arena_bytes: int
+    """Of all arenas."""
     launcher: LauncherStatistics
 
 
@@ -348,6 +350,7 @@ class Engine:
             violations=self._violations,
             peers=len(self._peers),
             arenas=len(self._sizes),
+            arena_bytes=sum(self._sizes.values()),
             launcher=self._launcher.statistics(),
         )
 

@@ -22,7 +22,7 @@ from dataflower.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from dataflower.host.api import InvocationRecord, State, WorkflowStatus
+from dataflower.host.api import HostUsage, InvocationRecord, Listener, State, WorkflowStatus
 from dataflower.host.database import DatabaseJournal
 from dataflower.host.engine import Engine
 from dataflower.host.inputs import split_inputs
@@ -73,6 +73,7 @@ class Runtime:
         self._ended = dict.fromkeys(State, 0)
         self._accepting: dict[str, tuple[Entry, asyncio.Future[None]]] = {}
         """Submissions that are being journalled."""
+        self._listeners: list[Listener] = []
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -362,17 +363,18 @@ class Runtime:
         self._ended[state] += 1
         if failure is SHUTDOWN and handle.submitted:
             return  # it stays `running` in the journal, and so runs again
-        self._journal.finish(
-            replace(
-                running.entry,
-                state=state,
-                finished_at=self._clock.wall(),
-                failure=failure,
-                outputs=handle.recording.blob() if failure is None else None,
-                trace=handle.trace,
-                inputs=None,
-            )
+        entry = replace(
+            running.entry,
+            state=state,
+            finished_at=self._clock.wall(),
+            failure=failure,
+            outputs=handle.recording.blob() if failure is None else None,
+            trace=handle.trace,
+            inputs=None,
         )
+        self._journal.finish(entry)
+        for listener in self._listeners:
+            listener(record_of(replace(entry, outputs=None)))
 
     async def get(self, invocation: str) -> InvocationRecord:
         """See `HostApi.get`."""
@@ -410,6 +412,22 @@ class Runtime:
                 found[running.entry.id] = running.entry
         newest = sorted(found.values(), key=lambda entry: -entry.accepted_at)[:limit]
         return tuple(record_of(replace(entry, outputs=None, trace=None)) for entry in newest)
+
+    def on_over(self, listener: Listener) -> None:
+        """See `HostApi.on_over`."""
+        self._listeners.append(listener)
+
+    def usage(self) -> HostUsage:
+        """See `HostApi.usage`."""
+        core, engine = self._core.statistics(), self._engine.statistics()
+        return HostUsage(
+            arenas=engine.arenas,
+            arena_bytes=engine.arena_bytes,
+            host_arena_used_bytes=self._engine.arena.statistics().used_bytes,
+            slots=core.slots,
+            containers=core.containers,
+            zygotes=engine.launcher.zygotes,
+        )
 
     # --- for people ------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dataflower.clock import Clock, SystemClock
 from dataflower.errors import Code, DataflowerError, InvalidArgument, NotFound
-from dataflower.host.api import InvocationRecord, StageStatus, State, WorkflowStatus
+from dataflower.host.api import HostUsage, InvocationRecord, Listener, StageStatus, State, WorkflowStatus
 from dataflower.spec.function import DTYPES, Kind, Port
 from dataflower.spec.workflow import Edge, Output, PortRef, Stage, Workflow
 from dataflower.testing.fake_invocation import FakeInvocation
@@ -48,6 +48,7 @@ class FakeHost:
         self._workflows: dict[str, WorkflowStatus] = {}
         self._submitted: dict[str, dict[str, Any]] = {}
         self._ids = itertools.count(1)
+        self._listeners: list[Listener] = []
 
     def add(
         self, name: str, body: Body, inputs: tuple[Port, ...] | None = None, outputs: tuple[Port, ...] = ()
@@ -125,6 +126,7 @@ class FakeHost:
         made = FakeInvocation(
             id_, status, body, inputs=inputs, open_inputs=open_inputs, deadline=deadline, clock=self.clock
         )
+        made.on_over = self._tell
         self.invocations[id_] = made
         return made
 
@@ -165,6 +167,18 @@ class FakeHost:
         """As `HostApi.recent`."""
         chosen = [i for i in reversed(self.invocations.values()) if workflow in (None, i.workflow)]
         return tuple(replace(i.record(), outputs=None, trace=None) for i in chosen[:limit])
+
+    def on_over(self, listener: Listener) -> None:
+        """As `HostApi.on_over`."""
+        self._listeners.append(listener)
+
+    def _tell(self, record: InvocationRecord) -> None:
+        for listener in self._listeners:
+            listener(replace(record, outputs=None))
+
+    def usage(self) -> HostUsage:
+        """As `HostApi.usage`: it holds nothing."""
+        return HostUsage()
 
     async def close(self) -> None:
         """Cancel whatever runs, and wait until it has ended."""

@@ -42,6 +42,7 @@ class FakeInvocation:
         """Items and values that the body has handed out so far."""
         self.taken = 0
         """Of those, how many the caller asked for."""
+        self.on_over: Callable[[InvocationRecord], None] = lambda record: None
         self._version = status.version
         self._clock = clock
         self._ports = status.workflow.outputs
@@ -121,6 +122,7 @@ class FakeInvocation:
             self._timer.cancel()
         self._changed.set()
         self._over.set()
+        self.on_over(self.record())
 
     def _never_began(self, task: asyncio.Task[None]) -> None:
         if not self._over.is_set():  # cancelled before its first step

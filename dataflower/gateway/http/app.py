@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from dataflower.gateway.http.door import Counted, Door
+from dataflower.gateway.http.door import Door
 from dataflower.gateway.http.health import Health
 from dataflower.gateway.http.invocations import Invocations
+from dataflower.gateway.http.openai.catalogue import Catalogue
+from dataflower.gateway.http.openai.completions import Completions
+from dataflower.gateway.http.openai.embeddings import Embeddings
+from dataflower.gateway.http.openai.models import Models
 from dataflower.gateway.http.site import Site
 from dataflower.gateway.http.workflows import Workflows
 
 
-def application(site: Site, counted: Counted) -> Door:
-    """The ASGI application of a site; `counted` is told of every request."""
-    parts = (Health(site), Workflows(site), Invocations(site))
-    return Door(site, [route for part in parts for route in part.routes()], counted)
+def application(site: Site) -> Door:
+    """The ASGI application of a site."""
+    models = Models(site.host)
+    parts = (
+        Health(site),
+        Workflows(site),
+        Invocations(site),
+        Catalogue(site, models),
+        Completions(site, models),
+        Embeddings(site, models),
+    )
+    return Door(site, [route for part in parts for route in part.routes()], site.metrics.requested)

@@ -23,12 +23,13 @@ from dataflower.gateway.guard import REQUEST_ID_KEY, request_id
 from dataflower.gateway.http.body import json_response
 from dataflower.gateway.http.presence import STOPPING
 from dataflower.gateway.http.site import Site
-from dataflower.gateway.http.status import error_object, headers_of, http_status
+from dataflower.gateway.http.status import error_object, headers_of, http_status, openai_object
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/v2/health/live", "/v2/health/ready"})
 """Answered without a key: whether the server lives, and a page that holds nothing by itself."""
+OPENAI_PATHS = ("/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/models")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
@@ -181,7 +182,7 @@ def _refusal(scope: Scope, error: BaseException, ident: str) -> Response:
         headers, status = headers_of(said), http_status(said)
     if isinstance(error, asyncio.CancelledError):
         headers["connection"] = "close"
-    told = error_object(said, traceback=not path.startswith(("/v1/chat", "/v1/completions", "/v1/embeddings")))
+    told = openai_object(said) if path.startswith(OPENAI_PATHS) else error_object(said, traceback=True)
     if path == "/v2" or path.startswith("/v2/"):  # the Open Inference Protocol wants the words alone
         return json_response({"error": told["message"]}, status, headers)
     return json_response({"error": told}, status, headers)

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from dataflower.clock import Clock
 from dataflower.errors import InvalidArgument
+from dataflower.gateway.metrics import Metrics
 from dataflower.gateway.settings import GatewayConfig
 from dataflower.host.api import HostApi
 
@@ -24,6 +25,7 @@ class Site:
     config: GatewayConfig
     version: str
     started_at: float
+    metrics: Metrics
     closing: bool = field(default=False)
     """No longer ready: the server is about to stop."""
 

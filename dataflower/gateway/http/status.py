@@ -94,3 +94,18 @@ def error_object(error: DataflowerError, *, traceback: bool = False) -> dict[str
     if isinstance(error, WorkflowInvalid):
         said["problems"] = [str(problem) for problem in error.problems]
     return said
+
+
+_REASONS = {"PromptTooLong": "context_length_exceeded", "AdapterNotFound": "model_not_found"}
+"""Kinds of failure -> what clients of OpenAI's API look for in `code`."""
+
+
+def openai_object(error: DataflowerError) -> dict[str, Any]:
+    """The same for OpenAI's API: what the caller did wrong is said in the stage's own words."""
+    said = error_object(error)
+    if isinstance(error, InvocationFailed):
+        failure = error.failure
+        said["code"] = _REASONS.get(failure.kind, said["code"])
+        if failure.code is not Code.INTERNAL:
+            said["message"] = failure.message
+    return said

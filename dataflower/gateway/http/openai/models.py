@@ -1,0 +1,236 @@
+"""Which workflows are models, and under which names they and their adapters are known."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dataflower.errors import Code, InvalidArgument, NotFound
+from dataflower.gateway.http.status import BadField
+from dataflower.gateway.messages import output_ports
+from dataflower.host.api import HostApi, WorkflowStatus
+from dataflower.spec.function import Kind, Port
+from dataflower.spec.suggest import did_you_mean
+
+REQUEST = "request"
+DELTAS = "deltas"
+"""Input and output of a chat stage (docs/llm.md)."""
+TEXTS = "texts"
+VECTORS = "vectors"
+"""Input and output of an embedder (docs/reference/http.md, "Embedders")."""
+ADAPTERS = "adapters"
+"""Parameter of a chat stage that names its adapters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a name means: a workflow and, perhaps, one of its adapters. `parent`: the bare model of an adapter."""
+
+    name: str
+    status: WorkflowStatus
+    adapter: str | Mapping[str, Any] | None = None
+
+    @property
+    def parent(self) -> str | None:
+        """The bare model, if this is an adapter on it."""
+        return None if self.adapter is None else self.status.name
+
+    @property
+    def root(self) -> str:
+        """Where its weights are from, as far as the door knows."""
+        return str(self.adapter.get("path")) if isinstance(self.adapter, Mapping) else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An adapter that came by `load_lora_adapter`; it lasts as long as the server."""
+
+    name: str
+    workflow: str
+    path: str
+    generation: int
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """As a chat stage takes it."""
+        return {"name": self.name, "path": self.path, "generation": self.generation}
+
+
+class Models:
+    """The host's workflows as models. Asked anew each time: workflows come and go."""
+
+    def __init__(self, host: HostApi) -> None:
+        self._host = host
+        self._loaded: dict[str, Loaded] = {}
+        self._generations = itertools.count(1)
+
+    def all(self) -> list[Model]:
+        """Chat models, their adapters, embedders; a name that would mean two things is listed for the first."""
+        found: dict[str, Model] = {}
+        statuses = self._host.workflows()
+        for status in statuses:
+            if is_chat(status) or is_embedder(status):
+                found[status.name] = Model(status.name, status)
+        for status in statuses:
+            if is_chat(status):
+                for model in self._adapters(status):
+                    found.setdefault(model.name, model)
+        return list(found.values())
+
+    def chat(self, name: str) -> Model:
+        """A model that continues chats and texts; BadField (NOT_FOUND) if there is none of the name."""
+        return self._find(name, embeds=False)
+
+    def embedder(self, name: str) -> Model:
+        """A model that makes vectors of texts; BadField (NOT_FOUND) if there is none of the name."""
+        return self._find(name, embeds=True)
+
+    def any(self, name: str) -> Model:
+        """Whatever kind of model it is; BadField (NOT_FOUND)."""
+        for model in self.all():
+            if model.name == name:
+                return model
+        raise self._unknown(name, [model.name for model in self.all()])
+
+    def _find(self, name: str, *, embeds: bool) -> Model:
+        fits = is_embedder if embeds else is_chat
+        try:
+            status = self._host.workflow(name)
+        except NotFound:
+            status = None
+        if status is not None and fits(status):
+            return Model(name, status)
+        if not embeds and (adapter := self._adapter(name)) is not None:
+            return adapter
+        if status is not None and (is_chat(status) or is_embedder(status)):
+            does = "makes vectors" if is_embedder(status) else "continues texts"
+            raise BadField(f"the model {name!r} {does}; it can't do this", "model")
+        raise self._unknown(name, [model.name for model in self.all() if fits(model.status)])
+
+    def _unknown(self, name: str, known: list[str]) -> BadField:
+        hint = did_you_mean(name, known, f"there is {', '.join(known) or 'none'}")
+        return BadField(f"no model {name!r} ({hint})", "model", code=Code.NOT_FOUND, reason="model_not_found")
+
+    # --- adapters --------------------------------------------------------------------------------------------
+
+    def _adapter(self, name: str) -> Model | None:
+        loaded = self._loaded.get(name)
+        if loaded is not None:
+            try:
+                return Model(name, self._host.workflow(loaded.workflow), loaded.reference)
+            except NotFound:
+                return None
+        for status in self._host.workflows():
+            if is_chat(status) and name in declared(status):
+                return Model(name, status, name)
+        return None
+
+    def _adapters(self, status: WorkflowStatus) -> Iterator[Model]:
+        for name in declared(status):
+            if name not in self._loaded:
+                yield Model(name, status, name)
+        for loaded in self._loaded.values():
+            if loaded.workflow == status.name:
+                yield Model(loaded.name, status, loaded.reference)
+
+    def prepare(self, name: str, path: str, base: str | None, *, again: bool) -> tuple[WorkflowStatus, Loaded]:
+        """What loading an adapter would make of it; nothing is remembered yet.
+
+        Raises:
+            BadField: the name is taken (and `again` is false), or it is not clear which model it goes on.
+        """
+        taken = any(model.name == name for model in self.all())
+        if taken and not (again and name in self._loaded):
+            raise BadField(f"there is a model {name!r} already; load_inplace reads an adapter again", "lora_name")
+        if base is None:
+            models = [status for status in self._host.workflows() if is_chat(status)]
+            if len(models) != 1:
+                names = ", ".join(status.name for status in models) or "none"
+                raise BadField(f"say which model it goes on (base_model_name); there is {names}", "base_model_name")
+            status = models[0]
+        else:
+            status = self.chat(base).status
+        return status, Loaded(name, status.name, path, next(self._generations))
+
+    def remember(self, loaded: Loaded) -> None:
+        """The adapter works: it is a model from now on."""
+        self._loaded[loaded.name] = loaded
+
+    def forget(self, name: str) -> None:
+        """It is no model any more; BadField (NOT_FOUND) if it was not loaded."""
+        if name not in self._loaded:
+            why = "is in the workflow file: change that" if self._adapter(name) is not None else "is not there"
+            raise BadField(f"no adapter {name!r} to unload: it {why}", "lora_name", code=Code.NOT_FOUND)
+        del self._loaded[name]
+
+
+def is_chat(status: WorkflowStatus) -> bool:
+    """Whether a workflow is a chat stage to its caller: input `request`, stream output `deltas`."""
+    return _takes(status, REQUEST) and any(port.name == DELTAS and port.stream for port in output_ports(status))
+
+
+def is_embedder(status: WorkflowStatus) -> bool:
+    """Whether a workflow makes vectors of texts: input `texts`, output `vectors`."""
+    return _takes(status, TEXTS) and any(port.name == VECTORS and not port.stream for port in output_ports(status))
+
+
+def _takes(status: WorkflowStatus, name: str) -> bool:
+    """Whether the workflow can be called with this input alone."""
+    ports = {port.name: port for port in status.workflow.inputs}
+    port = ports.pop(name, None)
+    return port is not None and _is_json(port) and all(other.optional for other in ports.values())
+
+
+def _is_json(port: Port) -> bool:
+    return port.type.kind in (Kind.JSON, Kind.ANY) and not port.stream
+
+
+def declared(status: WorkflowStatus) -> list[str]:
+    """Names of the adapters that the chat stage of a workflow has by its file."""
+    for output in status.workflow.outputs:
+        stage = status.workflow.stages.get(output.edge.source.stage)
+        if output.name == DELTAS and stage is not None:
+            given = stage.params.get(ADAPTERS) or {}
+            return [str(name) for name in given] if isinstance(given, Mapping) else []
+    return []
+
+
+def text_field(body: Mapping[str, Any], name: str, *, required: bool = True) -> str | None:
+    """A field that must be a text; BadField if it is none, or missing."""
+    value = body.get(name)
+    if value is None and not required:
+        return None
+    if not isinstance(value, str) or not value:
+        what = "is missing" if value is None else "must be a text"
+        raise BadField(f"`{name}` {what}", name)
+    return value
+
+
+def flag(body: Mapping[str, Any], name: str) -> bool:
+    """A field that must be true or false; absent and null are false."""
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise BadField(f"`{name}` must be true or false", name)
+    return bool(value)
+
+
+def count_field(body: Mapping[str, Any], name: str, most: int) -> int:
+    """A field that must be a whole number from 1 to `most`; absent and null are 1."""
+    value = body.get(name)
+    if value is None:
+        return 1
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise BadField(f"`{name}` must be a whole number from 1 to {most}", name)
+    return value
+
+
+def checked(error: InvalidArgument) -> BadField:
+    """The error of a request's check, with the field that it names."""
+    message = error.message.removeprefix("request: ")
+    _, at, path = message.partition(" - at `$.")
+    param = path.rstrip("`") if at else message.partition(":")[0].partition(" ")[0]
+    if at:
+        message = f"{param}: {message.partition(' - at ')[0][:1].lower()}{message.partition(' - at ')[0][1:]}"
+    return BadField(message, param)
