@@ -33,6 +33,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "ls": "List workflows and invocations",
         "status": "Show a workflow or an invocation",
         "invoke": "Call a workflow",
+        "bench": "Load a workflow, and say whether its SLO holds",
         "logs": "Show what functions printed",
         "trace": "Draw the timeline of an invocation",
         "cancel": "Stop an invocation",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,31 @@ def parse_inputs(pairs: Iterable[str], ports: Iterable[Port] | None = None) -> d
             raise WrongUsage(f"no input {name!r} ({_which(known)})")
         port = known[name] if known is not None else Port(name)
         inputs[name] = _stream(text, port) if port.stream else _value(text, port.type, name)
+    return inputs
+
+
+def typed_inputs(given: Mapping[str, Any], ports: Iterable[Port]) -> dict[str, Any]:
+    """Inputs that are JSON values already, as the types of the ports want them; `"@file"` reads a file.
+
+    Raises:
+        InvalidArgument: an unknown name, or a value that does not fit its port.
+    """
+    known = {port.name: port for port in ports}
+    inputs: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise InvalidArgument(f"no input {name!r} ({_which(known)})")
+        port = known[name]
+        if isinstance(value, str) and value.startswith("@"):
+            inputs[name] = _stream(value, port) if port.stream else _value(value, port.type, name)
+        elif port.stream:
+            if not isinstance(value, list):
+                raise InvalidArgument(f"input {name!r} is a stream: give a list of its items")
+            inputs[name] = [_shaped(item, port.type, name) for item in value]
+        elif port.type.kind is Kind.BYTES and isinstance(value, str):
+            inputs[name] = value.encode()
+        else:
+            inputs[name] = _shaped(value, port.type, name)
     return inputs
 
 

@@ -100,8 +100,8 @@ def _call(
     from dataflower.cli.outcome import Outcome
     from dataflower.cli.records import in_order
     from dataflower.cli.screen import screen
-    from dataflower.cli.verdict import judge
     from dataflower.clock import SystemClock
+    from dataflower.core.verdict import judge
     from dataflower.errors import InvocationFailed
 
     clock = SystemClock()

@@ -10,9 +10,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dataflower.cli.verdict import Verdict
 from dataflower.cli.waterfall import as_data
 from dataflower.core.trace import InvocationTrace
+from dataflower.core.verdict import Verdict
 from dataflower.errors import Failure
 from dataflower.host.api import State
 

@@ -123,8 +123,8 @@ async def follow(
 
     from dataflower.cli.outcome import Outcome
     from dataflower.cli.values import plain, text
-    from dataflower.cli.verdict import judge
     from dataflower.clock import SystemClock
+    from dataflower.core.verdict import judge
     from dataflower.errors import InvocationFailed
 
     clock = SystemClock()

@@ -11,7 +11,7 @@ from dataflower.cli.options import Output, Server
 from dataflower.cli.terminal import Format, emit, show, terminal
 
 if TYPE_CHECKING:
-    from dataflower.cli.verdict import Verdict
+    from dataflower.core.verdict import Verdict
     from dataflower.gateway.client import Client
     from dataflower.gateway.messages import WorkflowInfo
     from dataflower.host.api import InvocationRecord
@@ -72,7 +72,7 @@ def _find(client: Client, name: str, *, wait: bool) -> WorkflowInfo | Invocation
 
 def _verdicts(client: Client, record: InvocationRecord) -> tuple[Verdict, ...]:
     from dataflower.cli.records import promised
-    from dataflower.cli.verdict import judge_trace
+    from dataflower.core.verdict import judge_trace
     from dataflower.errors import DataflowerError
 
     slo = promised(client, record)

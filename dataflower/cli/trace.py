@@ -29,8 +29,8 @@ def trace(
     from dataflower.cli.ids import by_id
     from dataflower.cli.outcome import slo_data, slo_lines
     from dataflower.cli.records import promised
-    from dataflower.cli.verdict import judge_trace
     from dataflower.cli.waterfall import FOLD, Waterfall, as_data
+    from dataflower.core.verdict import judge_trace
 
     with connect(server) as client:
         found = by_id(client, invocation, client.trace)

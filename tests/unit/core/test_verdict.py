@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dataflower.cli.verdict import judge, percentile
+from dataflower.core.verdict import judge, percentile
 from dataflower.spec.workflow import Slo
 
 

@@ -1,0 +1,352 @@
+"""`dataflower bench` at work: a server found or started, the load made ready, the bench run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dataflower.cli import bench_inputs
+from dataflower.cli.bench_progress import watch
+from dataflower.cli.exits import WrongUsage
+from dataflower.cli.inputs import parse_inputs
+from dataflower.cli.local import run_loop
+from dataflower.cli.served import Served, serve_apart
+from dataflower.cli.terminal import terminal
+from dataflower.cli.workflows import beside, load_file
+from dataflower.clock import SystemClock
+from dataflower.config.compose import compose
+from dataflower.config.settings import Config
+from dataflower.errors import DataflowerError, InvalidArgument, Unavailable
+from dataflower.gateway.async_client import AsyncClient
+from dataflower.gateway.messages import WorkflowInfo
+from dataflower.host.inputs import split_inputs
+from dataflower.loadgen.arrivals import Arrivals, Shape
+from dataflower.loadgen.assess import Terms
+from dataflower.loadgen.messages import Door
+from dataflower.loadgen.replay import Recorded, Unit
+from dataflower.loadgen.report import Report, Settings
+from dataflower.loadgen.sender import encode
+from dataflower.loadgen.session import Load, Session, first_calls
+from dataflower.loadgen.sweep import Sweep
+
+DURATION_S = 30.0
+SAFE_SHARE = 0.5
+"""Without a rate: this share of what one call after the other would give."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The command line."""
+
+    workflow: str
+    inputs: tuple[str, ...] = ()
+    server: str | None = None
+    local: bool = False
+    profile: str | None = None
+    code_path: tuple[str, ...] | None = None
+    config: Path | None = None
+    rate: float | None = None
+    shape: Shape | None = None
+    cv: float | None = None
+    rate_to: float | None = None
+    burst: str = "1s"
+    every: str = "10s"
+    trace: Path | None = None
+    trace_column: str | None = None
+    trace_unit: Unit = Unit.S
+    trace_window: str | None = None
+    trace_input: tuple[str, ...] = ()
+    speed: float = 1.0
+    duration: str | None = None
+    requests: int | None = None
+    warmup: str | None = None
+    seed: int = 0
+    input_file: Path | None = None
+    shuffle: bool = False
+    deadline: str | None = None
+    drain: str = "30s"
+    generators: int | None = None
+    stream: bool | None = None
+    slo: tuple[str, ...] = ()
+    attainment: str | None = None
+    accepted_only: bool = False
+    budget: tuple[str, ...] = ()
+    prices: Path | None = None
+    device: str | None = None
+    sweep: bool = False
+    repeats: int = 2
+    tolerance: float = 0.05
+
+
+def run(asked: Asked) -> Report:
+    """Do what was asked.
+
+    Raises:
+        WrongUsage: options that don't go together.
+        DataflowerError: no server, no such workflow, inputs that don't fit, and so on.
+    """
+    ready = _Ready.of(asked)  # what can be wrong is found before anything is started
+    with _server(asked) as (config, served, source):
+        return run_loop(_bench(asked, ready, config, served, source))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What the options mean, as far as that can be said without a server."""
+
+    recorded: Recorded | None
+    deadline_s: float | None
+    drain_s: float
+    target: float | None
+    budgets_ms: Mapping[str, float]
+    device: tuple[str, float, float] | None
+
+    @staticmethod
+    def of(asked: Asked) -> _Ready:
+        if asked.rate is not None and not asked.rate > 0:
+            raise WrongUsage(f"--rate must be greater than 0, not {asked.rate:g}")
+        if (asked.shape is Shape.TRACE) != (asked.trace is not None) and (asked.shape or asked.trace) is not None:
+            if asked.trace is None:
+                raise WrongUsage("--arrivals trace wants --trace FILE")
+            if asked.shape is not None:
+                raise WrongUsage(f"--trace FILE gives the arrivals: leave out --arrivals {asked.shape.value}")
+        recorded = None
+        if asked.trace is not None:
+            recorded = bench_inputs.trace(
+                asked.trace,
+                column=asked.trace_column,
+                unit=asked.trace_unit,
+                window_=asked.trace_window,
+                speed=asked.speed,
+                inputs=asked.trace_input,
+                seed=asked.seed,
+            )
+        bench_inputs.slo_with(None, asked.slo)
+        return _Ready(
+            recorded,
+            None if asked.deadline is None else bench_inputs.duration("--deadline", asked.deadline),
+            bench_inputs.duration("--drain", asked.drain),
+            bench_inputs.share(asked.attainment),
+            bench_inputs.budgets(asked.budget),
+            bench_inputs.device(asked.prices, asked.device),
+        )
+
+
+@contextmanager
+def _server(asked: Asked) -> Iterator[tuple[Config, Served | None, str]]:
+    """(configuration with the server's address, the server if it was started here, source to apply to it)."""
+    is_file = asked.workflow.endswith((".yaml", ".yml")) or Path(asked.workflow).is_file()
+    if asked.server is not None and (is_file or asked.local):
+        raise WrongUsage(
+            f"--server wants the name of a workflow there; put a file on it first: dataflower apply {asked.workflow}"
+            if is_file
+            else "--server and --local exclude each other"
+        )
+    if not is_file:
+        if asked.local:
+            raise WrongUsage(f"--local wants a workflow file, and there is no file {asked.workflow!r}")
+        if asked.profile is not None:
+            raise WrongUsage("--profile goes with a workflow file; a server has its workflows with a profile applied")
+        yield compose({"server": asked.server}, file=asked.config).config, None, ""
+        return
+    settings = beside(compose({"code_path": asked.code_path}, file=asked.config).config, [Path(asked.workflow)])
+    workflow, source = load_file(Path(asked.workflow), settings, asked.profile)
+    given = parse_inputs(asked.inputs, workflow.inputs)
+    if asked.input_file is None and not asked.trace_input:
+        split_inputs(workflow.name, {port.name: port for port in workflow.inputs}, given)
+    places = [argument for place in settings.code_path for argument in ("--code-path", str(Path(place).absolute()))]
+    terminal().note("starting a server")
+    with serve_apart(places) as served:
+        yield replace(settings, server=served.address, api_key="", tls_ca_file=None), served, source
+
+
+async def _bench(asked: Asked, ready: _Ready, config: Config, served: Served | None, source: str) -> Report:
+    client = AsyncClient(config.server, api_key=config.api_key or None, ca_file=config.tls_ca_file)
+    async with client:
+        name = asked.workflow if served is None else (await client.apply(source)).name
+        info = await client.workflow(name)
+        sets, picks = _inputs(asked, ready, info)
+        rate = await _called_first(asked, ready, client, info, sets[0])
+    load = _load(asked, ready, rate, picks)
+    streams = any(port.stream for port in info.outputs)
+    stream = streams if asked.stream is None else asked.stream
+    load = replace(load, bodies=tuple(encode(name, inputs, stream=stream) for inputs in sets))
+    door = Door(
+        config.server,
+        name,
+        config.api_key,
+        "" if config.tls_ca_file is None else str(config.tls_ca_file),
+        stream=stream,
+    )
+    session = Session(
+        door,
+        load,
+        _terms(
+            asked, ready, info, door, server="a local server" if served is not None else door.address, sets=len(sets)
+        ),
+        sets[0],
+        deadline_s=ready.deadline_s,
+        drain_s=ready.drain_s,
+        generators=asked.generators,
+        watch=watch(terminal(), load, sweeping=asked.sweep),
+    )
+    terminal().note(f"load: {session.described(load)}; seed {asked.seed}; {load.warmup_s:g} s of warm-up")
+    async with _stoppable(session, served):
+        if asked.sweep:
+            return await session.sweep(Sweep(rate, repeats=asked.repeats, tolerance=asked.tolerance))
+        return await session.once()
+
+
+def _inputs(asked: Asked, ready: _Ready, info: WorkflowInfo) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+    """Sets of inputs, and for a trace that brings inputs which set each arrival takes."""
+    common = parse_inputs(asked.inputs, info.inputs)
+    ports = {port.name: port for port in info.inputs}
+    sets = [common]
+    if asked.input_file is not None:
+        sets = bench_inputs.input_sets(asked.input_file, common, info.inputs)
+    picks: tuple[int, ...] = ()
+    if ready.recorded is not None and ready.recorded.inputs:
+        if len(sets) > 1:
+            raise WrongUsage("--input-file and --trace-input both say what the inputs are: one of them")
+        sets, picks = _from_trace(ready.recorded, sets[0], info)
+    for inputs in sets:
+        split_inputs(info.name, ports, inputs)
+    return sets, picks
+
+
+def _from_trace(
+    recorded: Recorded, common: Mapping[str, Any], info: WorkflowInfo
+) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+    from dataflower.cli.inputs import typed_inputs
+
+    known: dict[tuple[Any, ...], int] = {}
+    sets: list[dict[str, Any]] = []
+    picks = []
+    for row in recorded.inputs:
+        key = tuple(map(repr, row.values()))
+        if key not in known:
+            known[key] = len(sets)
+            sets.append({**common, **typed_inputs(row, info.inputs)})
+        picks.append(known[key])
+    return sets, tuple(picks)
+
+
+async def _called_first(
+    asked: Asked, ready: _Ready, client: AsyncClient, info: WorkflowInfo, inputs: Mapping[str, Any]
+) -> float:
+    """Call the workflow before the load, and return the rate that the load is to have."""
+    needs_rate = asked.rate is None and ready.recorded is None
+    terminal().note("first calls, which start what has to be started")
+    seconds, failure = await first_calls(client, info.name, inputs, 4 if needs_rate else 1, SystemClock())
+    if failure:
+        terminal().note(f"a first call failed: {failure}")
+    if asked.rate is not None:
+        return asked.rate
+    if ready.recorded is not None:
+        return bench_inputs.mean_rate(ready.recorded)
+    if not seconds:
+        raise InvalidArgument(f"no first call succeeded, so that no rate can be guessed (--rate): {failure}")
+    warm = min(seconds)
+    rate = float(f"{SAFE_SHARE / warm:.2g}")
+    terminal().note(f"a call takes {warm * 1e3:.1f} ms: loading with {rate:g}/s (--rate sets another)")
+    return rate
+
+
+def _load(asked: Asked, ready: _Ready, rate: float, picks: Sequence[int]) -> Load:
+    """Everything but the bodies."""
+    burst_s, every_s = (bench_inputs.duration(f"--{option}", getattr(asked, option)) for option in ("burst", "every"))
+    if ready.recorded is not None:
+        process = Arrivals(Shape.TRACE, rate)
+        own = bench_inputs.mean_rate(ready.recorded)
+        length = float(ready.recorded.times[-1]) * own / rate + 1 / rate
+    else:
+        process = bench_inputs.arrivals(
+            asked.shape or Shape.POISSON,
+            rate,
+            cv=asked.cv,
+            rate_to=asked.rate_to,
+            burst_s=burst_s,
+            every_s=every_s,
+        )
+        length = DURATION_S
+        if asked.requests is not None and asked.duration is None:
+            length = 3 * asked.requests / rate + 10  # long enough for all of them
+    if asked.duration is not None:
+        length = bench_inputs.duration("--duration", asked.duration)
+    warmup_s = min(10.0, max(1.0, length / 10))
+    if asked.warmup is not None:
+        warmup_s = bench_inputs.duration("--warmup", asked.warmup)
+    process.times(min(length, 1.0), asked.seed)  # says what is wrong with it
+    return Load(
+        process,
+        (),
+        length,
+        warmup_s,
+        asked.seed,
+        shuffled=asked.shuffle,
+        recorded=ready.recorded,
+        picks=tuple(picks),
+        requests=asked.requests,
+    )
+
+
+def _terms(asked: Asked, ready: _Ready, info: WorkflowInfo, door: Door, *, server: str, sets: int) -> Terms:
+    settings = Settings(
+        workflow=info.name,
+        version=info.version,
+        server=server,
+        protocol="grpc",
+        arrivals="",
+        rate=0.0,
+        seed=asked.seed,
+        duration_s=0.0,
+        warmup_s=0.0,
+        generators=0,
+        streaming=door.stream,
+        deadline_s=ready.deadline_s,
+        input_sets=sets,
+        trace_file="" if asked.trace is None else asked.trace.name,
+        accepted_only=asked.accepted_only,
+    )
+    unknown = [stage for stage in ready.budgets_ms if stage not in {s.stage for s in info.stages}]
+    if unknown:
+        raise WrongUsage(f"--budget: no stage {unknown[0]!r} (there is {', '.join(s.stage for s in info.stages)})")
+    slo = bench_inputs.slo_with(info.slo, asked.slo)
+    return Terms(settings, slo, ready.budgets_ms, ready.device, ready.target)
+
+
+@asynccontextmanager
+async def _stoppable(session: Session, served: Served | None) -> AsyncIterator[None]:
+    """Ctrl-C and SIGTERM end the bench with what was measured, a second one at once. So does the server's death."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def on_signal() -> None:
+        if session.stop.is_set():
+            task.cancel()
+        else:
+            terminal().note("stopping: what was measured so far is reported (once more stops at once)")
+            session.stop.set()
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except DataflowerError as error:
+        if served is not None and isinstance(error, Unavailable):
+            error.message += f"\n{served.tail()}".rstrip()
+        raise
+    finally:
+        for number in signals:
+            with contextlib.suppress(ValueError):
+                loop.remove_signal_handler(number)
