@@ -11,6 +11,7 @@ from dataflower.cli.exits import ExitCode, WrongUsage
 from dataflower.cli.options import CodePath, ConfigFile, Inputs, Output, Profile, Server
 from dataflower.cli.terminal import Format, emit, show, terminal
 from dataflower.loadgen.arrivals import Shape
+from dataflower.loadgen.messages import Protocol
 from dataflower.loadgen.replay import Unit
 
 if TYPE_CHECKING:
@@ -100,6 +101,11 @@ def bench(
         bool | None,
         typer.Option("--stream/--no-stream", help="Take outputs item by item.", show_default="if any output streams"),
     ] = None,
+    protocol: Annotated[Protocol, typer.Option(help="How requests travel.")] = Protocol.GRPC,
+    http_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where the server's HTTP is.", show_default="the server's host, port 8000"),
+    ] = None,
     slo: Annotated[
         list[str] | None,
         typer.Option(metavar="LIMIT=TIME", help="e2e, ttft, itl, tpot, over those of the workflow (repeatable)."),
@@ -188,6 +194,8 @@ def bench(
         drain=drain,
         generators=generators,
         stream=stream,
+        protocol=protocol,
+        http_url=http_url,
         slo=tuple(slo or ()),
         attainment=attainment,
         accepted_only=accepted_only,

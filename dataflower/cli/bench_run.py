@@ -21,19 +21,21 @@ from dataflower.cli.terminal import terminal
 from dataflower.cli.workflows import beside, load_file
 from dataflower.clock import SystemClock
 from dataflower.config.compose import compose
-from dataflower.config.settings import Config
+from dataflower.config.settings import DEFAULT_HTTP_PORT, Config
 from dataflower.errors import DataflowerError, InvalidArgument, Unavailable
 from dataflower.gateway.async_client import AsyncClient
 from dataflower.gateway.messages import WorkflowInfo
 from dataflower.host.inputs import split_inputs
 from dataflower.loadgen.arrivals import Arrivals, Shape
 from dataflower.loadgen.assess import Terms
-from dataflower.loadgen.messages import Door
+from dataflower.loadgen.http_sender import encode_http
+from dataflower.loadgen.messages import Door, Protocol
 from dataflower.loadgen.replay import Recorded, Unit
 from dataflower.loadgen.report import Report, Settings
 from dataflower.loadgen.sender import encode
 from dataflower.loadgen.session import Load, Session, first_calls
 from dataflower.loadgen.sweep import Sweep
+from dataflower.spec.suggest import did_you_mean
 
 DURATION_S = 30.0
 SAFE_SHARE = 0.5
@@ -73,6 +75,8 @@ class Asked:
     drain: str = "30s"
     generators: int | None = None
     stream: bool | None = None
+    protocol: Protocol = Protocol.GRPC
+    http_url: str | None = None
     slo: tuple[str, ...] = ()
     attainment: str | None = None
     accepted_only: bool = False
@@ -92,7 +96,7 @@ def run(asked: Asked) -> Report:
         DataflowerError: no server, no such workflow, inputs that don't fit, and so on.
     """
     ready = _Ready.of(asked)  # what can be wrong is found before anything is started
-    with _server(asked) as (config, served, source):
+    with _server(asked, ready) as (config, served, source):
         return run_loop(_bench(asked, ready, config, served, source))
 
 
@@ -100,7 +104,11 @@ def run(asked: Asked) -> Report:
 class _Ready:
     """What the options mean, as far as that can be said without a server."""
 
+    process: Arrivals
+    """With a rate of 1 if none was given."""
     recorded: Recorded | None
+    duration_s: float | None
+    warmup_s: float | None
     deadline_s: float | None
     drain_s: float
     target: float | None
@@ -116,21 +124,14 @@ class _Ready:
                 raise WrongUsage("--arrivals trace wants --trace FILE")
             if asked.shape is not None:
                 raise WrongUsage(f"--trace FILE gives the arrivals: leave out --arrivals {asked.shape.value}")
-        recorded = None
-        if asked.trace is not None:
-            recorded = bench_inputs.trace(
-                asked.trace,
-                column=asked.trace_column,
-                unit=asked.trace_unit,
-                window_=asked.trace_window,
-                speed=asked.speed,
-                inputs=asked.trace_input,
-                seed=asked.seed,
-            )
         bench_inputs.slo_with(None, asked.slo)
+        recorded = _recorded(asked)
         return _Ready(
+            Arrivals(Shape.TRACE) if recorded is not None else _process(asked),
             recorded,
-            None if asked.deadline is None else bench_inputs.duration("--deadline", asked.deadline),
+            _seconds("--duration", asked.duration),
+            _seconds("--warmup", asked.warmup),
+            _seconds("--deadline", asked.deadline),
             bench_inputs.duration("--drain", asked.drain),
             bench_inputs.share(asked.attainment),
             bench_inputs.budgets(asked.budget),
@@ -138,8 +139,39 @@ class _Ready:
         )
 
 
+def _seconds(option: str, text: str | None) -> float | None:
+    return None if text is None else bench_inputs.duration(option, text)
+
+
+def _recorded(asked: Asked) -> Recorded | None:
+    if asked.trace is None:
+        return None
+    return bench_inputs.trace(
+        asked.trace,
+        column=asked.trace_column,
+        unit=asked.trace_unit,
+        window_=asked.trace_window,
+        speed=asked.speed,
+        inputs=asked.trace_input,
+        seed=asked.seed,
+    )
+
+
+def _process(asked: Asked) -> Arrivals:
+    process = bench_inputs.arrivals(
+        asked.shape or Shape.POISSON,
+        asked.rate or 1.0,
+        cv=asked.cv,
+        rate_to=asked.rate_to,
+        burst_s=bench_inputs.duration("--burst", asked.burst),
+        every_s=bench_inputs.duration("--every", asked.every),
+    )
+    process.times(0.01, asked.seed)  # says what is wrong with it
+    return process
+
+
 @contextmanager
-def _server(asked: Asked) -> Iterator[tuple[Config, Served | None, str]]:
+def _server(asked: Asked, ready: _Ready) -> Iterator[tuple[Config, Served | None, str]]:
     """(configuration with the server's address, the server if it was started here, source to apply to it)."""
     is_file = asked.workflow.endswith((".yaml", ".yml")) or Path(asked.workflow).is_file()
     if asked.server is not None and (is_file or asked.local):
@@ -157,6 +189,7 @@ def _server(asked: Asked) -> Iterator[tuple[Config, Served | None, str]]:
         return
     settings = beside(compose({"code_path": asked.code_path}, file=asked.config).config, [Path(asked.workflow)])
     workflow, source = load_file(Path(asked.workflow), settings, asked.profile)
+    _check_budgets(ready.budgets_ms, [name for name, stage in workflow.stages.items() if not stage.is_switch])
     given = parse_inputs(asked.inputs, workflow.inputs)
     if asked.input_file is None and not asked.trace_input:
         split_inputs(workflow.name, {port.name: port for port in workflow.inputs}, given)
@@ -176,14 +209,18 @@ async def _bench(asked: Asked, ready: _Ready, config: Config, served: Served | N
     load = _load(asked, ready, rate, picks)
     streams = any(port.stream for port in info.outputs)
     stream = streams if asked.stream is None else asked.stream
-    load = replace(load, bodies=tuple(encode(name, inputs, stream=stream) for inputs in sets))
     door = Door(
         config.server,
         name,
         config.api_key,
         "" if config.tls_ca_file is None else str(config.tls_ca_file),
+        _http_url(asked, config, served),
         stream=stream,
     )
+    if asked.protocol is Protocol.HTTP:
+        load = replace(load, bodies=tuple(encode_http(inputs, stream=stream) for inputs in sets))
+    else:
+        load = replace(load, bodies=tuple(encode(name, inputs, stream=stream) for inputs in sets))
     session = Session(
         door,
         load,
@@ -201,6 +238,22 @@ async def _bench(asked: Asked, ready: _Ready, config: Config, served: Served | N
         if asked.sweep:
             return await session.sweep(Sweep(rate, repeats=asked.repeats, tolerance=asked.tolerance))
         return await session.once()
+
+
+def _http_url(asked: Asked, config: Config, served: Served | None) -> str:
+    """Empty for gRPC."""
+    if asked.protocol is not Protocol.HTTP:
+        if asked.http_url is not None:
+            raise WrongUsage("--http-url goes with --protocol http")
+        return ""
+    if served is not None:
+        return served.http_url
+    if asked.http_url is not None:
+        return asked.http_url
+    if config.server.startswith("unix:"):
+        raise WrongUsage("--protocol http wants --http-url: the server's gRPC listens on a unix socket")
+    scheme = "http" if config.tls_ca_file is None else "https"
+    return f"{scheme}://{config.server.rpartition(':')[0]}:{DEFAULT_HTTP_PORT}"
 
 
 def _inputs(asked: Asked, ready: _Ready, info: WorkflowInfo) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
@@ -260,29 +313,16 @@ async def _called_first(
 
 def _load(asked: Asked, ready: _Ready, rate: float, picks: Sequence[int]) -> Load:
     """Everything but the bodies."""
-    burst_s, every_s = (bench_inputs.duration(f"--{option}", getattr(asked, option)) for option in ("burst", "every"))
+    process = replace(ready.process, rate=rate)
     if ready.recorded is not None:
-        process = Arrivals(Shape.TRACE, rate)
         own = bench_inputs.mean_rate(ready.recorded)
         length = float(ready.recorded.times[-1]) * own / rate + 1 / rate
+    elif asked.requests is not None:
+        length = 3 * asked.requests / rate + 10  # long enough for all of them
     else:
-        process = bench_inputs.arrivals(
-            asked.shape or Shape.POISSON,
-            rate,
-            cv=asked.cv,
-            rate_to=asked.rate_to,
-            burst_s=burst_s,
-            every_s=every_s,
-        )
         length = DURATION_S
-        if asked.requests is not None and asked.duration is None:
-            length = 3 * asked.requests / rate + 10  # long enough for all of them
-    if asked.duration is not None:
-        length = bench_inputs.duration("--duration", asked.duration)
-    warmup_s = min(10.0, max(1.0, length / 10))
-    if asked.warmup is not None:
-        warmup_s = bench_inputs.duration("--warmup", asked.warmup)
-    process.times(min(length, 1.0), asked.seed)  # says what is wrong with it
+    length = length if ready.duration_s is None else ready.duration_s
+    warmup_s = min(10.0, max(1.0, length / 10)) if ready.warmup_s is None else ready.warmup_s
     return Load(
         process,
         (),
@@ -296,12 +336,18 @@ def _load(asked: Asked, ready: _Ready, rate: float, picks: Sequence[int]) -> Loa
     )
 
 
+def _check_budgets(budgets_ms: Mapping[str, float], stages: Sequence[str]) -> None:
+    for stage in budgets_ms:
+        if stage not in stages:
+            raise WrongUsage(f"--budget: no stage {stage!r} ({did_you_mean(stage, stages, ', '.join(stages))})")
+
+
 def _terms(asked: Asked, ready: _Ready, info: WorkflowInfo, door: Door, *, server: str, sets: int) -> Terms:
     settings = Settings(
         workflow=info.name,
         version=info.version,
         server=server,
-        protocol="grpc",
+        protocol=Protocol.HTTP.value if door.http_url else Protocol.GRPC.value,
         arrivals="",
         rate=0.0,
         seed=asked.seed,
@@ -314,9 +360,7 @@ def _terms(asked: Asked, ready: _Ready, info: WorkflowInfo, door: Door, *, serve
         trace_file="" if asked.trace is None else asked.trace.name,
         accepted_only=asked.accepted_only,
     )
-    unknown = [stage for stage in ready.budgets_ms if stage not in {s.stage for s in info.stages}]
-    if unknown:
-        raise WrongUsage(f"--budget: no stage {unknown[0]!r} (there is {', '.join(s.stage for s in info.stages)})")
+    _check_budgets(ready.budgets_ms, [stage.stage for stage in info.stages])
     slo = bench_inputs.slo_with(info.slo, asked.slo)
     return Terms(settings, slo, ready.budgets_ms, ready.device, ready.target)
 

@@ -24,9 +24,10 @@ _TAIL = 20
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running server: where it listens, and its process."""
+    """A running server: where it listens (gRPC, and HTTP or nothing), and its process."""
 
     address: str
+    http_url: str
     pid: int
     log: Path
 
@@ -50,17 +51,19 @@ def serve_apart(arguments: Sequence[str] = ()) -> Iterator[Served]:
     with tempfile.TemporaryDirectory(prefix="dataflower-served-") as folder:
         log = Path(folder) / "log"
         command = [sys.executable, "-m", "dataflower.cli", "serve", "--address", "127.0.0.1", "--port", "0"]
+        command += ["--http-port", "0"]
         with log.open("wb") as said:
             process = subprocess.Popen(
                 [*command, "--state-dir", str(Path(folder) / "state"), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
+                bufsize=0,  # what it prints is waited for by the descriptor
                 stderr=said,
                 process_group=0,  # Ctrl-C is for the one who measures
                 preexec_fn=_die_with_parent(),  # noqa: PLW1509 - nothing here runs threads yet
             )
         try:
-            yield Served(_address(process, log), process.pid, log)
+            yield Served(*_doors(process, log), process.pid, log)
         finally:
             _stop(process)
 
@@ -77,14 +80,18 @@ def _die_with_parent() -> Callable[[], None]:
     return arrange
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+def _doors(process: subprocess.Popen[bytes], log: Path) -> tuple[str, str]:
+    """Where it listens: what it prints first, a line for each."""
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], START_TIMEOUT_S)
-    line = process.stdout.readline().decode() if ready else ""
-    if not line.startswith("listening on "):
-        said = log.read_text(errors="replace").strip()
-        raise Unavailable(f"the local server did not start:\n{said or 'it said nothing'}")
-    return line.split()[-1]
+    found = []
+    for begin in ("listening on ", "HTTP on "):
+        ready, _, _ = select.select([process.stdout], [], [], START_TIMEOUT_S)
+        line = process.stdout.readline().decode() if ready else ""
+        if not line.startswith(begin):
+            said = log.read_text(errors="replace").strip()
+            raise Unavailable(f"the local server did not start:\n{said or 'it said nothing'}")
+        found.append(line.removeprefix(begin).split()[0])
+    return found[0], found[1]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -9,8 +9,9 @@ import sys
 
 import uvloop
 
-from dataflower.clock import SystemClock
+from dataflower.clock import Clock, SystemClock
 from dataflower.loadgen.generator import Generator
+from dataflower.loadgen.http_sender import HttpSender
 from dataflower.loadgen.messages import Door, FromGenerator, framed
 from dataflower.loadgen.sender import GrpcSender, Sender
 
@@ -33,11 +34,12 @@ async def _serve() -> None:
     def say(message: FromGenerator) -> None:
         transport.write(framed(message))
 
-    def connect(door: Door) -> Sender:
-        return GrpcSender(door, clock)
-
-    await Generator(reader, say, connect, clock).serve()
+    await Generator(reader, say, _connect, clock).serve()
     transport.close()
+
+
+def _connect(door: Door, clock: Clock) -> Sender:
+    return HttpSender(door, clock) if door.http_url else GrpcSender(door, clock)
 
 
 if __name__ == "__main__":

@@ -315,7 +315,7 @@ def _stages(found: Measurement, traces: Mapping[int, InvocationTrace], terms: Te
         # record points are of a sample of the invocations: what they hold stands for all of them
         rate = len(times) / len(traces) * answered / window_s if traces and window_s else 0.0
         replicas = [s.idle + s.busy for p in found.pictures for s in p.stages if s.stage == stage]
-        batches = [size for task, _ in times if (size := getattr(task, "batch", 0))]
+        batches = [task.batch for task, _ in times if task.batch]
         rows.append(
             Row(
                 stage,
@@ -344,7 +344,7 @@ def _slowest(found: Measurement, requests: Sequence[Request]) -> tuple[Slow, ...
 def _slow(found: Measurement, request: Request) -> Slow:
     sample = request.sample
     trace = found.traces.get(sample.number)
-    ident = f"{found.run}-{sample.number}"
+    ident = found.ident(sample)
     slow = Slow(ident, sample.scheduled, request.latency_ms, lag_ms(sample), None)
     if trace is None:
         return slow

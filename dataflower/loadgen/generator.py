@@ -34,7 +34,7 @@ GONE_S = 2.0
 MAX_IN_FLIGHT = 10_000
 """A generator that waits for more answers than this falls behind rather than eat all memory."""
 
-Connect = Callable[[Door], Sender]
+Connect = Callable[[Door, Clock], Sender]
 
 
 class Generator:
@@ -65,7 +65,7 @@ class Generator:
 
     async def _do(self, job: Job, orders: asyncio.Queue[Begin | Stop | Job | None]) -> None:
         try:
-            sender = self._connect(job.door)
+            sender = self._connect(job.door, self._clock)
         except DataflowerError as error:
             self._say(Refused(error.message))
             return
@@ -183,11 +183,11 @@ class Shift:
         timeout_s = None if deadline_s is None else max(0.001, scheduled + deadline_s - sent)
         streams: Streams = {}
         try:
-            refusal = await self._sender.send(body, timeout_s, streams)
+            answer = await self._sender.send(body, timeout_s, streams)
         except asyncio.CancelledError:
-            refusal = Refusal(UNFINISHED, "Unfinished", message="still running when the bench ended")
+            answer = Refusal(UNFINISHED, "Unfinished", message="still running when the bench ended")
         ended = self._now()
-        refusal = refusal or Refusal("")
+        refusal = answer if isinstance(answer, Refusal) else Refusal("")
         self._note(
             Sample(
                 number,
@@ -201,6 +201,7 @@ class Shift:
                 message=refusal.message,
                 retry_after_s=refusal.retry_after_s,
                 lost=refusal.lost,
+                invocation="" if isinstance(answer, Refusal) else answer,
             )
         )
 

@@ -59,6 +59,10 @@ class Measurement:
     missing_traces: int = 0
     sent: int = 0
 
+    def ident(self, sample: Sample) -> str:
+        """The id of the invocation."""
+        return sample.invocation or f"{self.run}-{sample.number}"
+
 
 @dataclass(slots=True)
 class Progress:
@@ -159,18 +163,18 @@ class Bench:
         wanted = iter(chosen(found.samples, found.schedule.warmup_s, limit))
 
         async def fetch() -> None:
-            for number in wanted:
+            for sample in wanted:
                 try:
-                    found.traces[number] = await self._client.trace(f"{found.run}-{number}")
+                    found.traces[sample.number] = await self._client.trace(found.ident(sample))
                 except DataflowerError:  # forgotten since, or it left none
                     found.missing_traces += 1
 
         await asyncio.gather(*(fetch() for _ in range(_AT_ONCE)))
 
 
-def chosen(samples: Sequence[Sample], warmup_s: float, limit: int) -> list[int]:
-    """Numbers of the requests to look at closely: the slowest that succeeded, and others evenly over the run."""
+def chosen(samples: Sequence[Sample], warmup_s: float, limit: int) -> list[Sample]:
+    """The requests to look at closely: the slowest that succeeded, and others evenly over the run."""
     answered = [s for s in samples if not s.code and s.scheduled >= warmup_s]
     slowest = sorted(answered, key=lambda s: -s.latency_s)[:SLOWEST]
     step = max(1, -(-len(answered) // limit))
-    return list(dict.fromkeys(s.number for s in (*slowest, *answered[::step])))
+    return list({s.number: s for s in (*slowest, *answered[::step])}.values())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 import struct
-from typing import Protocol
+import typing
 
 import msgspec
 from msgspec import Struct
@@ -11,14 +12,21 @@ from msgspec import Struct
 _LENGTH = struct.Struct("<I")
 
 
+class Protocol(enum.StrEnum):
+    """How requests travel."""
+
+    GRPC = "grpc"
+    HTTP = "http"
+
+
 class Door(Struct, frozen=True, tag=True):
-    """Where the requests go. `stream`: outputs are taken item by item."""
+    """Where the requests go. `stream`: outputs are taken item by item. `http_url`: over HTTP, and where that is."""
 
     address: str
     workflow: str
     api_key: str = ""
     ca_file: str = ""
-    http: bool = False
+    http_url: str = ""
     stream: bool = False
 
 
@@ -83,6 +91,7 @@ class Sample(Struct, frozen=True, array_like=True):
         message: of the error.
         retry_after_s: what a refusal said.
         lost: nobody answered, as opposed to a refusal by the server.
+        invocation: its id, if the server made it up.
     """
 
     number: int
@@ -96,6 +105,7 @@ class Sample(Struct, frozen=True, array_like=True):
     message: str = ""
     retry_after_s: float | None = None
     lost: bool = False
+    invocation: str = ""
 
     @property
     def latency_s(self) -> float:
@@ -124,7 +134,7 @@ ToGenerator = Job | Begin | Stop
 FromGenerator = Ready | Refused | Samples | Done
 
 
-class Reader(Protocol):
+class Reader(typing.Protocol):
     """What messages are read from: an asyncio.StreamReader."""
 
     async def readexactly(self, n: int, /) -> bytes:

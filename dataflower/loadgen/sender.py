@@ -48,8 +48,11 @@ class Sender(Protocol):
         """Be ready to send without delay; returns even if nobody answers yet."""
         ...
 
-    async def send(self, body: bytes, timeout_s: float | None, streams: Streams) -> Refusal | None:
-        """Send, wait for the whole answer, note in `streams` when items come. Cancelling cancels the request."""
+    async def send(self, body: bytes, timeout_s: float | None, streams: Streams) -> Refusal | str:
+        """Send, wait for the whole answer, note in `streams` when items come. Cancelling cancels the request.
+
+        Returns the id of the invocation if the server made one up, else "".
+        """
         ...
 
     async def close(self) -> None:
@@ -89,16 +92,17 @@ class GrpcSender:
     async def connect(self) -> None:  # noqa: D102
         self._channel.get_state(try_to_connect=True)
 
-    async def send(self, body: bytes, timeout_s: float | None, streams: Streams) -> Refusal | None:  # noqa: D102
+    async def send(self, body: bytes, timeout_s: float | None, streams: Streams) -> Refusal | str:  # noqa: D102
         try:
             if self._stream:
-                return await self._streamed(body, timeout_s, streams)
-            await self._invoke(body, timeout=timeout_s, metadata=self._endpoint.metadata)
+                await self._streamed(body, timeout_s, streams)
+            else:
+                await self._invoke(body, timeout=timeout_s, metadata=self._endpoint.metadata)
         except grpc.RpcError as error:
             return self._refusal(error)
-        return None
+        return ""
 
-    async def _streamed(self, body: bytes, timeout_s: float | None, streams: Streams) -> Refusal | None:
+    async def _streamed(self, body: bytes, timeout_s: float | None, streams: Streams) -> None:
         call = self._open(timeout=timeout_s, metadata=self._endpoint.metadata)
         with contextlib.suppress(asyncio.InvalidStateError):  # it has failed already: reading tells why
             await call.write(body)
@@ -108,7 +112,6 @@ class GrpcSender:
             message = pb.InvokeStreamResponse.FromString(answer)
             if message.HasField("item") and message.item.HasField("index"):
                 streams.setdefault(message.item.port, []).append(now)
-        return None
 
     def _refusal(self, error: grpc.RpcError) -> Refusal:
         said = any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())

@@ -38,7 +38,7 @@ def spans(task: TaskTrace) -> list[tuple[Part, Span]]:
     end = task.sent or task.ended
     if not task.dispatched:  # it never ran
         return []
-    batched = task.dispatched - min(getattr(task, "batch_wait_s", 0.0), task.dispatched - task.queued)
+    batched = task.dispatched - min(task.batch_wait_s, task.dispatched - task.queued)
     started = task.started or end or task.dispatched
     parts = [
         (Part.QUEUE, (task.queued, batched)),

@@ -17,6 +17,7 @@ from dataflower.gateway.settings import GatewayConfig
 from dataflower.host.api import State
 from dataflower.loadgen.arrivals import Arrivals, Shape
 from dataflower.loadgen.assess import Terms
+from dataflower.loadgen.http_sender import encode_http
 from dataflower.loadgen.messages import Door
 from dataflower.loadgen.report import Outcome, Settings
 from dataflower.loadgen.sender import encode
@@ -48,10 +49,13 @@ class Stub:
         deadline_s: float | None = None,
         drain_s: float = 5.0,
         warmup_s: float = 0.0,
+        http: bool = False,
     ) -> Session:
-        door = Door(f"127.0.0.1:{self.gateway.grpc_port}", workflow, stream=stream)
+        url = str(self.gateway.http_url) if http else ""
+        door = Door(f"127.0.0.1:{self.gateway.grpc_port}", workflow, http_url=url, stream=stream)
         arrivals = Arrivals(Shape.CONSTANT, rate, cv=0.0)
-        load = Load(arrivals, (encode(workflow, {}, stream=stream),), duration_s, warmup_s, seed=0)
+        body = encode_http({}, stream=stream) if http else encode(workflow, {}, stream=stream)
+        load = Load(arrivals, (body,), duration_s, warmup_s, seed=0)
         settings = Settings(workflow, 1, "stub", "grpc", "", rate, 0, duration_s, warmup_s, 0)
         return Session(door, load, Terms(settings, slo), {}, deadline_s=deadline_s, drain_s=drain_s)
 
@@ -87,7 +91,7 @@ async def stub() -> AsyncIterator[Stub]:
     for name, body in (("delayed", delayed), ("single", single), ("picky", picky), ("forever", forever)):
         host.add(name, body, ())
     host.add("tokens", tokens, (), (Port("text", Text(), stream=True),))
-    async with await serve(host, GatewayConfig(port=0)) as gateway:
+    async with await serve(host, GatewayConfig(port=0, http_port=0)) as gateway:
         yield Stub(host, gateway)
         await host.close()
 
@@ -133,16 +137,19 @@ async def test_a_missed_slo_is_missed(stub: Stub) -> None:
     assert report.rates.goodput_per_s == 0.0
 
 
-async def test_refusals_stand_apart(stub: Stub) -> None:
-    report = await stub.session("picky", 40, 1.0, Slo(e2e_ms=5000)).once()
+@pytest.mark.parametrize("http", [False, True])
+async def test_refusals_stand_apart(stub: Stub, http: bool) -> None:
+    report = await stub.session("picky", 40, 1.0, Slo(e2e_ms=5000), http=http).once()
     assert (report.counts.ok, report.counts.refused, report.counts.failed) == (20, 20, 0)
     assert report.verdict.attainment == pytest.approx(0.5)
     assert report.verdict.attainment_accepted == pytest.approx(1.0)
     assert report.faults[0].code == "RESOURCE_EXHAUSTED"
 
 
-async def test_streams_are_measured_item_by_item(stub: Stub) -> None:
-    report = await stub.session("tokens", 10, 1.0, Slo(ttft_ms=5000), stream=True).once()
+@pytest.mark.parametrize("http", [False, True])
+async def test_streams_are_measured_item_by_item(stub: Stub, http: bool) -> None:
+    report = await stub.session("tokens", 10, 1.0, Slo(ttft_ms=5000), stream=True, http=http).once()
+    assert report.traced == report.counts.ok == 10
     assert report.metrics["ttft_ms"].min >= 50
     assert report.metrics["itl_ms"].n == 2 * report.counts.ok == 20
     assert report.metrics["tpot_ms"].p50 >= 45
