@@ -27,6 +27,8 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Run here": {
         "run": "Run a workflow once, in this process",
         "serve": "Start a server",
+        "profile": "Measure how long the stages of a workflow take here",
+        "plan": "Find the cheapest way to keep an SLO",
     },
     "Talk to a server": {
         "apply": "Put workflows on a server",

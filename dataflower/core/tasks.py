@@ -340,10 +340,7 @@ class Tasks(abc.ABC):
         self._note_held(container, message.held)
         found = self._release_task(container, message.task, now)
         if found is not None:
-            pool = container.pool
-            pool.offer(container)
-            if pool.queued and message.times.started:
-                pool.ran(message.times.ended - message.times.started)
+            container.pool.offer(container)
             self._conclude(*found, message, now)
             self._after_task(container, now)
         for value in values:

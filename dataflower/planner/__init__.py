@@ -1,7 +1,8 @@
 """The cheapest way to keep an SLO: profiles and an application in, a `Plan` out. Decides; measures and runs nothing."""
 
-from dataflower.planner.application import Application, Module, from_workflow
+from dataflower.planner.application import Application, Fanned, Module, from_workflow
 from dataflower.planner.document import PlanDocument, check_against, document_of, parse_plan
+from dataflower.planner.measured import ProfileDocument, parse_measured, profiles_of
 from dataflower.planner.options import Arrivals, Billing, Dispatch, Kinds, Options, Scheduler, Splitter
 from dataflower.planner.plan import Infeasible, Plan, StagePlan, plan
 from dataflower.planner.profile import Configuration, Device, Estimate, Point, Profile, Profiles
@@ -21,6 +22,7 @@ __all__ = [
     "Dispatch",
     "DocumentInvalid",
     "Estimate",
+    "Fanned",
     "Infeasible",
     "Kinds",
     "Module",
@@ -29,6 +31,7 @@ __all__ = [
     "PlanDocument",
     "Point",
     "Profile",
+    "ProfileDocument",
     "ProfileInvalid",
     "Profiles",
     "Question",
@@ -41,9 +44,11 @@ __all__ = [
     "check_against",
     "document_of",
     "from_workflow",
+    "parse_measured",
     "parse_plan",
     "parse_prices",
     "parse_profiles",
     "plan",
     "plan_together",
+    "profiles_of",
 ]

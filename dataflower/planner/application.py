@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from dataflower.errors import InvalidArgument
 from dataflower.spec.scopes import predecessors, scopes_of
-from dataflower.spec.workflow import INPUTS, Workflow
+from dataflower.spec.suggest import did_you_mean
+from dataflower.spec.workflow import INPUTS, Stage, Workflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,45 +122,95 @@ class Application:
         return tuple(path)
 
 
+@dataclass(frozen=True, slots=True)
+class Fanned:
+    """How often stages ran in real runs.
+
+    Attributes:
+        tasks: stage -> tasks for one invocation: the average, and the most.
+        items: fan-out (as in `from_workflow`) -> items for one task.
+    """
+
+    tasks: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    items: Mapping[str, float] = field(default_factory=dict)
+
+
 def from_workflow(
     workflow: Workflow,
     *,
     models: Mapping[str, str] | None = None,
     items: Mapping[str, float] | None = None,
     shares: Mapping[str, float] | None = None,
+    measured: Fanned | None = None,
 ) -> Application:
     """The application that a workflow is.
 
-    A stage inside fan-outs gets one request for each item of each of them. Switches run in the host and cost
-    nothing: their neighbours are joined to each other.
+    A stage inside fan-outs gets one request for each item of each of them, and a stage behind `when` those whose case
+    was taken. Switches run in the host and cost nothing: their neighbours are joined to each other.
 
     Args:
         workflow: a checked workflow.
         models: stage -> model; a stage that is not named is its own model.
         items: stage whose stream is fanned out (`inputs` for the workflow's inputs; for a keyed fan-out the stage
             that takes the keys, with `/keyed` behind it) -> items for one task, on the average.
-        shares: `stage.case` -> share of the tasks that take this case; 1 (the safe side) where it is not named.
+        shares: `stage.case` -> share of the tasks that take this case; where it is not named as measured, else 1 (the
+            safe side).
+        measured: what real runs said; `items` and `shares` go before it.
 
     Raises:
-        InvalidArgument: a fan-out without its number of items.
+        InvalidArgument: a fan-out without its number of items; a name that the workflow does not have.
     """
-    known = {"": 1.0, **(items or {})}
-    scopes = scopes_of(workflow)
+    counts = _Counts(workflow, items or {}, shares or {}, measured or Fanned())
     modules = []
     for stage in workflow.stages.values():
-        factor = 1.0
-        for fanout in scopes[stage.name]:
-            if fanout not in known:
-                hint = "the workflow's inputs" if fanout == INPUTS else f"{fanout!r}"
-                raise InvalidArgument(f"stage {stage.name!r} runs for each item of {hint}: say how many there are")
-            factor *= known[fanout]
-        for case in stage.when:
-            factor *= (shares or {}).get(str(case), 1.0)
         if not stage.is_switch:
-            modules.append(Module(stage.name, (models or {}).get(stage.name, stage.name), factor))
+            factor, most = counts.of(stage)
+            modules.append(Module(stage.name, (models or {}).get(stage.name, stage.name), factor, most))
     sources = {name: _sources(workflow, name) for name in (m.name for m in modules)}
     edges = tuple((source, name) for name, found in sources.items() for source in found)
     return Application(workflow.name, tuple(modules), edges)
+
+
+class _Counts:
+    """Requests of each stage for one invocation."""
+
+    def __init__(
+        self, workflow: Workflow, items: Mapping[str, float], shares: Mapping[str, float], measured: Fanned
+    ) -> None:
+        self._scopes = scopes_of(workflow)
+        self._items, self._shares, self._measured = items, shares, measured
+        fanouts = {fanout for scope in self._scopes.values() for fanout in scope}
+        for name in items:
+            if name not in fanouts:
+                raise InvalidArgument(f"no fan-out {name!r} ({did_you_mean(name, fanouts, 'the workflow has none')})")
+        cases = {f"{s.name}.{case.name}" for s in workflow.stages.values() for case in s.cases}
+        for name in shares:
+            if name not in cases:
+                raise InvalidArgument(f"no case {name!r} ({did_you_mean(name, cases, 'the workflow has no switch')})")
+
+    def of(self, stage: Stage) -> tuple[float, int]:
+        """On the average, and the most (0 where it is not known)."""
+        scope = self._scopes[stage.name]
+        given = any(fanout in self._items for fanout in scope)
+        chosen = [str(case) for case in stage.when if str(case) in self._shares]
+        tasks, most = self._measured.tasks.get(stage.name, (0.0, 0))
+        if tasks > 0 and not given and not chosen:
+            return tasks, most
+        whole, measured = 1.0, 1.0
+        for fanout in scope:
+            known = self._items.get(fanout, self._measured.items.get(fanout))
+            if known is None:
+                hint = "the workflow's inputs" if fanout == INPUTS else f"{fanout!r}"
+                raise InvalidArgument(f"stage {stage.name!r} runs for each item of {hint}: say how many there are")
+            whole *= known
+            measured *= self._measured.items.get(fanout, known)
+        if chosen:
+            whole *= math.prod(self._shares.get(str(case), 1.0) for case in stage.when)
+        elif tasks > 0 and measured > 0:
+            whole *= tasks / measured
+        if not whole > 0:
+            whole = tasks if tasks > 0 else 1.0  # it never ran: the safe side is that it might
+        return whole, math.ceil(most * whole / tasks) if tasks > 0 else 0
 
 
 def _sources(workflow: Workflow, name: str) -> tuple[str, ...]:

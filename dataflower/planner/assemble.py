@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dataflower.planner import bounds
 from dataflower.planner.method import Solution
 from dataflower.planner.options import Arrivals, Billing, Options, Scheduler
-from dataflower.planner.pack import Key, Machine, full_part_s, pack
+from dataflower.planner.pack import Key, Machine, Worst, pack
 from dataflower.planner.result import Plan, StagePlan
 from dataflower.planner.schedule import Allotment
 from dataflower.planner.split import Problem
@@ -21,14 +22,15 @@ class Draft:
     rate: float
     solution: Solution
     worst: dict[str, float] = field(init=False)
-    budgets: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        slo_s = self.problem.slo_s
         self.worst = {name: schedule.worst_s for name, schedule in self.solution.schedules.items()}
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Equal stretching: a path's budgets sum up to at most the SLO, as each is divided by the longest path."""
         through = self.problem.application.through(self.worst)
-        # equal stretching: a path's budgets sum up to at most the SLO, as through[name] is the longest with that module
-        self.budgets = {name: max(worst, worst * slo_s / through[name]) for name, worst in self.worst.items()}
+        return {name: max(worst, worst * self.problem.slo_s / through[name]) for name, worst in self.worst.items()}
 
     @property
     def name(self) -> str:
@@ -64,21 +66,24 @@ def _packed(drafts: Sequence[Draft]) -> tuple[Machine, ...]:
         for stage, schedule in draft.solution.schedules.items()
         for i, a in enumerate(schedule.allotments)
     }
-    budgets = {(draft.name, stage): budget for draft in drafts for stage, budget in draft.budgets.items()}
-    by_name = {draft.name: draft for draft in drafts}
-    shared = tuple(m for m in pack(tuples, budgets) if len(m.shares) > 1)
-    for machine in shared:
-        for share in machine.shares:
-            draft = by_name[share.workflow]
-            schedule = draft.solution.schedules[share.stage]
-            a, rate = schedule.allotments[share.tuple_index], sum(x.rate for x in schedule.allotments)
-            longest = max(draft.worst[share.stage], machine.worst_s(share), full_part_s(a, rate))
-            draft.worst[share.stage] = longest
-    return shared
+
+    def keeps(worst: Worst) -> bool:
+        return all(
+            bounds.fits(
+                draft.problem.application.longest({name: worst[draft.name, name] for name in draft.worst}),
+                draft.problem.slo_s,
+            )
+            for draft in drafts
+        )
+
+    machines, worst = pack(tuples, keeps)
+    for draft in drafts:
+        draft.worst = {name: worst[draft.name, name] for name in draft.worst}
+    return tuple(m for m in machines if len(m.shares) > 1)
 
 
 def _plan(draft: Draft, options: Options, shared: tuple[Machine, ...]) -> Plan:
-    problem, found, worst = draft.problem, draft.solution, draft.worst
+    problem, found, worst, budgets = draft.problem, draft.solution, draft.worst, draft.budgets
     use, integer = found.cost(Billing.USE), found.cost(Billing.INTEGER)
     for machine in shared:  # each share was counted as a machine of its own; it pays for its part of the cycle
         for share in machine.shares:
@@ -88,7 +93,7 @@ def _plan(draft: Draft, options: Options, shared: tuple[Machine, ...]) -> Plan:
         StagePlan(
             name,
             problem.rates[name],
-            draft.budgets[name],
+            budgets[name],
             worst[name],
             found.schedules[name].allotments,
             found.schedules[name].dummy_rate,

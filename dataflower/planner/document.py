@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dataflower.errors import Problem
-from dataflower.planner.options import Billing, Dispatch, Options
+from dataflower.planner.options import Billing, Options
 from dataflower.planner.plan import Plan, StagePlan
 from dataflower.planner.reading import DocumentInvalid, read
 from dataflower.planner.schedule import ROUNDING, Allotment, whole
@@ -46,7 +46,7 @@ class StageDocument(Document):
 
     budget_ms: Positive = Field(description="Share of the SLO; on every path the shares sum up to at most the SLO")
     rate_per_s: Positive = Field(description="Tasks a second that the stage must serve")
-    dummy_rate_per_s: NotNegative = Field(0.0, description="Tasks a second that nobody sent; dropped first under load")
+    dummy_rate_per_s: NotNegative = Field(default=0.0, description="Tasks that nobody sent; dropped first under load")
     groups: list[GroupDocument] = Field(min_length=1)
 
 
@@ -71,7 +71,7 @@ class SharedDocument(Document):
 class PlanDocument(Document):
     """A plan: which promise it keeps, at what cost, and how."""
 
-    api_version: Literal["dataflower/v1"] = Field("dataflower/v1", alias="apiVersion")
+    api_version: Literal["dataflower/v1"] = Field(default="dataflower/v1", alias="apiVersion")
     kind: Literal["Plan"] = "Plan"
     workflow: str = Field(min_length=1)
     rate_per_s: Positive = Field(description="Invocations a second")
@@ -79,11 +79,6 @@ class PlanDocument(Document):
     percentile: float = Field(gt=0, le=100, description="Share of the invocations that keep it; 100 for paced arrivals")
     arrivals: Literal["paced", "poisson", "traced"]
     method: str = "ours"
-    dispatch: Literal["group", "ranked"] = Field(
-        "group",
-        description="group: tasks are dealt out to the groups of a stage in proportion to their rates; "
-        "ranked: the best ranked group with a free container collects all that comes",
-    )
     billing: Literal["use", "integer"]
     cost_per_hour: NotNegative
     cost_per_1000: NotNegative
@@ -183,7 +178,6 @@ def document_of(plan: Plan, options: Options, method: str = "ours") -> PlanDocum
         percentile=plan.percentile,
         arrivals=options.arrivals.value,
         method=method,
-        dispatch="group" if options.dispatch is Dispatch.GROUP else "ranked",
         billing="use" if options.billing is Billing.USE else "integer",
         cost_per_hour=_rate(plan.cost),
         cost_per_1000=_rate(plan.cost_per_1000),

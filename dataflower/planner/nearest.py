@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from dataflower.planner.options import Arrivals
@@ -52,7 +54,7 @@ def _nearest_slo(asked: Question, problem: Problem) -> float | None:
             high = middle
         else:
             low = middle
-    return high
+    return _short(high * 1000, +1, lambda ms: asked.solve(replace(problem, slo_s=ms / 1000)) is not None) / 1000
 
 
 def _nearest_rate(asked: Question, rate: float, slo_s: float) -> float | None:
@@ -69,5 +71,22 @@ def _nearest_rate(asked: Question, rate: float, slo_s: float) -> float | None:
                 while max(found / bad, bad / found) > 1.01:
                     middle = (found * bad) ** 0.5
                     found, bad = (middle, bad) if works(middle) else (found, middle)
-                return rate * found
+                away = 1 if good > 1 else -1
+                return _short(rate * found, away, lambda value: works(value / rate))
     return None
+
+
+def _short(value: float, away: int, works: Callable[[float], bool]) -> float:
+    """The same with as few digits as it can be said with (four at least), a little further away from what fails.
+
+    People type what they are told: what is printed must be feasible, too.
+    """
+    for digits in range(4, 10):
+        unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+        rounded = round(value / unit)
+        if (rounded * unit - value) * away < 0:
+            rounded += away
+        short = float(f"{rounded * unit:.{digits}g}")
+        if works(short):
+            return short
+    return value

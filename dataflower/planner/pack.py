@@ -9,7 +9,7 @@ they need of the device's memory adds up.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dataflower.planner import bounds
@@ -70,23 +70,30 @@ class Machine:
         )
 
 
-def pack(tuples: Mapping[Key, Allotment], budgets: Mapping[tuple[str, str], float]) -> tuple[Machine, ...]:
+Worst = dict[tuple[str, str], float]
+"""Worst-case latency by workflow and stage, in seconds."""
+
+
+def pack(tuples: Mapping[Key, Allotment], keeps: Callable[[Worst], bool]) -> tuple[tuple[Machine, ...], Worst]:
     """Machines for the partial machines of all tuples, the busiest first, each where it still fits (first fit).
 
-    A tuple whose full machines need the partial one to keep their own budget does not share it.
+    A share that joins others waits for its turn, and so do they; the full machines of its tuple lose their helper. What
+    that does to the stages is put to `keeps`.
 
     Args:
-        tuples: by workflow, stage and number; their full machines stay as they are.
-        budgets: by workflow and stage, in seconds.
+        tuples: by workflow and stage and number; their full machines stay as they are.
+        keeps: whether every promise is kept if the stages take so long.
+
+    Returns:
+        The machines, and the worst case of every stage with them.
     """
     total: dict[tuple[str, str], float] = {}
+    worst: Worst = {}
     for (workflow, stage, _), a in tuples.items():
-        total[workflow, stage] = total.get((workflow, stage), 0.0) + a.rate
-    partial = [
-        (a, share)
-        for key, a in tuples.items()
-        if (share := _share(key, a, total[key[:2]], budgets[key[:2]])) is not None
-    ]
+        place = (workflow, stage)
+        total[place] = total.get(place, 0.0) + a.rate
+        worst[place] = max(worst.get(place, 0.0), a.worst_s)
+    partial = [(a, share) for key, a in tuples.items() if (share := _share(key, a, total[key[:2]])) is not None]
     partial.sort(key=lambda p: (-p[1].rate / p[0].configuration.throughput, *_place(p[1])))
     machines: list[Machine] = []
     for a, share in partial:
@@ -95,29 +102,40 @@ def pack(tuples: Mapping[Key, Allotment], budgets: Mapping[tuple[str, str], floa
             if machine.hardware != c.hardware or _place(share)[:2] in {_place(s)[:2] for s in machine.shares}:
                 continue
             joined = Machine(c.hardware, c.price, (*machine.shares, share), c.limit_bytes)
-            if joined.holds:
-                machines[i] = joined
+            if not joined.holds:
+                continue
+            after = {**worst, **_worst_on(joined, tuples, total, worst)}
+            if keeps(after):
+                machines[i], worst = joined, after
                 break
         else:
             machines.append(Machine(c.hardware, c.price, (share,), c.limit_bytes))
-    return tuple(machines)
+    return tuple(machines), worst
+
+
+def _worst_on(machine: Machine, tuples: Mapping[Key, Allotment], total: Worst, worst: Worst) -> Worst:
+    """The worst case of the stages on a machine."""
+    found = {}
+    for share in machine.shares:
+        place = (share.workflow, share.stage)
+        own = full_part_s(tuples[_place(share)], total[place])
+        found[place] = max(worst[place], machine.worst_s(share), own)
+    return found
 
 
 def _place(share: Share) -> Key:
     return share.workflow, share.stage, share.tuple_index
 
 
-def _share(key: Key, a: Allotment, stage_rate: float, budget_s: float) -> Share | None:
-    """The part of a tuple that does not fill a machine; None if there is none, or if the rest can't do without it."""
+def _share(key: Key, a: Allotment, stage_rate: float) -> Share | None:
+    """The part of a tuple that does not fill a machine; None if there is none."""
     workflow, stage, index = key
     c, full = a.configuration, math.floor(a.machines + ROUNDING)
     rest = a.rate - full * c.throughput
     if rest <= ROUNDING * a.rate:
         return None
-    if full and not bounds.fits(bounds.group(c, full * c.throughput, split_rate=stage_rate), budget_s):
-        return None
     jitter = 1 / stage_rate if rest < stage_rate * (1 - ROUNDING) else 0.0
-    return Share(stage, index, c.batch, c.duration_s, rest, budget_s, jitter, workflow, c.memory_bytes)
+    return Share(stage, index, c.batch, c.duration_s, rest, math.inf, jitter, workflow, c.memory_bytes)
 
 
 def full_part_s(a: Allotment, stage_rate: float) -> float:

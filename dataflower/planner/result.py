@@ -100,7 +100,7 @@ class Infeasible:
         stage: the stage that binds: of those on the path the one with the largest least latency.
         path: the stages whose least latencies alone exceed the SLO, or come nearest to it.
         least_s: the sum of those least latencies.
-        nearest_slo_s: an SLO for which planning succeeds at this rate, at most 0.1 % above the smallest; None if none.
+        nearest_slo_s: an SLO for which planning succeeds at this rate, at most 0.2 % above the smallest; None if none.
         nearest_rate: a rate for which planning succeeds with this SLO; None if none was found.
     """
 

@@ -10,7 +10,7 @@ import csv
 import enum
 import io
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -132,6 +132,7 @@ def parse_profiles(
     devices: Mapping[str, Device],
     *,
     only: Collection[str] | None = None,
+    models: Collection[str] | None = None,
     dips: Dips = Dips.REFUSE,
 ) -> tuple[Profile, ...]:
     """Profiles in the order of their first rows.
@@ -141,6 +142,7 @@ def parse_profiles(
         file: its name, for messages.
         devices: the devices that are known, by name.
         only: rows of other devices are passed over; None takes all.
+        models: rows of other models are passed over; None takes all.
         dips: what to do where a larger batch is measured faster than a smaller one.
 
     Raises:
@@ -150,17 +152,19 @@ def parse_profiles(
     model_at, hardware_at = table.column("model"), table.column("hardware")
     batch_at, duration_at = table.column("batch"), table.column("duration_s")
     optional = {name: table.column(name, needed=False) for name in ("std_s", "memory_bytes")}
-    series: dict[tuple[str, str], list[tuple[int, Point]]] = {}
+    found: dict[tuple[str, str], list[tuple[int, Point]]] = {}
     unknown: set[str] = set()
     for line, row in rows if not table.problems else ():
         hardware = table.text(row, line, hardware_at, "hardware")
         if only is not None and hardware and hardware not in only:
             continue
+        model = table.text(row, line, model_at, "model")
+        if models is not None and model and model not in models:
+            continue
         if hardware and hardware not in devices and hardware not in unknown:
             unknown.add(hardware)
             hint = f"known: {', '.join(sorted(devices)) or 'none'}; add it to the price file"
             table.blame(line, 1 + (hardware_at or 0), f"unknown device {hardware!r}", hint)
-        model = table.text(row, line, model_at, "model")
         batch = table.number(row, line, batch_at, "batch", whole=True)
         duration = table.number(row, line, duration_at, "duration_s")
         extra = {
@@ -170,44 +174,59 @@ def parse_profiles(
         if model and hardware and batch is not None and duration is not None:
             memory = extra["memory_bytes"]
             point = Point(int(batch), duration, extra["std_s"], None if memory is None else int(memory))
-            series.setdefault((model, hardware), []).append((line, point))
-    if not series and not table.problems:
+            found.setdefault((model, hardware), []).append((line, point))
+    if not found and models is None and not table.problems:
         table.blame(1, 1, "the table has no rows for these devices")
     column = 1 + (duration_at or 0)
-    profiles = [_series(table, column, key, found, dips) for key, found in series.items()]
+    made = [(key, series(table.blame, column, key, rows_, dips)) for key, rows_ in found.items()]
     if table.problems:
         raise ProfileInvalid(tuple(sorted(table.problems, key=lambda p: (p.line, p.column))))
-    return tuple(p for p in profiles if p is not None)
+    return tuple(Profile(*key, points) for key, points in made if points is not None)
 
 
-def _series(
-    table: _Table, column: int, key: tuple[str, str], rows: list[tuple[int, Point]], dips: Dips
-) -> Profile | None:
-    """The profile of one model on one device; None (and problems) if its rows don't make one."""
-    before, (model, hardware) = len(table.problems), key
-    name = f"{model} on {hardware}"
+def models_in(text: str) -> tuple[str, ...]:
+    """The models that a table has rows of, whatever is wrong with those."""
+    table, rows = _read(text, "")
+    at = table.column("model", needed=False)
+    return () if at is None else tuple(dict.fromkeys(row[at].strip() for _, row in rows if at < len(row)))
+
+
+Blame = Callable[..., None]
+"""`blame(line, column, message, hint="")` notes a problem."""
+
+
+def series(
+    blame: Blame, column: int, key: tuple[str, str], rows: list[tuple[int, Point]], dips: Dips
+) -> tuple[Point, ...] | None:
+    """The points of one model on one device, with their lines; None (and problems) if they make no profile."""
+    model, hardware = key
+    name, sound = f"{model} on {hardware}", True
+
+    def fault(line: int, message: str, hint: str = "") -> None:
+        nonlocal sound
+        sound = False
+        blame(line, column, message, hint)
+
     rows = sorted(rows, key=lambda r: r[1].batch)
     if rows[0][1].batch != 1:
-        table.blame(rows[0][0], column, f"{name} starts at batch {rows[0][1].batch}", "measure batch 1 too")
+        fault(rows[0][0], f"{name} starts at batch {rows[0][1].batch}", "measure batch 1 too")
     for (line_a, a), (line_b, b) in pairwise(rows):
         if a.batch == b.batch:
-            table.blame(max(line_a, line_b), column, f"{name}: batch {b.batch} is listed twice")
+            fault(max(line_a, line_b), f"{name}: batch {b.batch} is listed twice")
         elif b.batch > MAX_STEP * a.batch:
-            table.blame(
-                line_b, column, f"{name}: gap between batch {a.batch} and {b.batch}", "measure a batch between them"
-            )
+            fault(line_b, f"{name}: gap between batch {a.batch} and {b.batch}", "measure a batch between them")
         elif b.duration_s < a.duration_s * (1 - NOISE) and dips is Dips.REFUSE:
             message = (
                 f"{name}: batch {b.batch} takes {b.duration_s:g} s, less than batch {a.batch} ({a.duration_s:g} s)"
             )
-            table.blame(line_b, column, message, "measure again, or mend dips on reading")
-    if len(table.problems) > before:
+            fault(line_b, message, "measure again, or mend dips on reading")
+    if not sound:
         return None
     points = [point for _, point in rows]
-    return Profile(model, hardware, tuple(_mended(points) if dips is Dips.MEND else _lifted(points)))
+    return tuple(mended(points) if dips is Dips.MEND else _lifted(points))
 
 
-def _mended(points: list[Point]) -> list[Point]:
+def mended(points: list[Point]) -> list[Point]:
     """The shortest duration among each batch and the larger ones."""
     result, shortest = [], math.inf
     for point in reversed(points):

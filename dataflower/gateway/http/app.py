@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataflower.gateway.http.door import Door
 from dataflower.gateway.http.health import Health
-from dataflower.gateway.http.inference import Inference
 from dataflower.gateway.http.invocations import Invocations
 from dataflower.gateway.http.openai.catalogue import Catalogue
 from dataflower.gateway.http.openai.completions import Completions
@@ -21,7 +20,6 @@ def application(site: Site) -> Door:
         Health(site),
         Workflows(site),
         Invocations(site),
-        Inference(site),
         Catalogue(site, models),
         Completions(site, models),
         Embeddings(site, models),

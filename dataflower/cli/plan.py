@@ -1,0 +1,160 @@
+"""`dataflower plan`."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from dataflower.cli.exits import ExitCode
+from dataflower.cli.options import CodePath, ConfigFile, Output, Profile
+from dataflower.cli.terminal import Format, emit, show, terminal
+
+if TYPE_CHECKING:
+    from dataflower.cli.planning import Case
+    from dataflower.planner import Infeasible, Options, Together
+
+
+class Charge(enum.StrEnum):
+    """How machines are billed."""
+
+    USE = "use"
+    INTEGER = "integer"
+
+
+def plan(
+    files: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", help="Workflow files.", show_default=False)],
+    *,
+    rate: Annotated[
+        list[str],
+        typer.Option(
+            "--rate", metavar="R", help="Invocations a second; WORKFLOW=R for one of several.", show_default=False
+        ),
+    ],
+    slo: Annotated[
+        str | None, typer.Option("--slo", metavar="TIME", help="Instead of the workflow's `slo.e2e_ms` (400ms, 2s).")
+    ] = None,
+    percentile: Annotated[
+        float | None,
+        typer.Option("--percentile", min=1, max=99.999, help="Instead of the workflow's `slo.percentile`."),
+    ] = None,
+    arrivals: Annotated[
+        str, typer.Option("--arrivals", metavar="HOW", help="poisson, paced, or a recording (CSV or JSONL).")
+    ] = "poisson",
+    profiles: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--profiles",
+            metavar="FILE",
+            help="Profiles: YAML of `profile`, or CSV tables.",
+            show_default="profiles/WORKFLOW.yaml",
+        ),
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option("--prices", metavar="FILE", help="CSV: hardware, price of an hour, memory_bytes.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="STAGE=MODEL", help="Model of a stage in the CSV tables.")
+    ] = None,
+    items: Annotated[
+        list[str] | None,
+        typer.Option("--items", metavar="STAGE=N", help="Items that a stage fans out."),
+    ] = None,
+    share: Annotated[
+        list[str] | None, typer.Option("--share", metavar="SWITCH.CASE=S", help="How often a case is taken (0 to 1).")
+    ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", metavar="NAME", help="Plan with this device alone (repeatable).")
+    ] = None,
+    billing: Annotated[
+        Charge, typer.Option("--billing", help="Whole machines, or by use (paced only).")
+    ] = Charge.INTEGER,
+    median: Annotated[
+        bool, typer.Option("--median", help="Reckon with median durations instead of their 90th percentile.")
+    ] = False,
+    mend: Annotated[bool, typer.Option("--mend", help="Accept tables whose times fall as batches grow.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Add what other methods would pay (paced).")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each stage got its budget.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the plan file (a folder for several workflows).")
+    ] = None,
+    profile: Profile = None,
+    code_path: CodePath = None,
+    config: ConfigFile = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Find the cheapest way to keep an SLO: budgets, batch sizes, replicas and devices.
+
+    Durations come from `dataflower profile` and from tables of other devices, prices from a price file. Several
+    workflows are planned for one set of machines, which they share where that is cheaper. The plan file (-o yaml,
+    --out) is what `apply --plan` takes. Ends with 4 if nothing keeps the SLO, and says what would.
+
+    Example: dataflower plan workflows/faces.yaml --rate 4 --explain
+    """
+    from dataflower.cli.planning import Request, solve, stock
+    from dataflower.cli.planning_tables import comparison, plan_data, plan_tables, reason_tables
+    from dataflower.config.compose import compose
+    from dataflower.planner import Infeasible
+
+    request = Request(
+        files=files,
+        rates=rate,
+        slo=slo,
+        percentile=percentile,
+        arrivals=arrivals,
+        profiles=profiles or [],
+        prices=prices,
+        models=model or [],
+        items=items or [],
+        shares=share or [],
+        devices=device or [],
+        by_use=billing is Charge.USE,
+        high=not median,
+        mend=mend,
+        profile=profile,
+    )
+    cases, options = stock(request, compose({"code_path": code_path}, file=config).config)
+    for note in dict.fromkeys(note for case in cases for note in case.inventory.notes):
+        terminal().note(f"note: {note}")
+    found = solve(cases, options)
+    if isinstance(found, Infeasible):
+        _refuse(found, cases, output)
+    data = plan_data(found, cases, options, explain=explain, compare=compare)
+    if output is Format.TABLE:
+        for table in plan_tables(found, cases, options):
+            show(table)
+        if explain:
+            for table in reason_tables(found, cases):
+                show(table)
+        if compare:
+            show(comparison(cases))
+    else:
+        emit(data if len(data) > 1 else data[0], output, None)
+    if out is not None:
+        _write(out, found, options, cases)
+
+
+def _write(out: Path, found: Together, options: Options, cases: list[Case]) -> None:
+    from dataflower.cli.files import write_yaml
+    from dataflower.planner import document_of
+
+    head = "Written by `dataflower plan`; `dataflower apply --plan` takes it."
+    for one, case in zip(found.plans, cases, strict=True):
+        target = out if len(cases) == 1 else out / f"{case.workflow.name}.yaml"
+        write_yaml(target, document_of(one, options).as_data(), head)
+        terminal().note(f"written: {target}")
+
+
+def _refuse(found: Infeasible, cases: list[Case], output: Format) -> NoReturn:
+    """Say what binds and what would be feasible; ends with 4."""
+    from dataflower.cli.planning_tables import infeasible_data, infeasible_text
+
+    case = next(case for case in cases if case.workflow.name == found.application)
+    if output is Format.TABLE:
+        terminal().error(infeasible_text(found, case))
+    else:
+        data: dict[str, Any] = infeasible_data(found, case)
+        emit(data, output, None)
+    raise typer.Exit(ExitCode.INFEASIBLE)

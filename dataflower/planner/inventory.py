@@ -1,0 +1,174 @@
+"""What a plan may use: measured profiles, tables from elsewhere and prices, put together for one workflow. Pure.
+
+Every profile is keyed by the stage that it is for: a measured profile names stages itself, a table names models, which
+the caller maps stages to (a stage that is not mapped is looked for under its own name).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from dataflower.errors import InvalidArgument, NotFound, Problem
+from dataflower.planner.application import Application, Fanned, from_workflow
+from dataflower.planner.measured import ProfileDocument, parse_measured, profiles_of
+from dataflower.planner.profile import Device, Profile, Profiles
+from dataflower.planner.reading import DocumentInvalid
+from dataflower.planner.table import Dips, models_in, parse_prices, parse_profiles
+from dataflower.spec.suggest import did_you_mean
+from dataflower.spec.tree import parse
+from dataflower.spec.workflow import Workflow
+
+ASSUMED_PRICE = 1.0
+"""For an hour of a device that was measured here, where there is no price file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file's text and its name, for messages."""
+
+    text: str
+    file: str
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is CSV; everything else is YAML."""
+        return self.file.endswith(".csv")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the caller says about a workflow; see `from_workflow` for `models`, `items` and `shares`.
+
+    Attributes:
+        high: plan with the 90th percentile of measured durations instead of the median.
+        mend: accept tables in which a larger batch is measured faster (`Dips.MEND`).
+        only: devices that may be used; all if empty.
+    """
+
+    models: Mapping[str, str] = field(default_factory=dict)
+    items: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
+    high: bool = True
+    mend: bool = False
+    only: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """A workflow as an application, and everything that it may run on. `notes`: what was assumed."""
+
+    application: Application
+    profiles: Profiles
+    documents: tuple[ProfileDocument, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def take_stock(
+    workflow: Workflow, sources: Sequence[Source], prices: Source | None = None, wishes: Wishes | None = None
+) -> Inventory:
+    """Read profiles and prices, and check that every stage can run somewhere.
+
+    Raises:
+        DocumentInvalid: a profile that does not hold together, or is for a device without a price.
+        ProfileInvalid: the same for a table or the price file.
+        InvalidArgument: a stage that is mapped but not there, or has no number of items.
+        NotFound: a stage without any profile.
+    """
+    wishes = wishes or Wishes()
+    stages = [name for name, stage in workflow.stages.items() if not stage.is_switch]
+    for name in wishes.models:
+        if name not in stages:
+            raise InvalidArgument(f"no stage {name!r} ({did_you_mean(name, stages)})")
+    devices = parse_prices(prices.text, prices.file) if prices is not None else {}
+    documents: list[ProfileDocument] = []
+    notes: list[str] = []
+    for source in sources:
+        if not source.is_table:
+            document = parse_measured(source.text, source.file)
+            if document.workflow == workflow.name:
+                _know_device(document, source, prices, devices, notes)
+                documents.append(document)
+    found: list[Profile] = []
+    needed: dict[str, Device] = {}
+    tables = [source for source in sources if source.is_table]
+    for source in tables:
+        found += _from_table(source, stages, devices, wishes)
+    _look_for_models(tables, wishes)
+    measured, own = profiles_of(documents, devices, high=wishes.high)
+    found += measured
+    needed.update({p.hardware: devices[p.hardware] for p in found if p.hardware in devices})
+    needed.update(own)
+    if wishes.only:
+        for name in wishes.only:
+            if name not in needed:
+                raise InvalidArgument(f"no profile on device {name!r} ({did_you_mean(name, needed, 'there is none')})")
+        found = [p for p in found if p.hardware in wishes.only]
+    _distinct(found)
+    fanned = _fanned(documents)
+    _complain(stages, found, documents)
+    application = from_workflow(workflow, items=wishes.items, shares=wishes.shares, measured=fanned)
+    return Inventory(application, Profiles(tuple(found), needed), tuple(documents), tuple(notes))
+
+
+def _know_device(
+    document: ProfileDocument, source: Source, prices: Source | None, devices: dict[str, Device], notes: list[str]
+) -> None:
+    if document.device in devices:
+        return
+    if prices is None:
+        devices[document.device] = Device(document.device, ASSUMED_PRICE)
+        notes.append(f"no price file: an hour of {document.device} counts as {ASSUMED_PRICE:g}")
+        return
+    tree = parse(source.text, source.file)
+    hint = f"{did_you_mean(document.device, devices, 'it is empty')}; add it to {prices.file}"
+    raise DocumentInvalid((tree.problem(("device",), f"unknown device {document.device!r}", hint),))
+
+
+def _from_table(source: Source, stages: Sequence[str], devices: Mapping[str, Device], wishes: Wishes) -> list[Profile]:
+    """The rows of a table for these stages, under their names."""
+    models = {name: wishes.models.get(name, name) for name in stages}
+    parsed = parse_profiles(
+        source.text,
+        source.file,
+        devices,
+        models=frozenset(models.values()),
+        dips=Dips.MEND if wishes.mend else Dips.REFUSE,
+    )
+    return [replace(p, model=stage) for stage, model in models.items() for p in parsed if p.model == model]
+
+
+def _look_for_models(tables: Sequence[Source], wishes: Wishes) -> None:
+    if not wishes.models:
+        return
+    known = {model for source in tables for model in models_in(source.text)}
+    for stage, model in wishes.models.items():
+        if model not in known:
+            where = tables[0].file if tables else "--profiles"
+            hint = did_you_mean(model, known, "there are none")
+            raise DocumentInvalid((Problem(where, 1, 1, f"no model {model!r}, wanted for stage {stage!r}", hint),))
+
+
+def _distinct(found: Sequence[Profile]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for p in found:
+        if (p.model, p.hardware) in seen:
+            raise InvalidArgument(f"stage {p.model!r} has two profiles on {p.hardware}: leave one of the files out")
+        seen.add((p.model, p.hardware))
+
+
+def _fanned(documents: Sequence[ProfileDocument]) -> Fanned | None:
+    """From the profile with the most real runs."""
+    return max(documents, key=lambda d: d.invocations).fanned() if documents else None
+
+
+def _complain(stages: Sequence[str], found: Sequence[Profile], documents: Sequence[ProfileDocument]) -> None:
+    missing = [name for name in stages if not any(p.model == name for p in found)]
+    if not missing:
+        return
+    name = missing[0]
+    if any(name in d.stages and not d.stages[name].points for d in documents):
+        raise NotFound(f"stage {name!r} never ran when it was profiled: profile again with inputs that lead to it")
+    raise NotFound(
+        f"no profile of stage {name!r}: measure it with `dataflower profile`, or name its model in a table (--model)"
+    )
