@@ -10,6 +10,7 @@ YOLO = "yolov3-tiny-0.0.5"
 MTCNN = "mtcnn-2.6.0"
 VIDEOS = "videos-1.1.11"
 TEXTS = "texts-3.3.2"
+MINILM = "minilm-l6-0.1.0"
 """Folders in the cache: what it holds and the version of the package that it came in."""
 
 

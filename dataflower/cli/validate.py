@@ -29,10 +29,10 @@ def validate(
     """
     problems: list[Problem] = []
     missing: list[Problem] = []
-    sound: list[str] = []
+    sound: dict[str, str] = {}
     for file in files:
         try:
-            found = _problems(file, profile, code_path or [])
+            found, role = _checked(file, profile, code_path or [])
         except NotFound as error:
             if output is Format.TABLE:
                 terminal().error(describe(error))
@@ -40,26 +40,30 @@ def validate(
             continue
         problems += found
         if not found:
-            sound.append(str(file))
+            sound[str(file)] = role
     if output is Format.TABLE:
         for problem in problems:
             print(problem)
-        for name in sound:
-            terminal().note(f"{name}: fine")
+        for name, role in sound.items():
+            terminal().note(f"{name}: fine{role}")
     else:
         emit([_plain(problem) for problem in (*problems, *missing)], output, None)
     if problems or missing:
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _problems(file: Path, profile: str | None, code_path: list[str]) -> list[Problem]:
+def _checked(file: Path, profile: str | None, code_path: list[str]) -> tuple[list[Problem], str]:
+    """(problems, what the workflow would be served as)."""
     from dataflower.config.sources import load_file
+    from dataflower.spec.serving import serving
 
     try:
-        load_file(file, profile=profile, code_path=code_path)
+        found = serving(load_file(file, profile=profile, code_path=code_path))
     except WorkflowInvalid as error:
-        return list(error.problems)
-    return []
+        return list(error.problems), ""
+    if found.role is not None:
+        return [], f" (to OpenAI clients: {found.role.value})"
+    return [], f" ({found.reason})" if found.reason else ""
 
 
 def _plain(problem: Problem) -> dict[str, Any]:

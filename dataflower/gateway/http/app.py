@@ -9,6 +9,7 @@ from dataflower.gateway.http.openai.catalogue import Catalogue
 from dataflower.gateway.http.openai.completions import Completions
 from dataflower.gateway.http.openai.embeddings import Embeddings
 from dataflower.gateway.http.openai.models import Models
+from dataflower.gateway.http.openapi import OpenApi
 from dataflower.gateway.http.site import Site
 from dataflower.gateway.http.workflows import Workflows
 
@@ -18,6 +19,7 @@ def application(site: Site) -> Door:
     models = Models(site.host)
     parts = (
         Health(site),
+        OpenApi(site),
         Workflows(site),
         Invocations(site),
         Catalogue(site, models),

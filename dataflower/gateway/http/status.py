@@ -96,7 +96,11 @@ def error_object(error: DataflowerError, *, traceback: bool = False) -> dict[str
     return said
 
 
-_REASONS = {"PromptTooLong": "context_length_exceeded", "AdapterNotFound": "model_not_found"}
+_REASONS = {
+    "PromptTooLong": "context_length_exceeded",
+    "TextTooLong": "context_length_exceeded",
+    "AdapterNotFound": "model_not_found",
+}
 """Kinds of failure -> what clients of OpenAI's API look for in `code`."""
 
 

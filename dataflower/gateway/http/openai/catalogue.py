@@ -11,9 +11,10 @@ from starlette.routing import Route
 from dataflower.errors import Code, DataflowerError
 from dataflower.gateway.http.body import json_object, json_response, read_body
 from dataflower.gateway.http.door import knows
-from dataflower.gateway.http.openai.models import REQUEST, Model, Models, flag, text_field
+from dataflower.gateway.http.openai.models import Model, Models, flag, text_field
 from dataflower.gateway.http.presence import result_of
 from dataflower.gateway.http.site import Site
+from dataflower.spec.serving import REQUEST
 
 _TRIAL = {"prompt": " ", "max_tokens": 0}
 """A request that generates nothing, but loads the adapter that it names."""

@@ -17,13 +17,14 @@ from dataflower.gateway.http.openai import requests
 from dataflower.gateway.http.openai.answers import ChatForm, Choice, Item, TextForm, Usage
 from dataflower.gateway.http.openai.merge import merged
 from dataflower.gateway.http.openai.meter import Meter
-from dataflower.gateway.http.openai.models import DELTAS, REQUEST, Model, Models
+from dataflower.gateway.http.openai.models import Model, Models
 from dataflower.gateway.http.openai.requests import Asked
 from dataflower.gateway.http.presence import LEFT, while_there
 from dataflower.gateway.http.site import Site
 from dataflower.gateway.http.sse import EventStream, event
 from dataflower.gateway.http.status import openai_object
 from dataflower.host.api import Invocation
+from dataflower.spec.serving import DELTAS, REQUEST
 
 DONE = b"data: [DONE]\n\n"
 _SHOWN = ("text", "logprobs", "finish_reason", "tool_calls")

@@ -13,11 +13,12 @@ from starlette.routing import Route
 
 from dataflower.errors import DataflowerError
 from dataflower.gateway.http.body import json_object, json_response, read_body
-from dataflower.gateway.http.openai.models import TEXTS, VECTORS, Models, text_field
+from dataflower.gateway.http.openai.models import Models, text_field
 from dataflower.gateway.http.presence import result_of
 from dataflower.gateway.http.site import Site
 from dataflower.gateway.http.status import BadField
 from dataflower.gateway.values import to_array
+from dataflower.spec.serving import TEXTS, VECTORS
 
 MOST = 2048
 """Texts of one request, as OpenAI has it."""

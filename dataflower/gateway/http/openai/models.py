@@ -9,17 +9,10 @@ from typing import Any
 
 from dataflower.errors import Code, InvalidArgument, NotFound
 from dataflower.gateway.http.status import BadField
-from dataflower.gateway.messages import output_ports
 from dataflower.host.api import HostApi, WorkflowStatus
-from dataflower.spec.function import Kind, Port
+from dataflower.spec.serving import DELTAS, Role, serving
 from dataflower.spec.suggest import did_you_mean
 
-REQUEST = "request"
-DELTAS = "deltas"
-"""Input and output of a chat stage (docs/llm.md)."""
-TEXTS = "texts"
-VECTORS = "vectors"
-"""Input and output of an embedder (docs/reference/http.md, "Embedders")."""
 ADAPTERS = "adapters"
 """Parameter of a chat stage that names its adapters."""
 
@@ -167,24 +160,13 @@ class Models:
 
 
 def is_chat(status: WorkflowStatus) -> bool:
-    """Whether a workflow is a chat stage to its caller: input `request`, stream output `deltas`."""
-    return _takes(status, REQUEST) and any(port.name == DELTAS and port.stream for port in output_ports(status))
+    """Whether a workflow is a chat stage to its caller."""
+    return serving(status.workflow).role is Role.CHAT
 
 
 def is_embedder(status: WorkflowStatus) -> bool:
-    """Whether a workflow makes vectors of texts: input `texts`, output `vectors`."""
-    return _takes(status, TEXTS) and any(port.name == VECTORS and not port.stream for port in output_ports(status))
-
-
-def _takes(status: WorkflowStatus, name: str) -> bool:
-    """Whether the workflow can be called with this input alone."""
-    ports = {port.name: port for port in status.workflow.inputs}
-    port = ports.pop(name, None)
-    return port is not None and _is_json(port) and all(other.optional for other in ports.values())
-
-
-def _is_json(port: Port) -> bool:
-    return port.type.kind in (Kind.JSON, Kind.ANY) and not port.stream
+    """Whether a workflow makes vectors of texts."""
+    return serving(status.workflow).role is Role.EMBEDDER
 
 
 def declared(status: WorkflowStatus) -> list[str]:
