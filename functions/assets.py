@@ -12,6 +12,8 @@ VIDEOS = "videos-1.1.11"
 TEXTS = "texts-3.3.2"
 MINILM = "minilm-l6-0.1.0"
 """Folders in the cache: what it holds and the version of the package that it came in."""
+ADAPTERS = "adapters-1"
+"""What `make adapters` trains: a folder for each adapter."""
 
 
 def cache() -> Path:

@@ -1,0 +1,202 @@
+"""The fast path: models of the Llama family, with fused projections, packed weights and no module overhead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from dataflower.llm.adapters import ModuleShape
+from dataflower.llm.attention import StepAttention
+from dataflower.llm.kv import KvShape
+from dataflower.llm.linear import Linear
+from dataflower.llm.lora import Group, LoraBatch
+
+FAMILY = frozenset({"llama", "mistral", "qwen2"})
+ROPES = frozenset({"default", "linear", "llama3"})
+"""Kinds of rotary embedding whose frequencies do not depend on the length of the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    norm: torch.Tensor
+    qkv: Linear
+    out: Linear
+    mlp_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+    name: str
+
+
+def fits(config: Any, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the fast path computes this architecture exactly."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return (
+        config.model_type in FAMILY
+        and config.hidden_act == "silu"
+        and rope.get("rope_type", "default") in ROPES
+        and not _window(config)
+        and "model.layers.0.self_attn.q_proj.weight" in weights
+    )
+
+
+class LlamaModel:
+    """See `dataflower.llm.model.Model`."""
+
+    def __init__(
+        self,
+        config: Any,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        packed: bool,
+    ) -> None:
+        """See `dataflower.llm.model.build`."""
+        self.dtype, self.device = dtype, device
+        self.heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.kv = KvShape(config.num_hidden_layers, config.num_key_value_heads, size)
+        self.context = config.max_position_embeddings
+        self.vocabulary = config.vocab_size
+        self.epsilon = config.rms_norm_eps
+        self.width = config.hidden_size
+
+        def get(name: str) -> torch.Tensor:
+            return weights[name].to(device, dtype)
+
+        def linear(prefix: str, *names: str) -> Linear:
+            full = [f"{prefix}.{name}" for name in names]
+            weight = [get(f"{name}.weight") for name in full]
+            bias = [get(f"{name}.bias") if f"{name}.bias" in weights else None for name in full]
+            biases = [
+                torch.zeros(w.shape[0], dtype=dtype, device=device) if b is None else b
+                for w, b in zip(weight, bias, strict=True)
+            ]
+            joined = weight[0] if len(weight) == 1 else torch.cat(weight)
+            return Linear(joined, torch.cat(biases) if any(b is not None for b in bias) else None, packed=packed)
+
+        self.embedding = get("model.embed_tokens.weight")
+        self.layers = []
+        for index in range(self.kv.layers):
+            name = f"model.layers.{index}"
+            self.layers.append(
+                _Layer(
+                    norm=get(f"{name}.input_layernorm.weight"),
+                    qkv=linear(f"{name}.self_attn", "q_proj", "k_proj", "v_proj"),
+                    out=linear(f"{name}.self_attn", "o_proj"),
+                    mlp_norm=get(f"{name}.post_attention_layernorm.weight"),
+                    gate_up=linear(f"{name}.mlp", "gate_proj", "up_proj"),
+                    down=linear(f"{name}.mlp", "down_proj"),
+                    name=name,
+                )
+            )
+        self.norm = get("model.norm.weight")
+        tied = config.tie_word_embeddings or "lm_head.weight" not in weights
+        self.head = Linear(self.embedding if tied else get("lm_head.weight"), packed=packed)
+        self.frequencies, self.rope_scale = _rope(config, device)
+        self.modules = _modules(config, self.kv, self.heads)
+        self.groups = _groups(self.kv.layers, self.modules)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attention: StepAttention,
+        lora: LoraBatch | None,
+        wanted: torch.Tensor,
+    ) -> torch.Tensor:
+        """See `dataflower.llm.model.Model`."""
+        heads, kv_heads, size = self.heads, self.kv.heads, self.kv.size
+        n, rotated, scale = len(tokens), heads + kv_heads, size**-0.5
+        cos, sin = self._angles(positions)
+        x = self.embedding.index_select(0, tokens)
+        for index, layer in enumerate(self.layers):
+            h = functional.rms_norm(x, (self.width,), layer.norm, self.epsilon)
+            z = layer.qkv(h)
+            if lora is not None:
+                z = lora.add(f"{layer.name}.qkv", h, z)
+            z = z.view(n, rotated + kv_heads, size)
+            r = z[:, :rotated]
+            r = torch.addcmul(r * cos, r.roll(size // 2, -1), sin)
+            kv = torch.cat((r[:, heads:], z[:, rotated:]), 1)
+            a = attention.attend(index, r[:, :heads], kv, scale=scale)
+            x = layer.out.add(a, x)
+            if lora is not None:
+                x = lora.add(f"{layer.name}.out", a, x)
+            h = functional.rms_norm(x, (self.width,), layer.mlp_norm, self.epsilon)
+            g = layer.gate_up(h)
+            if lora is not None:
+                g = lora.add(f"{layer.name}.gate_up", h, g)
+            half = g.shape[1] // 2
+            h = functional.silu(g[:, :half]) * g[:, half:]
+            x = layer.down.add(h, x)
+            if lora is not None:
+                x = lora.add(f"{layer.name}.down", h, x)
+        x = functional.rms_norm(x.index_select(0, wanted), (self.width,), self.norm, self.epsilon)
+        return self.head(x)
+
+    def _angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and signed sines (n, 1, size) of the rotary embedding."""
+        angles = positions[:, None].float() * self.frequencies
+        cos, sin = angles.cos() * self.rope_scale, angles.sin() * self.rope_scale
+        return (
+            torch.cat((cos, cos), -1)[:, None].to(self.dtype),
+            torch.cat((-sin, sin), -1)[:, None].to(self.dtype),
+        )
+
+
+def _window(config: Any) -> int | None:
+    """The sliding window, if one is in use."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return None if all(kind == "full_attention" for kind in kinds) else getattr(config, "sliding_window", None)
+    if not getattr(config, "use_sliding_window", True):
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def _rope(config: Any, device: torch.device) -> tuple[torch.Tensor, float]:
+    """Frequencies (size / 2) and the factor of the angles' cosines, as transformers works them out."""
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    embedding = LlamaRotaryEmbedding(config)
+    return embedding.inv_freq.to(device, torch.float32), float(embedding.attention_scaling)
+
+
+def _modules(config: Any, kv: KvShape, heads: int) -> dict[str, ModuleShape]:
+    width, inner = config.hidden_size, config.intermediate_size
+    q, k = heads * kv.size, kv.heads * kv.size
+    shapes = (
+        ("self_attn.q_proj", width, q),
+        ("self_attn.k_proj", width, k),
+        ("self_attn.v_proj", width, k),
+        ("self_attn.o_proj", q, width),
+        ("mlp.gate_proj", width, inner),
+        ("mlp.up_proj", width, inner),
+        ("mlp.down_proj", inner, width),
+    )
+    return {
+        f"model.layers.{index}.{name}": ModuleShape(inputs, outputs)
+        for index in range(kv.layers)
+        for name, inputs, outputs in shapes
+    }
+
+
+def _groups(layers: int, modules: Mapping[str, ModuleShape]) -> dict[str, Group]:
+    fused = {
+        "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "out": ("self_attn.o_proj",),
+        "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+        "down": ("mlp.down_proj",),
+    }
+    groups = {}
+    for index in range(layers):
+        layer = f"model.layers.{index}"
+        for key, names in fused.items():
+            parts = tuple((f"{layer}.{name}", modules[f"{layer}.{name}"].outputs) for name in names)
+            groups[f"{layer}.{key}"] = Group(parts)
+    return groups

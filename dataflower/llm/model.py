@@ -1,0 +1,91 @@
+"""What the runner needs of a model, and which of the two ways of running one fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from dataflower.llm.adapters import ModuleShape
+from dataflower.llm.attention import StepAttention
+from dataflower.llm.kv import KvShape
+from dataflower.llm.lora import Group, LoraBatch
+
+
+class Model(Protocol):
+    """A causal language model that computes the tokens of many sequences side by side, in one row."""
+
+    @property
+    def kv(self) -> KvShape:
+        """Shape of its keys and values."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Tokens that it can look back on."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Logits of a token."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it computes."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """On which it computes."""
+        ...
+
+    @property
+    def modules(self) -> Mapping[str, ModuleShape]:
+        """What adapters may change, by full name."""
+        ...
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        """The same modules by place in the computation; see `LoraBatch.add`."""
+        ...
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attention: StepAttention,
+        lora: LoraBatch | None,
+        wanted: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits (wanted, vocabulary) after the tokens at the indices `wanted` of `tokens` (n,) at `positions` (n,)."""
+        ...
+
+
+def build(
+    config: Any,
+    weights: Mapping[str, torch.Tensor],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    packed: bool = True,
+) -> Model:
+    """Make a model.
+
+    Args:
+        config: The `transformers` configuration.
+        weights: Name in the checkpoint -> tensor. They are used where they lie if they have the dtype and device
+            asked for, except for what `packed` copies; they are never written.
+        dtype: To compute in.
+        device: To compute on.
+        packed: On CPUs, keep a copy of the weights of a Llama in oneDNN's layout: faster decoding for more memory.
+
+    Raises:
+        UnsupportedModel: Its attention is of a kind that can't be paged.
+    """
+    from dataflower.llm import generic, llama
+
+    if llama.fits(config, weights):
+        return llama.LlamaModel(config, weights, dtype=dtype, device=device, packed=packed)
+    return generic.GenericModel(config, weights, dtype=dtype, device=device)

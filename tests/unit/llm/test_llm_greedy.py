@@ -1,0 +1,195 @@
+"""Greedy output equals that of `transformers`, token for token, in fp32, however it is batched or interrupted."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from peft import PeftModel
+
+from dataflower.llm.llama import LlamaModel
+from dataflower.llm.params import SamplingParams
+
+TOKENS = 24
+LENGTHS = (1, 5, 33, 18, 60, 4, 9, 27)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def generate(runner, prompts, adapters=None, **params):
+    """All at once; the tokens of each."""
+    adapters = adapters or [None] * len(prompts)
+    wanted = SamplingParams(**{"max_tokens": TOKENS} | params)
+    streams = [runner.stream(p, wanted, adapter=a) for p, a in zip(prompts, adapters, strict=True)]
+    return [[o.token for o in stream if o.token is not None] for stream in streams]
+
+
+def check(runner):
+    runner.scheduler.check()
+    assert runner.statistics().blocks.used == 0
+    runner.close()
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_batched_and_alone(name):
+    prompts = [tiny.prompt(i, length) for i, length in enumerate(LENGTHS)]
+    want = [tiny.greedy(tiny.reference(name), p, TOKENS) for p in prompts]
+    assert name == "qwen2" or len({token for tokens in want for token in tokens}) > 30
+    runner = tiny.runner(name, blocks=200)
+    assert generate(runner, prompts) == want  # all in one batch, prompts in pieces beside decodes
+    assert runner.statistics().preemptions == 0
+    assert generate(runner, prompts[:3]) == want[:3]  # out of the prefix cache
+    assert runner.statistics().blocks.found_tokens > 0
+    check(runner)
+    alone = tiny.runner(name)
+    assert [generate(alone, [p])[0] for p in prompts[:3]] == want[:3]
+    check(alone)
+
+
+def test_which_take_the_fast_path():
+    fast = {name for name in tiny.CONFIGS if isinstance(tiny.model(name), LlamaModel)}
+    assert fast == {"llama", "llama3", "qwen2"}
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_after_preemption(name):
+    prompts = [tiny.prompt(i, 12) for i in range(4)]
+    want = [tiny.greedy(tiny.reference(name), p, TOKENS) for p in prompts]
+    runner = tiny.runner(name, blocks=16)
+    assert generate(runner, prompts) == want
+    assert runner.statistics().preemptions > 0
+    check(runner)
+
+
+def test_prompts_in_the_smallest_pieces():
+    prompts = [tiny.prompt(i, 20) for i in range(3)]
+    want = [tiny.greedy(tiny.reference("llama"), p, TOKENS) for p in prompts]
+    runner = tiny.runner("llama", step_tokens=5, sequences=4)
+    assert generate(runner, prompts) == want
+    check(runner)
+
+
+def test_weights_left_where_they_are():
+    model = tiny.model("llama", packed=False)
+    given = tiny.weights("llama")["model.embed_tokens.weight"]
+    assert model.embedding.data_ptr() == given.data_ptr()
+    tokens = torch.tensor(tiny.prompt(1, 9))
+    assert torch.allclose(last_logits(model, tokens), last_logits(tiny.model("llama"), tokens), atol=1e-5)
+
+
+def test_generic_models_share_the_weights_they_are_given():
+    owned = {t.data_ptr() for t in tiny.weights("gpt2").values()}
+    assert all(p.data_ptr() in owned for p in tiny.model("gpt2").net.parameters())
+
+
+def last_logits(model, tokens):
+    from dataflower.llm.attention import Span, plan
+    from dataflower.llm.kv import KvStore
+
+    with torch.inference_mode():
+        store = KvStore(model.kv, 1, 4, model.dtype, tiny.CPU)
+        store.start(1, [])
+        store.reserve(1, len(tokens))
+        at = torch.arange(len(tokens))
+        attention = plan(store, [Span(0, 0, 0, len(tokens))], at)
+        return model.forward(tokens, at, attention, None, torch.tensor([len(tokens) - 1]))[0]
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_log_probabilities_in_bf16(name):
+    """Greedy text may flip at near-ties in bf16; the probabilities agree as well as bf16 does with fp32."""
+    prompt = tiny.prompt(3, 40)
+    nets = tiny.reference(name), tiny.reference(name, torch.bfloat16)
+    with torch.inference_mode():
+        exact, theirs = (net(torch.tensor([prompt])).logits[0].float().log_softmax(-1) for net in nets)
+    runner = tiny.runner(name, dtype=torch.bfloat16)
+    (output,) = runner.stream(prompt, SamplingParams(max_tokens=0, score_from=1))
+    check(runner)
+    scored = torch.tensor([score.logprob for score in output.scores])
+    wanted = exact[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0]
+    rounding = (theirs[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0] - wanted).abs()
+    assert (scored - wanted).abs().mean() <= 2 * rounding.mean() + 0.01
+
+
+PLACES = {
+    "llama": ("q_proj", "v_proj"),
+    "qwen2": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "gemma3": ("q_proj", "down_proj"),
+    "gpt2": ("c_attn", "mlp.c_fc"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
+@pytest.mark.parametrize("name", PLACES)
+def test_several_adapters_in_one_batch(name, tmp_path: Path):
+    fan = {"fan_in_fan_out": True} if name == "gpt2" else {}
+    modules = tiny.targets(name, *PLACES[name])
+    paths = [tiny.adapter(tmp_path / f"a{i}", modules, seed=i, rank=2 + i, **fan) for i in range(3)]
+    prompts = [tiny.prompt(i, 6 + 5 * i) for i in range(7)]
+    which = [0, None, 1, 2, 1, None, 0]
+    want = []
+    for p, index in zip(prompts, which, strict=True):
+        net = tiny.reference(name)
+        if index is None:
+            want.append(tiny.greedy(net, p, TOKENS))
+            continue
+        tuned = PeftModel.from_pretrained(net, paths[index]).eval()
+        want.append(tiny.greedy(tuned, p, TOKENS))
+        tuned.unload()
+    assert want[0] != tiny.greedy(tiny.reference(name), prompts[0], TOKENS)  # they do change something
+    runner = tiny.runner(name, blocks=200)
+    loaded = [runner.adapters.load(f"a{i}", path) for i, path in enumerate(paths)]
+    got = generate(runner, prompts, [None if i is None else loaded[i] for i in which])
+    assert got == want
+    assert generate(runner, prompts[:1], ["a0"]) == want[:1]  # alone, by name, from the cache
+    check(runner)
+
+
+def test_hot_reload_never_mixes(tmp_path: Path):
+    """The old and the new adapter of one name decode side by side, each to its own end."""
+    modules = tiny.targets("llama", "q_proj", "v_proj")
+    old, new = (tiny.adapter(tmp_path / f"v{i}", modules, seed=i) for i in range(2))
+    prompts = [tiny.prompt(i, 10) for i in range(3)]
+    quiet = tiny.runner(blocks=200)
+    first, second = quiet.adapters.load("a", old), quiet.adapters.load("a", new)
+    assert (first.generation, second.generation) == (1, 2)
+    assert first.digest != second.digest
+    want_old = generate(quiet, prompts, [first] * 3, ignore_eos=True)
+    want_new = generate(quiet, prompts, [second] * 3, ignore_eos=True)
+    assert want_old != want_new
+    check(quiet)
+
+    runner = tiny.runner(blocks=200)
+    runner.adapters.load("a", old)
+    params = SamplingParams(max_tokens=TOKENS, ignore_eos=True)
+    streams = [runner.stream(p, params, adapter="a") for p in prompts]
+    got_old = [[next(stream).token] for stream in streams]  # they decode
+    runner.adapters.load("a", new)
+    later = [runner.stream(p, params, adapter="a") for p in prompts]
+    runner.unload("a")
+    for tokens, stream in zip(got_old, streams, strict=True):
+        tokens += [o.token for o in stream]
+    assert got_old == want_old
+    assert [[o.token for o in stream] for stream in later] == want_new
+    check(runner)
+
+
+async def test_a_streamed_prompt_gives_the_same():
+    prompt = tiny.prompt(5, 30)
+    runner = tiny.runner()
+
+    async def pieces():
+        for start in range(0, 30, 7):
+            yield prompt[start : start + 7]
+            await asyncio.sleep(0)
+
+    got = [o.token async for o in runner.generate(pieces(), SamplingParams(max_tokens=TOKENS)) if o.token is not None]
+    assert got == tiny.greedy(tiny.reference("llama"), prompt, TOKENS)
+    check(runner)

@@ -1,0 +1,168 @@
+"""Short stories about the scheduler."""
+
+import pytest
+
+from dataflower.errors import Code, InvalidArgument
+from dataflower.llm.blocks import BlockManager
+from dataflower.llm.errors import KvExhausted, PromptTooLong, QueueFull
+from dataflower.llm.params import SamplingParams
+from dataflower.llm.scheduler import Limits, Scheduler
+from dataflower.llm.sequence import FinishReason, Phase, Sequence
+
+
+def made(blocks=100, **limits):
+    return Scheduler(Limits(**{"step_tokens": 16, "sequences": 4, "context": 200} | limits), BlockManager(blocks, 4))
+
+
+def add(scheduler, number, prompt, answer=50, **fields):
+    tokens = [number * 1000 + i for i in range(prompt)] if isinstance(prompt, int) else prompt
+    limit = scheduler.limit(len(tokens), answer)
+    sequence = Sequence(number, "m", tokens, SamplingParams(max_tokens=answer), limit, **fields)
+    scheduler.submit(sequence)
+    return sequence
+
+
+def step(scheduler, token=7):
+    """One step; what it computed as {sequence: (start, count)}."""
+    plan = scheduler.schedule()
+    scheduler.advance(plan, {c.sequence.number: token for c in plan.chunks if c.sample})
+    for chunk in plan.chunks:
+        if chunk.sequence.finish is not None:
+            scheduler.finish(chunk.sequence, chunk.sequence.finish)
+    scheduler.check()
+    return {c.sequence.number: (c.start, c.count) for c in plan.chunks}
+
+
+def test_decodes_go_on_beside_a_long_prompt():
+    scheduler = made()
+    add(scheduler, 1, 5)
+    assert step(scheduler) == {1: (0, 5)}
+    add(scheduler, 2, 40)
+    assert step(scheduler) == {1: (5, 1), 2: (0, 15)}
+    assert step(scheduler) == {1: (6, 1), 2: (15, 15)}
+    assert step(scheduler) == {1: (7, 1), 2: (30, 10)}
+    assert step(scheduler) == {1: (8, 1), 2: (40, 1)}
+
+
+def test_a_known_prefix_is_not_computed_again():
+    scheduler = made()
+    first = add(scheduler, 1, list(range(10)), answer=1)
+    step(scheduler)
+    assert first.phase is Phase.FINISHED
+    second = add(scheduler, 2, [*range(10), 99], answer=1)
+    assert step(scheduler) == {2: (8, 3)}
+    assert second.cached == 8
+    third = add(scheduler, 3, list(range(8)), answer=1)  # the last token is always computed: its logits are wanted
+    assert step(scheduler) == {3: (4, 4)}
+    assert third.cached == 4
+
+
+def test_scored_tokens_are_computed_though_they_are_known():
+    scheduler = made()
+    add(scheduler, 1, list(range(12)), answer=1)
+    step(scheduler)
+    scored = Sequence(2, "m", list(range(12)), SamplingParams(max_tokens=0, score_from=6), 12)
+    scheduler.submit(scored)
+    assert step(scheduler) == {2: (4, 8)}
+
+
+def test_the_youngest_makes_room():
+    scheduler = made(blocks=6)
+    old = add(scheduler, 1, 8, answer=12)
+    young = add(scheduler, 2, 8, answer=12)
+    for _ in range(4):
+        step(scheduler)
+    while not young.preemptions:
+        step(scheduler)
+    assert old.phase is Phase.RUNNING
+    assert young.phase is Phase.WAITING
+    so_far = list(young.tokens)
+    while young.phase is not Phase.FINISHED:
+        assert step(scheduler)
+    assert young.tokens[: len(so_far)] == so_far
+    assert young.generated == 12
+
+
+def test_nobody_overtakes_one_that_waits_for_room():
+    scheduler = made(blocks=5, step_tokens=64)
+    add(scheduler, 1, 12, answer=4)
+    add(scheduler, 2, 16, answer=2)
+    add(scheduler, 3, 2, answer=2)
+    assert list(step(scheduler)) == [1]
+    order = []
+    while scheduler.running or scheduler.waiting:
+        order += [number for number in step(scheduler) if number not in order]
+    assert order == [1, 2, 3]
+
+
+def test_an_open_prompt_is_computed_as_it_comes_but_for_its_last_token():
+    scheduler = made()
+    sequence = add(scheduler, 1, [], open=True)
+    assert not scheduler.has_work
+    assert step(scheduler) == {}
+    sequence.extend([1, 2, 3])
+    assert step(scheduler) == {1: (0, 2)}
+    assert step(scheduler) == {}
+    sequence.extend([4])
+    sequence.open = False
+    assert step(scheduler) == {1: (2, 2)}
+    assert sequence.generated == 1
+
+
+def test_one_whose_prompt_does_not_come_holds_up_nobody():
+    scheduler = made(blocks=4)
+    idle = add(scheduler, 1, [1, 2, 3, 4, 5, 6, 7, 8], open=True)
+    step(scheduler)
+    add(scheduler, 2, 12, answer=1)
+    assert list(step(scheduler)) == [2]
+    assert idle.phase is Phase.WAITING
+    idle.open = False
+    assert step(scheduler) == {1: (4, 4)}  # one of its two blocks went to the other
+
+
+def test_what_can_never_fit_is_refused():
+    scheduler = made(blocks=5)
+    with pytest.raises(PromptTooLong) as long:
+        add(scheduler, 1, 200)
+    assert long.value.code is Code.INVALID_ARGUMENT
+    with pytest.raises(KvExhausted) as exhausted:
+        add(scheduler, 2, 20)
+    assert exhausted.value.code is Code.RESOURCE_EXHAUSTED
+    add(scheduler, 3, 19)
+    assert scheduler.limit(19, None) == 20
+
+
+def test_a_full_queue_says_when_to_come_back():
+    scheduler = made(waiting=1)
+    add(scheduler, 1, 3)
+    with pytest.raises(QueueFull) as full:
+        add(scheduler, 2, 3)
+    assert full.value.retry_after_s == 1.0
+
+
+def test_finishing_frees_at_once_and_twice_is_harmless():
+    scheduler = made()
+    running, waiting = add(scheduler, 1, 8), add(scheduler, 2, 8, open=True)
+    step(scheduler)
+    for sequence in (running, waiting):
+        scheduler.finish(sequence, FinishReason.CANCELLED)
+        scheduler.finish(sequence, FinishReason.STOP)
+        assert sequence.finish is FinishReason.CANCELLED
+    assert scheduler.blocks.statistics().used == 0
+    assert not scheduler.has_work
+
+
+def test_ends_stops_and_limits():
+    params = SamplingParams(max_tokens=9, min_tokens=2, stop_tokens=(5,))
+    sequence = Sequence(1, "m", [1, 2], params, 5, frozenset({0}))
+    assert sequence.accept(0) is None  # too early (and never chosen by the sampler)
+    assert sequence.accept(5) is FinishReason.STOP
+    assert sequence.stop_token == 5
+    assert sequence.accept(3) is FinishReason.LENGTH
+    deaf = Sequence(2, "m", [1], SamplingParams(ignore_eos=True), 9, frozenset({0}))
+    assert deaf.accept(0) is None
+
+
+def test_limits_must_leave_room_for_prompts():
+    with pytest.raises(InvalidArgument, match="4 sequences"):
+        Limits(step_tokens=4, sequences=4)
