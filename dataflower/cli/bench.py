@@ -40,7 +40,7 @@ def bench(
         float | None,
         typer.Option(
             help="Requests a second. A trace is stretched to it.",
-            show_default="half of what one call after the other gives",
+            show_default="that of the plan, or half of what one call after the other gives",
         ),
     ] = None,
     arrivals: Annotated[Shape | None, typer.Option(help="How requests come.", show_default="poisson")] = None,
@@ -121,6 +121,10 @@ def bench(
         list[str] | None,
         typer.Option(metavar="STAGE=TIME", help="Share of the SLO of a stage (repeatable)."),
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Plan of the workflow: its budgets, its rate, its cost. Local: run by it."),
+    ] = None,
     prices: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CSV with `hardware` and `price` (for an hour).")
     ] = None,
@@ -200,6 +204,7 @@ def bench(
         attainment=attainment,
         accepted_only=accepted_only,
         budget=tuple(budget or ()),
+        plan=plan,
         prices=prices,
         device=device,
         sweep=sweep,

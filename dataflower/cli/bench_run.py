@@ -22,6 +22,7 @@ from dataflower.cli.workflows import beside, load_file
 from dataflower.clock import SystemClock
 from dataflower.config.compose import compose
 from dataflower.config.settings import DEFAULT_HTTP_PORT, Config
+from dataflower.config.text import read_text
 from dataflower.errors import DataflowerError, InvalidArgument, Unavailable
 from dataflower.gateway.async_client import AsyncClient
 from dataflower.gateway.messages import WorkflowInfo
@@ -35,7 +36,9 @@ from dataflower.loadgen.report import Report, Settings
 from dataflower.loadgen.sender import encode
 from dataflower.loadgen.session import Load, Session, first_calls
 from dataflower.loadgen.sweep import Sweep
+from dataflower.planner.document import PlanDocument, parse_plan
 from dataflower.spec.suggest import did_you_mean
+from dataflower.spec.workflow import Slo
 
 DURATION_S = 30.0
 SAFE_SHARE = 0.5
@@ -81,6 +84,7 @@ class Asked:
     attainment: str | None = None
     accepted_only: bool = False
     budget: tuple[str, ...] = ()
+    plan: Path | None = None
     prices: Path | None = None
     device: str | None = None
     sweep: bool = False
@@ -114,6 +118,7 @@ class _Ready:
     target: float | None
     budgets_ms: Mapping[str, float]
     device: tuple[str, float, float] | None
+    plan: PlanDocument | None
 
     @staticmethod
     def of(asked: Asked) -> _Ready:
@@ -126,6 +131,12 @@ class _Ready:
                 raise WrongUsage(f"--trace FILE gives the arrivals: leave out --arrivals {asked.shape.value}")
         bench_inputs.slo_with(None, asked.slo)
         recorded = _recorded(asked)
+        plan = None if asked.plan is None else parse_plan(read_text(asked.plan), str(asked.plan))
+        device = bench_inputs.device(asked.prices, asked.device)
+        budgets_ms = bench_inputs.budgets(asked.budget)
+        if plan is not None:
+            budgets_ms = {name: stage.budget_ms for name, stage in plan.stages.items()} | budgets_ms
+            device = device or ("all machines of the plan", 1.0, plan.cost_per_hour)
         return _Ready(
             Arrivals(Shape.TRACE) if recorded is not None else _process(asked),
             recorded,
@@ -134,8 +145,9 @@ class _Ready:
             _seconds("--deadline", asked.deadline),
             bench_inputs.duration("--drain", asked.drain),
             bench_inputs.share(asked.attainment),
-            bench_inputs.budgets(asked.budget),
-            bench_inputs.device(asked.prices, asked.device),
+            budgets_ms,
+            device,
+            plan,
         )
 
 
@@ -294,7 +306,8 @@ async def _called_first(
     asked: Asked, ready: _Ready, client: AsyncClient, info: WorkflowInfo, inputs: Mapping[str, Any]
 ) -> float:
     """Call the workflow before the load, and return the rate that the load is to have."""
-    needs_rate = asked.rate is None and ready.recorded is None
+    planned = None if ready.plan is None else ready.plan.rate_per_s
+    needs_rate = asked.rate is None and ready.recorded is None and planned is None
     terminal().note("first calls, which start what has to be started")
     seconds, failure = await first_calls(client, info.name, inputs, 4 if needs_rate else 1, SystemClock())
     if failure:
@@ -303,6 +316,8 @@ async def _called_first(
         return asked.rate
     if ready.recorded is not None:
         return bench_inputs.mean_rate(ready.recorded)
+    if planned is not None:
+        return planned
     if not seconds:
         raise InvalidArgument(f"no first call succeeded, so that no rate can be guessed (--rate): {failure}")
     warm = min(seconds)
@@ -361,7 +376,10 @@ def _terms(asked: Asked, ready: _Ready, info: WorkflowInfo, door: Door, *, serve
         accepted_only=asked.accepted_only,
     )
     _check_budgets(ready.budgets_ms, [stage.stage for stage in info.stages])
-    slo = bench_inputs.slo_with(info.slo, asked.slo)
+    slo = info.slo
+    if ready.plan is not None and (slo is None or slo.e2e_ms is None):
+        slo = replace(slo or Slo(), e2e_ms=ready.plan.slo_ms)
+    slo = bench_inputs.slo_with(slo, asked.slo)
     return Terms(settings, slo, ready.budgets_ms, ready.device, ready.target)
 
 

@@ -362,6 +362,8 @@ def _slow(found: Measurement, request: Request) -> Slow:
             "started_ms": since(task.started),
             "ended_ms": since(task.ended),
             "sent_ms": since(task.sent),
+            "batch": task.batch,
+            "batch_wait_ms": round(task.batch_wait_s * 1e3, 3),
             "error": task.error,
         }
         for task in trace.tasks

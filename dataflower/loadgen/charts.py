@@ -198,15 +198,18 @@ def _lines(tasks: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[s
 
 
 def _bars(plot: Plot, x: Axis, top: float, task: Mapping[str, Any], label: str) -> None:
-    for name, first, last in (
-        ("queue", "queued_ms", "dispatched_ms"),
-        ("transfer", "dispatched_ms", "started_ms"),
-        ("compute", "started_ms", "ended_ms"),
-        ("transfer", "ended_ms", "sent_ms"),
+    queued, dispatched = task["queued_ms"], task["dispatched_ms"]
+    batched = None if dispatched is None else max(queued or 0.0, dispatched - task["batch_wait_ms"])
+    size = f", one of {task['batch']}" if task["batch"] > 1 else ""
+    for name, begin, end in (
+        ("queue", queued, batched),
+        ("batch", batched, dispatched),
+        ("transfer", dispatched, task["started_ms"]),
+        ("compute", task["started_ms"], task["ended_ms"]),
+        ("transfer", task["ended_ms"], task["sent_ms"]),
     ):
-        begin, end = task[first], task[last]
         if begin is not None and end is not None:
-            hint = f"{label}: {name} {end - begin:.2f} ms"
+            hint = f"{label}: {name} {end - begin:.2f} ms{size}"
             plot.bar(x.at(begin), top, x.at(end) - x.at(begin), 14.0, name=name, hint=hint)
 
 
