@@ -31,6 +31,8 @@ Array = np.ndarray[Any, Any]
 
 _pack = msgpack.packb
 _unpack = msgpack.unpackb
+_ONE_TENSOR = _pack(msgpack.ExtType(EXT_TENSOR, _pack(0)))
+"""Body of a value that is an array by reference and nothing else, which is what most large values are."""
 
 
 class Bf16Bits(Array):
@@ -70,6 +72,10 @@ class _Encoder:
     def value(self, value: Any, name: str) -> Value:
         self.tensors = []
         try:
+            if type(value) is np.ndarray:
+                extension = self._tensor(value, "")
+                body = _ONE_TENSOR if self.tensors else _pack(extension)
+                return Value(body, tuple(self.tensors))
             if type(value) not in plain.TYPES:
                 plain.check(value)
             body = _pack(value, default=self._convert, strict_types=True)
@@ -156,11 +162,8 @@ def encode(
     stays allocated. `name` is the root of paths in messages. Raises InvalidArgument (with type and path), and what
     `Arena.allocate` raises.
     """
-    if type(value) in plain.TYPES:
-        with contextlib.suppress(OverflowError, ValueError):  # refused below, with the reason
-            body = _pack(value)
-            if len(body) <= inline_body_bytes or arena is None:
-                return Value(body)
+    if (quick := _quick(value, arena, views, inline_body_bytes)) is not None:
+        return quick
     encoder = _Encoder(arena, views, cancelled, inline_tensor_bytes, inline_body_bytes)
     try:
         return encoder.value(value, name)
@@ -179,6 +182,10 @@ def encode_ports(
     inline_body_bytes: int = INLINE_BODY_BYTES,
 ) -> dict[str, Value]:
     """`encode` for the ports of one message: all or nothing, and two ports may name the same own slot."""
+    if len(values) == 1:
+        ((name, value),) = values.items()
+        if (quick := _quick(value, arena, views, inline_body_bytes)) is not None:
+            return {name: quick}
     encoder = _Encoder(arena, views, cancelled, inline_tensor_bytes, inline_body_bytes)
     try:
         return {name: encoder.value(value, name) for name, value in values.items()}
@@ -187,41 +194,78 @@ def encode_ports(
         raise
 
 
+def _quick(value: Any, arena: Arena | None, views: Views | None, inline_body_bytes: int) -> Value | None:
+    """The two cases that need no encoder: plain values of moderate size, and arrays passed on just as they came."""
+    kind = type(value)
+    if kind in plain.TYPES:
+        with contextlib.suppress(OverflowError, ValueError):  # refused by the encoder, with the reason
+            body = _pack(value)
+            if len(body) <= inline_body_bytes or arena is None:
+                return Value(body)
+    elif kind is np.ndarray and arena is not None and views is not None:
+        ref = views.given(value)
+        if ref is not None:
+            return Value(_ONE_TENSOR, (ref,))
+    return None
+
+
 def decode(value: Value, views: Views | None, *, copy: bool = False) -> Any:
     """Unpack. Tensors are read-only zero-copy numpy arrays (BF16: torch tensors if torch is loaded, else `Bf16Bits`).
 
     `copy`: writable copies instead, nothing held. Raises ValueError for a value that does not hold together.
     """
 
-    def extension(code: int, data: bytes) -> Any:
-        if code == EXT_INLINE_TENSOR:
-            dtype, shape, content = _unpack(data)
-            kind = NUMPY_DTYPES[dtype]
-            if math.prod(shape) * kind.itemsize != len(content):
-                raise ValueError(f"{dtype}{shape} does not take {len(content)} bytes")
-            array: Array = np.ndarray(shape, kind, content)
-        elif code == EXT_TENSOR:
-            if views is None:
-                raise ValueError("a tensor by reference where no arena is attached")
-            index = _unpack(data)
-            if not 0 <= index < len(value.tensors):
-                raise ValueError(f"tensor {index} of {len(value.tensors)}")
-            ref = value.tensors[index]
-            dtype, array = ref.dtype, views.array(ref)
-        else:
-            raise ValueError(f"unknown extension {code}")
-        if copy:
-            array = array.copy()
-        return _bf16(array) if dtype == "BF16" else array
-
     try:
         if value.spilled is None:
-            return _unpack(value.body, ext_hook=extension)
-        if views is None:
-            raise ValueError("a body by reference where no arena is attached")
-        return _unpack(views.view(value.spilled).data, ext_hook=extension)
+            if value.body == _ONE_TENSOR:
+                return _referred(value, views, 0, copy)
+            if not value.tensors and not copy:
+                return _unpack(value.body, ext_hook=_inline)
+        return _decode(value, views, copy)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise ValueError(f"a value does not hold together: {error}") from error
+
+
+def _decode(value: Value, views: Views | None, copy: bool) -> Any:
+    """Any value."""
+
+    def extension(code: int, data: bytes) -> Any:
+        if code == EXT_TENSOR:
+            return _referred(value, views, _unpack(data), copy)
+        return _inline(code, data, copy)
+
+    if value.spilled is None:
+        return _unpack(value.body, ext_hook=extension)
+    if views is None:
+        raise ValueError("a body by reference where no arena is attached")
+    return _unpack(views.view(value.spilled).data, ext_hook=extension)
+
+
+def _referred(value: Value, views: Views | None, index: int, copy: bool) -> Any:
+    """An array by reference. Raises ValueError."""
+    if views is None:
+        raise ValueError("a tensor by reference where no arena is attached")
+    if not 0 <= index < len(value.tensors):
+        raise ValueError(f"tensor {index} of {len(value.tensors)}")
+    ref = value.tensors[index]
+    array = views.array(ref)
+    if copy:
+        array = array.copy()
+    return _bf16(array) if ref.dtype == "BF16" else array
+
+
+def _inline(code: int, data: bytes, copy: bool = False) -> Any:
+    """An array inside a message. Raises ValueError."""
+    if code != EXT_INLINE_TENSOR:
+        raise ValueError(f"extension {code} where only arrays inside the message may be")
+    dtype, shape, content = _unpack(data)
+    kind = NUMPY_DTYPES[dtype]
+    if math.prod(shape) * kind.itemsize != len(content):
+        raise ValueError(f"{dtype}{shape} does not take {len(content)} bytes")
+    array: Array = np.ndarray(shape, kind, content)
+    if copy:
+        array = array.copy()
+    return _bf16(array) if dtype == "BF16" else array
 
 
 def empty(

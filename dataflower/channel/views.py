@@ -74,10 +74,13 @@ class _Held:
 
 
 class _Watch(weakref.ref):  # type: ignore[type-arg]
-    """Weak reference to the array that all views made from it keep alive; it knows slot and segment."""
+    """Weak reference to the array that all views made from it keep alive; it knows what it was made of."""
 
-    __slots__ = ("key", "segment")
+    __slots__ = ("ident", "key", "ref", "segment")
+    ident: int
+    """`id` of the array."""
     key: tuple[int, int]
+    ref: TensorRef
     segment: _Attached
     __hash__ = object.__hash__  # arrays have none
     __eq__ = object.__eq__
@@ -102,7 +105,8 @@ class Views:
         self._attached: dict[int, _Attached] = {}
         self._by_address: list[tuple[int, int]] = []  # (address, arena) of what is mapped, sorted
         self._held: dict[tuple[int, int], _Held] = {}
-        self._watches: set[_Watch] = set()
+        self._watches: dict[int, _Watch] = {}
+        """By `ident`; more than one has the same only while the dead one waits in `_dead`, and then it isn't here."""
         self._arrived = threading.Condition(threading.Lock())
 
     def attach(self, arena: int, nbytes: int, fd: int) -> None:
@@ -171,6 +175,16 @@ class Views:
             raise ValueError(f"{ref.dtype}{list(ref.shape)} does not take {ref.nbytes} bytes")
         return self._view(ref, kind, ref.shape)
 
+    def given(self, array: np.ndarray[Any, Any]) -> TensorRef | None:
+        """The reference from which `array` made this very object, as long as it still has its type and shape."""
+        watch = self._watches.get(id(array))
+        if watch is None or watch() is not array:
+            return None
+        ref = watch.ref
+        if array.shape != ref.shape or array.dtype is not NUMPY_DTYPES.get(ref.dtype) or not array.flags.c_contiguous:
+            return None  # user code can change these in place
+        return ref
+
     def held(self, slots: Iterable[tuple[int, int]], *, watch: bool = True) -> Slots:
         """Which of these slots still have live views; with `watch`, `on_unheld` is told of each when it has none left.
 
@@ -233,8 +247,9 @@ class Views:
                 # Numpy makes this array the base of every view of it and of views of those, so it dies last.
                 root: np.ndarray[Any, Any] = np.ndarray(shape, kind, memory, start)
                 watch = _Watch(root, self._gone)
-                watch.key, watch.segment = key, segment
-                self._watches.add(watch)
+                ident = watch.ident = id(root)
+                watch.key, watch.ref, watch.segment = key, ref, segment
+                self._watches[ident] = watch
                 entry = self._held.get(key)
                 if entry is None:
                     entry = self._held[key] = _Held()
@@ -287,7 +302,8 @@ class Views:
             try:
                 while self._dead:
                     watch = self._dead.popleft()
-                    self._watches.discard(watch)
+                    if self._watches.get(watch.ident) is watch:
+                        del self._watches[watch.ident]
                     entry = self._held[watch.key]
                     entry.views -= 1
                     if not entry.views:

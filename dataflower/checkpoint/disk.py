@@ -61,7 +61,7 @@ class DiskTier:
 
     def __init__(self, config: StoreConfig) -> None:
         self.config = config
-        self.root = config.models_dir
+        self.root = config.models_dir.absolute()
 
     def names(self) -> tuple[str, ...]:
         """Models that are completely there, sorted."""
@@ -108,6 +108,10 @@ class DiskTier:
         """Note what a first load found out. A store that can't be written does without."""
         with contextlib.suppress(PermissionError):
             manifests.write(located.manifest_path, manifest)
+
+    def is_pinned(self, folder: Path) -> bool:
+        """Whether the model in `folder` (one of the store's) is to be kept, on disk and in memory."""
+        return folder.parent == self.root and (folder / META / "pinned").exists()
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Readonly
 from dataclasses import dataclass, field
@@ -63,6 +64,67 @@ def select(names: Iterable[str], read: Callable[[str], bytes], where: str) -> tu
     return (*weights, *small)
 
 
+class Arrival:
+    """How far a load has got; written by its threads, read by any."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ends: Sequence[int] = ()
+        self._done: set[int] = set()
+        self._next = 0
+        self._over = False
+        self.arrived = 0
+        """Bytes that are there and checked."""
+        self.prefix = 0
+        """So many of the memory's first bytes are there and checked, without a gap."""
+
+    def expect(self, ends: Sequence[int]) -> None:
+        """Offsets in memory at which the chunks end, in their order."""
+        self._ends = ends
+
+    def mark(self, number: int, nbytes: int) -> None:
+        """A chunk is there."""
+        with self._changed:
+            self.arrived += nbytes
+            self._done.add(number)
+            while self._next in self._done:
+                self._done.remove(self._next)
+                self.prefix = self._ends[self._next]
+                self._next += 1
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Nothing more will come, be it done or failed."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def wait(self, beyond: int) -> int:
+        """The prefix, as soon as it is longer than `beyond` or nothing more will come; blocks."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or self.prefix > beyond)
+            return self.prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One chunk of one file. `number`: its place among all chunks of the model."""
+
+    number: int
+    place: Placed
+    offset: int
+    nbytes: int
+
+
+def jobs(placed: Sequence[Placed], arrival: Arrival) -> list[Job]:
+    """Every chunk of every file, in the order of the memory."""
+    found: list[Job] = []
+    for place in placed:
+        found += [Job(len(found) + i, place, *chunk) for i, chunk in enumerate(chunks(place.nbytes))]
+    arrival.expect([job.place.offset + job.offset + job.nbytes for job in found])
+    return found
+
+
 @dataclass(slots=True)
 class Load:
     """One load: files of `folder` into the places of `owned`.
@@ -83,6 +145,7 @@ class Load:
     hashes: dict[str, list[bytes]] = field(default_factory=dict)
     healed: list[str] = field(default_factory=list)
     """`FILE, chunk NUMBER` for each chunk that had to be fetched anew."""
+    arrival: Arrival = field(default_factory=Arrival)
 
     def run(self) -> None:
         """Read everything.
@@ -101,17 +164,17 @@ class Load:
                         raise WeightsInvalid(f"{self.folder / place.name} is missing") from None
                     files[place.name] = None
                 self.hashes[place.name] = [b""] * len(range(0, place.nbytes, CHUNK_BYTES))
-            jobs = ((place, offset, nbytes) for place in self.placed for offset, nbytes in chunks(place.nbytes))
-            Crew(self._chunk_of(files), self.threads, self.stop).run(jobs)
+            Crew(self._chunk_of(files), self.threads, self.stop).run(jobs(self.placed, self.arrival))
         finally:
             for file in files.values():
                 if file is not None:
                     file.close()
 
-    def _chunk_of(self, files: Readonly[str, File | None]) -> Callable[[tuple[Placed, int, int]], None]:
-        return lambda job: self._chunk(files[job[0].name], *job)
+    def _chunk_of(self, files: Readonly[str, File | None]) -> Callable[[Job], None]:
+        return lambda job: self._chunk(files[job.place.name], job)
 
-    def _chunk(self, file: File | None, place: Placed, offset: int, nbytes: int) -> None:
+    def _chunk(self, file: File | None, job: Job) -> None:
+        place, offset, nbytes = job.place, job.offset, job.nbytes
         views = self.owned.views(place.offset + offset, pages(nbytes))
         exact = self.owned.views(place.offset + offset, nbytes)
         count = 0 if file is None else file.read_into(views, offset)
@@ -126,6 +189,7 @@ class Load:
             if count < nbytes or chunk_hash(exact) != wanted:
                 self._mend(entry, number, exact, short=count < nbytes)
             self.hashes[place.name][number] = wanted
+        self.arrival.mark(job.number, nbytes)
         self.progress(nbytes)
 
     def _mend(self, entry: FileEntry, number: int, exact: Sequence[memoryview], *, short: bool) -> None:

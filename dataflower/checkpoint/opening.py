@@ -7,6 +7,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataflower.checkpoint.client import OnProgress, attach, find_door
 from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.layout import pages, place
 from dataflower.checkpoint.loader import Load, Progress, describe, ignore
@@ -34,8 +35,25 @@ def open_weights(model: str | Path, *, config: StoreConfig | None = None, progre
         NotFound: there is no such model.
         WeightsInvalid: a file is damaged, cut off, or no safetensors file.
         ResourceExhausted: it does not fit into the store's memory.
+        Unavailable: the store died again and again.
     """
-    return _open_here(str(model), config or StoreConfig(), progress)
+    door = find_door()
+    if door is None:
+        return _open_here(str(model), config or StoreConfig(), progress)
+    got = attach(door, str(model), _differences(progress))
+    return Weights(got.manifest, got.mapping, got.folder, str(model), got.digest)
+
+
+def _differences(progress: Progress) -> OnProgress:
+    """From what has arrived so far to what has just arrived."""
+    before = 0
+
+    def tell(arrived: int, total: int) -> None:
+        nonlocal before
+        progress(arrived - before)
+        before = arrived
+
+    return tell
 
 
 @dataclass(slots=True, weakref_slot=True)

@@ -32,10 +32,10 @@ class Weights:
     be given to another model. A write into a tensor is a segmentation fault. Usable from any thread, and after a fork.
     """
 
-    def __init__(self, manifest: Manifest, mapping: Mapping, folder: Path, name: str = "") -> None:
+    def __init__(self, manifest: Manifest, mapping: Mapping, folder: Path, name: str = "", digest: str = "") -> None:
         """Made by `checkpoint.open`; `folder` is where the files lie on disk, if this process can see it."""
         self.name = name or manifest.name
-        self.digest = manifest.digest
+        self.digest = digest or manifest.digest
         self.nbytes = manifest.nbytes
         self._folder = folder
         self._mapping: Mapping | None = mapping

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dataflower.checkpoint.settings import StoreConfig
 from dataflower.config.settings import Config
 from dataflower.host.settings import HostConfig
 
@@ -27,5 +28,11 @@ def host_config(config: Config, **changes: Any) -> HostConfig:
     """Settings of a `Runtime`; `changes` go over them."""
     state_dir = config.state_dir.absolute()
     return HostConfig(
-        **{**shared(config, HostConfig), "state_dir": state_dir, "code_path": resolved_code_path(config), **changes}
+        **{
+            **shared(config, HostConfig),
+            "state_dir": state_dir,
+            "code_path": resolved_code_path(config),
+            "models": StoreConfig(**shared(config, StoreConfig)),
+            **changes,
+        }
     )

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataflower.checkpoint import settings as checkpoint
+
 DEFAULT_PORT = 8001
 """gRPC's port, as Triton's."""
 DEFAULT_HTTP_PORT = 8000
@@ -63,6 +65,16 @@ class Config:
     """Where a server keeps workflows, invocations and logs."""
     code_path: tuple[str, ...] = (".",)
     """Directories in which functions are looked up, before `sys.path`."""
+    models_dir: Path = field(default_factory=checkpoint.default_directory)
+    """Where models lie on disk: a folder for each, as `dataflower models` manages them."""
+    models_disk_bytes: int = 0
+    """Cap on that folder; the longest unused models that can be fetched again make room. 0: no cap."""
+    models_memory_bytes: int = field(default_factory=checkpoint.default_memory_bytes)
+    """Cap on the shared memory that holds weights; by default half of the machine's memory."""
+    models_prefault_bytes: int = 0
+    """Shared memory that a server gets ready for weights at its start: first loads are then as fast as later ones."""
+    models_threads: int = 4
+    """Threads that read the disk or the network for one load of weights."""
     cpus: int = field(default_factory=_cpus)
     """Cores to plan with."""
     max_containers: int = 64

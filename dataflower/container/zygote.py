@@ -118,12 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fd", type=int, required=True, help="inherited SEQPACKET socket")
     parser.add_argument("--preload", default="", help="modules to import, separated by commas")
     parser.add_argument("--lifeline", type=int, help="inherited pipe that ends when the host does")
+    parser.add_argument("--keep", type=int, action="append", default=[], help="inherited for the containers' own use")
     options = parser.parse_args(arguments)
     sandbox.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, which closes the link when it is done
     name_thread_count(os.environ, 1)
     link = Link(options.fd)
-    for fd in (options.fd, options.lifeline):
+    for fd in (options.fd, options.lifeline, *options.keep):
         if fd is not None:
             os.set_inheritable(fd, False)
     began = _monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataflower.core.admission import Admission
 from dataflower.core.instance import Instance
 from dataflower.core.matching import Flow
 from dataflower.core.pool import Pool
@@ -13,13 +14,15 @@ from dataflower.core.trace import LIMIT, InvocationTrace, TaskTrace
 class Deployment:
     """A workflow that can be invoked: its program and a pool for each stage that runs in containers."""
 
-    __slots__ = ("calls", "key", "pools", "program", "removed")
+    __slots__ = ("admission", "calls", "key", "pools", "program", "removed")
 
     def __init__(self, key: str, program: Program, pools: dict[int, Pool]) -> None:
         self.key = key
         self.program = program
         self.pools = pools
         self.calls = 0
+        self.admission: Admission | None = None
+        """Set while it runs by a plan that refuses what can't be served in time."""
         self.removed = False
 
 

@@ -25,6 +25,8 @@ class StartContainer(Struct, frozen=True):
     container: int
     key: str
     stage: Stage
+    hardware: str = ""
+    """The kind of device that a plan wants it on; empty: any."""
 
 
 class StopContainer(Struct, frozen=True):

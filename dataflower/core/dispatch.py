@@ -72,7 +72,7 @@ class BatchPool(Pool):
         self._waiting: dict[Instance, Waiting] = {}
         self._of: dict[int, _Group] = {}
         self._alone = 0
-        self._own = (self.min_replicas, self.max_replicas)
+        self.together = self.concurrency * spec.max_size
         self.plan: StageDispatch | None = None
         self.alarm = math.inf
         """When the queue is to be looked at again although nothing happens."""
@@ -88,11 +88,8 @@ class BatchPool(Pool):
         """Run as a plan says from now on (None: as the workflow says). Containers and waiting tasks are kept."""
         waiting = [(w, w.shelf.limit) for w in self._waiting.values() if w.shelf is not None]
         self.plan = plan
+        super().follow(plan)
         groups = (self._unplanned(),) if plan is None else plan.groups
-        if plan is None:
-            self.min_replicas, self.max_replicas = self._own
-        else:
-            self.min_replicas = self.max_replicas = sum(group.replicas for group in groups)
         self._groups = [_Group(group) for group in groups]
         if plan is None or plan.ranked:
             self._lanes = [_Lane(self._groups)]
@@ -257,11 +254,17 @@ class BatchPool(Pool):
     def add(self, container: Container) -> None:
         """A container is being started: it belongs to the best ranked group that lacks one."""
         super().add(container)
+        container.hardware = self._lacking(self._groups).plan.hardware
         self._join(container)
 
+    @staticmethod
+    def _lacking(groups: list[_Group]) -> _Group:
+        return next((g for g in groups if g.containers < g.plan.replicas), groups[-1])
+
     def _join(self, container: Container) -> None:
-        groups = self._groups
-        group = next((g for g in groups if g.containers < g.plan.replicas), groups[-1])
+        """Put it into a group, one for its kind of device if there is any."""
+        alike = [g for g in self._groups if g.plan.hardware in ("", container.hardware)]
+        group = self._lacking(alike or self._groups)
         group.containers += 1
         self._of[container.number] = group
         self.offer(container)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from dataflower import wire
+from dataflower.core.plan import DispatchPlan
 from dataflower.core.program import Program
 from dataflower.errors import Failure
 from dataflower.wire import Value
@@ -24,6 +25,13 @@ class WorkflowRemoved(Struct, frozen=True):
     """No new invocations; running ones go on, then its containers stop."""
 
     key: str
+
+
+class PlanChanged(Struct, frozen=True):
+    """A workflow is run by this plan from now on; None: as its file says."""
+
+    key: str
+    plan: DispatchPlan | None
 
 
 class InvocationArrived(Struct, frozen=True):
@@ -96,6 +104,7 @@ class Woke(Struct, frozen=True):
 Event = (
     WorkflowAdded
     | WorkflowRemoved
+    | PlanChanged
     | InvocationArrived
     | InputArrived
     | InputEnded

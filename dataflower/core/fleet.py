@@ -86,7 +86,7 @@ class Fleet:
         container = Container(self._last, pool)
         self.containers[container.number] = container
         pool.add(container)
-        self._say(StartContainer(container.number, pool.key, pool.stage))
+        self._say(StartContainer(container.number, pool.key, pool.stage, container.hardware))
 
     def _has_room(self, pool: Pool) -> bool:
         """Whether the host can take one more container; if not, another pool's longest idle one is sent away.

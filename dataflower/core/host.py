@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from dataflower import wire
 from dataflower.core import commands, events
+from dataflower.core.admission import Admission, hopeless_s
 from dataflower.core.call import Call, Deployment
 from dataflower.core.commands import Command, FinishInvocation, Tell
 from dataflower.core.config import CoreConfig
@@ -30,6 +31,8 @@ from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Code, Failure
 
 QUEUE_FULL_RETRY_S = 1.0
+SOONEST_RETRY_S = 0.01
+"""Nobody is told to come back sooner than this."""
 
 
 class CoreStatistics(Struct, frozen=True):
@@ -54,6 +57,7 @@ class HostCore(Tasks):
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             events.WorkflowAdded: self._workflow_added,
             events.WorkflowRemoved: self._workflow_removed,
+            events.PlanChanged: self._plan_changed,
             events.InvocationArrived: self._invocation_arrived,
             events.InputArrived: self._input_arrived,
             events.InputEnded: self._input_ended,
@@ -130,6 +134,23 @@ class HostCore(Tasks):
             deployment.removed = True
             self._close_if_unused(deployment)
 
+    def _plan_changed(self, event: events.PlanChanged, now: float) -> None:
+        """Containers are kept: what they are collects differently, what lacks is started, what is too many leaves."""
+        deployment = self._deployments.get(event.key)
+        if deployment is None:
+            return
+        plan = event.plan
+        stages = {} if plan is None else {stage.stage: stage for stage in plan.stages}
+        pools = {pool.stage.name: pool for pool in deployment.pools.values()}
+        deployment.admission = None
+        if plan is not None and plan.admission:
+            deployment.admission = Admission(plan, deployment.program.workflow, pools)
+        for name, pool in pools.items():
+            pool.follow(stages.get(name))
+            for container in pool.idle:
+                self._fleet.watch_idle(container, now)
+            self._dispatch(pool, now)
+
     def _close_if_unused(self, deployment: Deployment) -> None:
         if not deployment.removed or deployment.calls:
             return
@@ -159,6 +180,16 @@ class HostCore(Tasks):
                 failure = Failure(Code.RESOURCE_EXHAUSTED, "QueueFull", message, retry_after_s=QUEUE_FULL_RETRY_S)
                 self._refuse(event, now, failure)
                 return
+        late = 0.0
+        if deployment.admission is not None:
+            late = deployment.admission.consider(now, event.deadline)
+        elif event.deadline:
+            late = hopeless_s(deployment.pools.values(), self._fleet.starved, now, event.deadline)
+        if late > 0:
+            message = f"it would be late by {late:.3f} s: more has been accepted than can be served in time"
+            failure = Failure(Code.RESOURCE_EXHAUSTED, "Overloaded", message, retry_after_s=max(late, SOONEST_RETRY_S))
+            self._refuse(event, now, failure)
+            return
         flow = Flow(event.invocation, deployment.program, self.ledger)
         call = Call(flow, deployment, event.deadline, now)
         self._calls[event.invocation] = call

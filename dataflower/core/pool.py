@@ -14,6 +14,7 @@ from dataflower.wire import ArenaMade
 
 if TYPE_CHECKING:
     from dataflower.core.dispatch import Batch
+    from dataflower.core.plan import StageDispatch
 
 
 RUN_WEIGHT = 0.2
@@ -35,6 +36,7 @@ class Container:
     __slots__ = (
         "arenas",
         "batches",
+        "hardware",
         "held",
         "idle_since",
         "keep_alive_set",
@@ -56,6 +58,7 @@ class Container:
         """By number; none where the function takes one task at a time."""
         self.held: dict[tuple[int, int], int] = {}
         """Slots of ended tasks' inputs that its user code still keeps a view of, and how often."""
+        self.hardware = ""
         self.idle_since = math.inf
         self.ready_at = math.inf
         self.keep_alive_set = False
@@ -91,9 +94,19 @@ class Pool:
         self.closing = False
         self.run_s = 0.0
         """How long the function takes, as measured lately; 0 if nobody knows or asks."""
+        self.together = self.concurrency
+        """Tasks that one container may run at a time."""
+        self._own = (self.min_replicas, self.max_replicas)
         self._queue: list[tuple[float, int, Instance]] = []
         self._free: list[Container] = []
         self._sequence = 0
+
+    def follow(self, plan: StageDispatch | None) -> None:
+        """Keep as many containers as a plan says from now on (None: as the workflow says)."""
+        if plan is None:
+            self.min_replicas, self.max_replicas = self._own
+        else:
+            self.min_replicas = self.max_replicas = sum(group.replicas for group in plan.groups)
 
     def enqueue(self, instance: Instance, deadline: float) -> None:
         """A task is ready. `deadline` 0 = none."""

@@ -340,7 +340,10 @@ class Tasks(abc.ABC):
         self._note_held(container, message.held)
         found = self._release_task(container, message.task, now)
         if found is not None:
-            container.pool.offer(container)
+            pool = container.pool
+            pool.offer(container)
+            if pool.queued and message.times.started:
+                pool.ran(message.times.ended - message.times.started)
             self._conclude(*found, message, now)
             self._after_task(container, now)
         for value in values:

@@ -60,18 +60,19 @@ def metadata_of(port: Port) -> tuple[str, tuple[int, ...]]:
     return _SCALARS.get(type_.kind, BYTES), front or (1,)
 
 
-def decode_input(port: Port, tensor: Any, raw: bytes | None) -> Any:
+def decode_input(port: Port, tensor: Any, raw: Any) -> Any:
     """The value for `port` of a ModelInferRequest's input tensor.
 
-    `raw`: its entry in `raw_input_contents`, None if the request uses typed contents. Arrays are read-only views of the
-    message. InvalidArgument if tensor and port, or shape and contents, don't fit.
+    `raw`: its entry in `raw_input_contents` (bytes, or a view of them for all but BYTES tensors), None if the request
+    uses typed contents. Arrays are read-only views of the message. InvalidArgument if tensor and port, or shape and
+    contents, don't fit.
     """
     shape = tuple(tensor.shape)
     if any(size < 0 for size in shape):
         raise InvalidArgument(f"input {port.name!r}: shape {list(shape)} has a negative size")
     try:
         if tensor.datatype == BYTES:
-            elements = _split(raw) if raw is not None else list(tensor.contents.bytes_contents)
+            elements = split_elements(raw) if raw is not None else list(tensor.contents.bytes_contents)
             _check_count(len(elements), shape)
             return _from_elements(port, elements, shape)
         array = from_raw(raw, tensor.datatype, shape) if raw is not None else _from_contents(tensor, shape)
@@ -163,7 +164,8 @@ def _single(port: Port, items: Sequence[Any]) -> Any:
     return items[0]
 
 
-def _split(raw: bytes) -> list[bytes]:
+def split_elements(raw: bytes) -> list[bytes]:
+    """The elements of a BYTES tensor, each behind its length; InvalidArgument if one is cut off."""
     elements, at = [], 0
     while at < len(raw):
         if at + 4 > len(raw):

@@ -19,6 +19,7 @@ import msgspec
 from dataflower import wire
 from dataflower.channel.arena import Arena
 from dataflower.channel.views import Views
+from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock
 from dataflower.core import commands
 from dataflower.core.commands import Command, FinishInvocation, Tell
@@ -341,6 +342,10 @@ class Engine:
     def zygote_pids(self) -> tuple[int, ...]:
         """Process ids of the fork servers."""
         return self._launcher.zygote_pids()
+
+    async def weights(self) -> Statistics | None:
+        """What the store of weights holds and how fast it loads; None while there is none."""
+        return await self._launcher.store.statistics()
 
     def statistics(self) -> EngineStatistics:
         """Counts now."""

@@ -19,6 +19,7 @@ from dataflower.core.commands import StartContainer
 from dataflower.host import logs
 from dataflower.host.processes import describe_exit, kill_process, marked_children, open_process, reap, set_subreaper
 from dataflower.host.settings import HostConfig
+from dataflower.host.store import Store
 from dataflower.host.zygote import Zygote
 
 _log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Launcher:
         self._marker = f"DATAFLOWER_HOST={os.getpid()}-{uuid.uuid4().hex}"
         self._lifeline = os.pipe()
         """Read end, write end. Nothing is ever written: it ends with this process, and the containers with it."""
+        self._store = self._new_store()
         self._zygotes: set[Zygote] = set()
         self._lost = 0
         self._closing = False
@@ -193,6 +195,7 @@ class Launcher:
                 preload,
                 marker=self._marker,
                 lifeline=self._lifeline[0],
+                store=self._store,
                 log=log,
                 on_message=self._on_zygote_message,
                 on_exit=self._on_zygote_exit,
@@ -200,6 +203,15 @@ class Launcher:
         finally:
             if log is not None:
                 os.close(log)
+
+    def _new_store(self) -> Store:
+        root = self._config.logs
+        return Store(self._loop, self._config.models, None if root is None else logs.zygote_log(root, "store"))
+
+    @property
+    def store(self) -> Store:
+        """The store of weights."""
+        return self._store
 
     def _send_waiting(self, nursery: Nursery) -> None:
         zygote = nursery.zygote
@@ -357,6 +369,7 @@ class Launcher:
         await self._until(lambda: not (self._zygotes or self._processes), None)
         self._kill_unknown()
         await self._until(lambda: not self._orphans, None)
+        self._store.close()
         for descriptor in self._lifeline:
             os.close(descriptor)
         set_subreaper(self._was_subreaper)

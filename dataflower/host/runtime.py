@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
+from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock, SystemClock
 from dataflower.core.events import InvocationArrived
 from dataflower.core.host import CoreConfig, HostCore
@@ -438,6 +439,10 @@ class Runtime:
     def zygote_pids(self) -> tuple[int, ...]:
         """Process ids of the fork servers."""
         return self._engine.zygote_pids()
+
+    async def weights(self) -> Statistics | None:
+        """The models in this host's memory, and how fast it loads others; None before the first was asked for."""
+        return await self._engine.weights()
 
     def statistics(self) -> HostStatistics:
         """Counts now."""

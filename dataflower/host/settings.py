@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataflower.checkpoint.settings import StoreConfig
+
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
@@ -52,6 +54,8 @@ class HostConfig:
     max_server_crashes: int = 3
     """A submitted invocation that was running in so many crashes of the server is not run again."""
     seed: int = 0
+    models: StoreConfig = field(default_factory=StoreConfig)
+    """The store of weights."""
     set_aside_corrupt_journal: bool = False
     """Start with a new journal if the old one can't be read; the old file is kept beside it."""
 

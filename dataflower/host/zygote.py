@@ -16,6 +16,7 @@ from dataflower.channel.link import Link
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.links import Outbox
 from dataflower.host.processes import kill_process
+from dataflower.host.store import Store
 
 _log = logging.getLogger(__name__)
 
@@ -40,13 +41,15 @@ class Zygote:
         *,
         marker: str,
         lifeline: int,
+        store: Store | None = None,
         log: int | None,
         on_message: Callable[[Zygote, wire.FromZygote], None],
         on_exit: Callable[[Zygote, int], None],
     ) -> None:
         """Start it. `marker`: `NAME=value` for the environment, by which its descendants are known.
 
-        `lifeline`: descriptor of a pipe, copied, at whose end its containers die. `log`: descriptor for what it prints,
+        `lifeline`: descriptor of a pipe, copied, at whose end its containers die. `store`: whose door they
+        inherit. `log`: descriptor for what it prints,
         copied; None: the host's own output. Call `close`.
         """
         self._loop = loop
@@ -59,17 +62,19 @@ class Zygote:
         """Containers that were ordered and of which nothing has been heard."""
         self.children: set[int] = set()
         """Containers that run."""
+        door = () if store is None else (store.door,)
+        environment = _environment(marker) if store is None else {**_environment(marker), **store.environment}
         ours, theirs = Link.pair()
         self._outbox = Outbox(loop, ours)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE, *_arguments(theirs.fileno(), lifeline, preload)],
+                [sys.executable, "-P", "-m", MODULE, *_arguments(theirs.fileno(), lifeline, door, preload)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(theirs.fileno(), lifeline),
+                pass_fds=(theirs.fileno(), lifeline, *door),
                 start_new_session=True,
-                env=_environment(marker),
+                env=environment,
             )
         except BaseException:
             self._outbox.close()
@@ -127,8 +132,9 @@ class Zygote:
         self._pidfd = -1
 
 
-def _arguments(link: int, lifeline: int, preload: tuple[str, ...]) -> tuple[str, ...]:
-    return ("--fd", str(link), "--lifeline", str(lifeline), "--preload", ",".join(preload))
+def _arguments(link: int, lifeline: int, door: tuple[int, ...], preload: tuple[str, ...]) -> tuple[str, ...]:
+    keep = [part for fd in door for part in ("--keep", str(fd))]
+    return ("--fd", str(link), "--lifeline", str(lifeline), *keep, "--preload", ",".join(preload))
 
 
 def _environment(marker: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dataflower.errors import Problem
-from dataflower.planner.options import Billing, Options
+from dataflower.planner.options import Billing, Dispatch, Options
 from dataflower.planner.plan import Plan, StagePlan
 from dataflower.planner.reading import DocumentInvalid, read
 from dataflower.planner.schedule import ROUNDING, Allotment, whole
@@ -79,6 +79,11 @@ class PlanDocument(Document):
     percentile: float = Field(gt=0, le=100, description="Share of the invocations that keep it; 100 for paced arrivals")
     arrivals: Literal["paced", "poisson", "traced"]
     method: str = "ours"
+    dispatch: Literal["group", "ranked"] = Field(
+        "group",
+        description="group: tasks are dealt out to the groups of a stage in proportion to their rates; "
+        "ranked: the best ranked group with a free container collects all that comes",
+    )
     billing: Literal["use", "integer"]
     cost_per_hour: NotNegative
     cost_per_1000: NotNegative
@@ -178,6 +183,7 @@ def document_of(plan: Plan, options: Options, method: str = "ours") -> PlanDocum
         percentile=plan.percentile,
         arrivals=options.arrivals.value,
         method=method,
+        dispatch="group" if options.dispatch is Dispatch.GROUP else "ranked",
         billing="use" if options.billing is Billing.USE else "integer",
         cost_per_hour=_rate(plan.cost),
         cost_per_1000=_rate(plan.cost_per_1000),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataflower.gateway.http.door import Door
 from dataflower.gateway.http.health import Health
+from dataflower.gateway.http.inference import Inference
 from dataflower.gateway.http.invocations import Invocations
 from dataflower.gateway.http.openai.catalogue import Catalogue
 from dataflower.gateway.http.openai.completions import Completions
@@ -22,6 +23,7 @@ def application(site: Site) -> Door:
         OpenApi(site),
         Workflows(site),
         Invocations(site),
+        Inference(site),
         Catalogue(site, models),
         Completions(site, models),
         Embeddings(site, models),

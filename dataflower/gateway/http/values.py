@@ -102,7 +102,7 @@ def _any(value: Any) -> Any:
 
 def _tensor(type_: PortType, value: Any) -> np.ndarray[Any, Any]:
     if not isinstance(value, dict):
-        return _array(value, type_.dtype)
+        return exact_array(value, type_.dtype)
     if set(value) not in _TENSOR_KEYS:
         raise InvalidArgument(f"a {type_} is a list, or an object with dtype, shape and data (or base64)")
     dtype, shape = value["dtype"], value["shape"]
@@ -111,14 +111,18 @@ def _tensor(type_: PortType, value: Any) -> np.ndarray[Any, Any]:
         raise InvalidArgument("dtype must be a name such as FP32, shape a list of whole numbers")
     if "base64" in value:
         return from_raw(_base64(value["base64"]), dtype, tuple(shape))
-    array = _array(value["data"], dtype)
+    array = exact_array(value["data"], dtype)
     if any(size < 0 for size in shape) or array.size != int(np.prod(shape, dtype=object)):
         raise InvalidArgument(f"shape {shape} does not fit the {array.size} elements in data")
     return array.reshape(shape)
 
 
-def _array(value: Any, dtype: str) -> np.ndarray[Any, Any]:
-    """Numbers in the wanted type; one that it can't hold exactly is refused (floats may be rounded)."""
+def exact_array(value: Any, dtype: str) -> np.ndarray[Any, Any]:
+    """Numbers in the wanted type ("" = their own); floats may be rounded.
+
+    Raises:
+        InvalidArgument: these are no numbers, or one does not fit the type.
+    """
     try:
         given = np.asarray(value)
     except ValueError as error:

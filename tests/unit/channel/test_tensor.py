@@ -114,3 +114,38 @@ def test_bf16_without_torch_is_bits_that_stay_bf16(memory: Memory, monkeypatch: 
         assert encode(back[1:], arena=memory.arena, views=memory.views).body != b""
         with pytest.raises(TypeError):
             back + 1
+
+
+def test_an_array_passed_on_keeps_its_reference(memory: Memory) -> None:
+    sent = encode(np.arange(30000, dtype=np.float32).reshape(100, 300), arena=memory.arena, views=None)
+    array = decode(sent, memory.views)
+    assert encode(array, arena=memory.arena, views=memory.views) == sent
+    assert encode_ports({"a": array}, arena=memory.arena, views=memory.views) == {"a": sent}
+    assert encode_ports({"a": array, "b": [array]}, arena=memory.arena, views=memory.views)["a"] == sent
+    assert memory.arena.statistics().slots == 1
+
+
+def test_an_array_changed_in_place_is_sent_as_it_is_now(memory: Memory) -> None:
+    sent = encode(np.arange(30000, dtype=np.float32), arena=memory.arena, views=None)
+    for change in ("shape", "dtype", "strides"):
+        array = decode(sent, memory.views)
+        if change == "shape":
+            array.shape = (300, 100)
+        elif change == "dtype":
+            array.dtype = np.int32
+        else:
+            array = decode(sent, memory.views)
+            array = np.lib.stride_tricks.as_strided(array, (15000,), (8,))
+        again = decode(encode(array, arena=memory.arena, views=memory.views), memory.views)
+        assert (again.shape, again.dtype) == (array.shape, array.dtype)
+        assert np.array_equal(again, array)
+
+
+def test_a_dead_array_is_not_taken_for_the_one_in_its_place(memory: Memory) -> None:
+    first = encode(np.zeros(9000, np.uint8), arena=memory.arena, views=None)
+    second = encode(np.ones(9000, np.uint8), arena=memory.arena, views=None)
+    for _ in range(100):  # the memory of one array object is soon that of the next
+        for sent in (first, second):
+            assert encode(decode(sent, memory.views), arena=memory.arena, views=memory.views) == sent
+    own = np.full(9000, 7, np.uint8)
+    assert decode(encode(own, arena=memory.arena, views=memory.views), memory.views)[0] == 7

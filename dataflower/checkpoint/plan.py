@@ -1,0 +1,119 @@
+"""One model that a store is to hold: found on the disk or at its source, then filled into memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from dataflower.checkpoint import manifest as manifests
+from dataflower.checkpoint.disk import DiskTier, Located
+from dataflower.checkpoint.layout import pages, place
+from dataflower.checkpoint.loader import Arrival, Load, Progress, describe
+from dataflower.checkpoint.manifest import FileEntry, Manifest
+from dataflower.checkpoint.region import Owned
+
+
+@dataclass(slots=True)
+class Plan:
+    """How a model gets into memory. `key` stands for its content as far as it is known without reading it."""
+
+    model: str
+    disk: DiskTier
+    located: Located
+    sizes: list[tuple[str, int]]
+    key: str
+    remote: bool = False
+    arrival: Arrival = field(default_factory=Arrival)
+    manifest: Manifest | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.located.name
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are, or will be."""
+        return self.located.folder
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(nbytes for _, nbytes in self.sizes)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the files take in memory."""
+        return sum(pages(nbytes) for _, nbytes in self.sizes)
+
+    @property
+    def digest(self) -> str:
+        """Known once it is filled."""
+        return self.manifest.digest if self.manifest is not None else ""
+
+    def is_pinned(self) -> bool:
+        """Whether the user wants it kept in memory."""
+        return self.disk.is_pinned(self.located.folder)
+
+    def brief(self) -> Manifest:
+        """What clients are told: names and sizes, and the files' digests if they are known."""
+        if self.manifest is None:
+            return Manifest(self.name, "", tuple(FileEntry(name, nbytes, "", "") for name, nbytes in self.sizes))
+        return msgspec.structs.replace(
+            self.manifest, files=tuple(msgspec.structs.replace(file, chunks="") for file in self.manifest.files)
+        )
+
+    def fill(self, owned: Owned, progress: Progress) -> None:
+        """Fill the memory and check it; blocks.
+
+        Raises:
+            WeightsInvalid: files are damaged and can't be fetched again.
+            OSError: the disk or the network fails.
+        """
+        located, threads = self.located, self.disk.config.models_threads
+        known = {file.name: file for file in located.manifest.files} if located.manifest else {}
+        load = Load(
+            located.folder,
+            place(self.sizes),
+            owned,
+            known,
+            progress=progress,
+            threads=threads,
+            arrival=self.arrival,
+        )
+        try:
+            load.run()
+            self.manifest = located.manifest
+            if self.manifest is None:
+                self.manifest = describe(located.folder, located.names, load, name=located.name)
+                self.disk.remember(located, self.manifest)
+        finally:
+            self.arrival.finish()
+
+
+def find(disk: DiskTier, model: str) -> Plan:
+    """What a name, folder, file or URL means now.
+
+    Raises:
+        NotFound: nothing.
+        WeightsInvalid: the files contradict each other.
+    """
+    located = disk.locate(model)
+    return Plan(model, disk, located, located.sizes(), content_key(located))
+
+
+def content_key(located: Located) -> str:
+    """Changes when the content may have changed.
+
+    The user's own files go by what the file system says of them, before and after their digests are known; the
+    store's own by their digests, since a chunk that is mended leaves the content as it was.
+    """
+    if located.manifest is not None and not any(file.identity for file in located.manifest.files):
+        return f"{located.folder}:{located.manifest.digest}"
+    state = hashlib.sha256(str(located.folder).encode())
+    for name in located.names:
+        state.update(repr((name, manifests.identity(located.folder / name))).encode())
+    return state.hexdigest()

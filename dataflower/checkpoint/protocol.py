@@ -1,0 +1,124 @@
+"""What the store and its clients say to each other: MessagePack arrays over SEQPACKET sockets.
+
+The *door* is a socket pair: the host keeps one end open and hands the other to every container. A client sends `Enter`
+through it with one end of a new socket pair, its own; all else is said there, and closing it gives the memory back. A
+door needs no path, so nothing that hides the file system from a container can be in its way; and it outlives a store
+that died, since the host holds it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from dataflower.checkpoint.manifest import Manifest
+from dataflower.errors import Code
+
+VERSION = 1
+MAX_DESCRIPTORS = 60
+"""Pieces of memory that are handed over in one message."""
+
+
+class Enter(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Client -> door, with a descriptor: the store's end of the client's own socket pair."""
+
+    version: int = VERSION
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Client -> store, once per socket. `early`: send the memory before it is filled, and say how far that has got."""
+
+    model: str
+    early: bool = False
+
+
+class AskStatistics(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Client -> store: answered with `Statistics`."""
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Store -> client, while a load goes on. Bytes. `prefix`: so many from the beginning of the memory are there."""
+
+    arrived: int
+    total: int
+    prefix: int
+
+
+class Attached(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Store -> client, with descriptors: the memory, in `pieces` pieces; those that don't fit follow as `Pieces`.
+
+    The hashes of chunks are left out of `manifest`. Before `Ready` its digests may be empty.
+    """
+
+    manifest: Manifest
+    folder: str
+    pieces: int
+
+
+class Pieces(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Store -> client, with descriptors: more of the memory."""
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Store -> client: the memory is filled and checked."""
+
+    digest: str
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Store -> client: no weights, and why."""
+
+    code: Code
+    message: str
+
+
+class Resident(msgspec.Struct, frozen=True, array_like=True):
+    """A model in memory. `clients`: how many processes have it mapped."""
+
+    name: str
+    digest: str
+    nbytes: int
+    clients: int
+    ready: bool
+
+
+class Rate(msgspec.Struct, frozen=True, array_like=True):
+    """A source of loads: measured bandwidth in bytes a second (0: none measured), bytes waiting."""
+
+    source: str
+    bandwidth: float
+    queued_bytes: int
+
+
+class Statistics(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Store -> client. `held_bytes` is what the cap is about; `free_bytes` of it wait to be used again."""
+
+    cap_bytes: int
+    held_bytes: int
+    free_bytes: int
+    loads: int
+    hits: int
+    models: tuple[Resident, ...]
+    rates: tuple[Rate, ...]
+
+
+FromClient = Enter | Ask | AskStatistics
+FromStore = Progress | Attached | Pieces | Ready | Refused | Statistics
+
+_encoder = msgspec.msgpack.Encoder()
+_from_client: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
+_from_store: msgspec.msgpack.Decoder[FromStore] = msgspec.msgpack.Decoder(FromStore)
+
+
+def encode(message: FromClient | FromStore) -> bytes:
+    """A message as bytes."""
+    return _encoder.encode(message)
+
+
+def decode_from_client(payload: bytes) -> FromClient:
+    """Raises msgspec.DecodeError."""
+    return _from_client.decode(payload)
+
+
+def decode_from_store(payload: bytes) -> FromStore:
+    """Raises msgspec.DecodeError."""
+    return _from_store.decode(payload)

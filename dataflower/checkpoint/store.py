@@ -1,0 +1,331 @@
+"""The store of one host: a process that holds weights in memory and hands them to whoever asks through its door.
+
+It decides nothing: `tiers.MemoryTier` is told what happens on sockets and disks, and says what to do. The main thread
+does that and all sending; each lookup and each load has a thread of its own. It ends when the door does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from dataflower.channel.link import Link
+from dataflower.checkpoint import protocol, tiers
+from dataflower.checkpoint.disk import DiskTier
+from dataflower.checkpoint.layout import pieces
+from dataflower.checkpoint.plan import Plan, find
+from dataflower.checkpoint.rates import Rates
+from dataflower.checkpoint.region import Owned, Segment
+from dataflower.checkpoint.settings import StoreConfig
+from dataflower.clock import Clock
+from dataflower.errors import Closed, Code, DataflowerError, EndOfStream, PeerGone, WouldBlock
+
+
+@dataclass(slots=True)
+class _Client:
+    """A process that asked. `key`: the content it will get or has got."""
+
+    number: int
+    link: Link
+    model: str = ""
+    early: bool = False
+    key: str = ""
+    attached: bool = False
+
+
+@dataclass(slots=True)
+class _Holding:
+    """A model in memory or on its way."""
+
+    plan: Plan
+    owned: Owned
+    began: float
+    ready: bool = False
+
+
+class Store:
+    """Serves until its door is closed by all who hold it."""
+
+    def __init__(self, door: Link, config: StoreConfig, clock: Clock) -> None:
+        """Takes the door over."""
+        self._door, self._config, self._clock = door, config, clock
+        self._disk = DiskTier(config)
+        self._tier = tiers.MemoryTier(config.models_memory_bytes)
+        self._rates = Rates(config.models_dir)
+        self._clients: dict[int, _Client] = {}
+        self._by_fd: dict[int, _Client] = {}
+        self._holdings: dict[str, _Holding] = {}
+        self._plans: dict[str, Plan] = {}
+        self._free: list[Segment] = []
+        self._numbers = 0
+        self._loads = self._hits = 0
+        self._done: deque[Callable[[], None]] = deque()
+        """What threads have to say, run by the main thread; `_wake` makes it look."""
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.epoll()
+        self._poll.register(door.fileno(), select.EPOLLIN)
+        self._poll.register(self._wake, select.EPOLLIN)
+        self._open = True
+
+    def serve(self) -> None:
+        """Until the door closes. Memory that clients have mapped stays theirs."""
+        while self._open:
+            spare = self._tier.spare(self._config.models_prefault_bytes)
+            events = self._poll.poll(0 if spare else None)
+            for fd, _ in events:
+                if fd == self._wake:
+                    self._run_done()
+                elif fd == self._door.fileno():
+                    self._admit()
+                elif fd in self._by_fd:
+                    self._listen(self._by_fd[fd])
+            if spare and not events:
+                self._prefault()
+        self._close()
+
+    # --- sockets -------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        try:
+            payload, fds = self._door.receive_nowait()
+        except WouldBlock:
+            return
+        except (EndOfStream, PeerGone, Closed):
+            self._open = False
+            return
+        try:
+            entered = protocol.decode_from_client(payload)
+        except msgspec.DecodeError:
+            entered = None
+        if not isinstance(entered, protocol.Enter) or len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            return
+        self._numbers += 1
+        client = _Client(self._numbers, Link(fds[0]))
+        self._clients[client.number] = self._by_fd[client.link.fileno()] = client
+        self._poll.register(client.link.fileno(), select.EPOLLIN)
+        if entered.version != protocol.VERSION:
+            self._refuse(client, Code.FAILED_PRECONDITION, "the host runs another version of dataflower")
+
+    def _listen(self, client: _Client) -> None:
+        try:
+            payload, fds = client.link.receive_nowait()
+            for fd in fds:
+                os.close(fd)
+            match protocol.decode_from_client(payload):
+                case protocol.Ask(model, early) if not client.model:
+                    client.model, client.early = model, early
+                    self._handle(tiers.Asked(client.number, model))
+                case protocol.AskStatistics():
+                    self._send(client, self.statistics())
+                case _:
+                    raise PeerGone("it said what it should not")
+        except WouldBlock:
+            return
+        except (EndOfStream, PeerGone, Closed, msgspec.DecodeError):
+            self._drop(client)
+
+    def _drop(self, client: _Client) -> None:
+        if self._clients.pop(client.number, None) is None:
+            return
+        del self._by_fd[client.link.fileno()]
+        self._poll.unregister(client.link.fileno())
+        client.link.close()
+        self._handle(tiers.Gone(client.number))
+
+    def _send(self, client: _Client, message: protocol.FromStore, fds: Sequence[int] = ()) -> None:
+        """Never waits: a client that does not read what it asked for has itself to blame."""
+        try:
+            client.link.send_nowait(protocol.encode(message), fds)
+        except WouldBlock:
+            if not isinstance(message, protocol.Progress):
+                self._drop(client)
+        except (PeerGone, Closed):
+            self._drop(client)
+
+    def _refuse(self, client: _Client, code: Code, message: str) -> None:
+        self._send(client, protocol.Refused(code, message))
+
+    # --- decisions -----------------------------------------------------------------------------------------------
+
+    def _handle(self, event: tiers.Event) -> None:
+        for command in self._tier.handle(event, self._clock.monotonic()):
+            match command:
+                case tiers.Locate(model):
+                    self._spawn(lambda model=model: self._locate(model))  # type: ignore[misc]
+                case tiers.Load(key, recycled):
+                    self._load(key, recycled)
+                case tiers.Evict(key):
+                    self._evict(key)
+                case tiers.Trim(segments):
+                    for _ in range(segments):
+                        self._free.pop().close()
+                case tiers.Grant(number, key):
+                    self._grant(number, key)
+                case tiers.Refuse(number, code, message):
+                    if number in self._clients:
+                        self._refuse(self._clients[number], code, message)
+
+    def _locate(self, model: str) -> None:
+        """In a thread: what a name means now."""
+        try:
+            plan = find(self._disk, model)
+        except Exception as error:  # whatever the disk or the network may do, somebody waits for an answer
+            failed = tiers.NotLocated(model, _code(error), _text(error))
+            self._post(lambda: self._handle(failed))
+        else:
+            pinned = frozenset(key for key, holding in list(self._holdings.items()) if holding.plan.is_pinned())
+            self._post(lambda: self._located(plan, pinned))
+
+    def _located(self, plan: Plan, pinned: frozenset[str]) -> None:
+        self._handle(tiers.Pins(pinned))
+        for client in self._clients.values():
+            if client.model == plan.model and not client.key:
+                client.key = plan.key
+        self._hits += plan.key in self._holdings
+        self._plans.setdefault(plan.key, plan)
+        self._handle(tiers.Located(plan.model, plan.key, plan.memory_bytes, plan.remote, plan.name))
+        if plan.key not in self._tier.resident():
+            self._plans.pop(plan.key, None)  # refused
+        self._send_early(plan.key)
+
+    def _load(self, key: str, recycled: int) -> None:
+        plan = self._plans[key]
+        segments = [self._free.pop() for _ in range(recycled)]
+        try:
+            owned = Owned(plan.memory_bytes, segments)
+        except OSError as error:
+            failed = tiers.LoadFailed(key, Code.RESOURCE_EXHAUSTED, f"no memory for {plan.name}: {error}")
+            whole = pieces(plan.memory_bytes)[0]
+            self._post(lambda: self._handle(failed))
+            self._post(lambda: self._handle(tiers.Lost(whole)))
+            return
+        holding = self._holdings[key] = _Holding(plan, owned, self._clock.monotonic())
+        self._loads += 1
+        self._send_early(key)
+        self._spawn(lambda: self._fill(key, holding))
+
+    def _fill(self, key: str, holding: _Holding) -> None:
+        """In a thread: bytes into memory."""
+        try:
+            holding.plan.fill(holding.owned, lambda _: self._post(lambda: self._report(key)))
+        except Exception as error:  # see `_locate`
+            failed = tiers.LoadFailed(key, _code(error), _text(error))
+            self._post(lambda: self._handle(failed))
+        else:
+            seconds = self._clock.monotonic() - holding.began
+            self._post(lambda: self._filled(key, holding, seconds))
+
+    def _filled(self, key: str, holding: _Holding, seconds: float) -> None:
+        holding.ready = True
+        self._rates.note("remote" if holding.plan.remote else "disk", holding.plan.nbytes, seconds)
+        self._handle(tiers.Loaded(key))
+
+    def _evict(self, key: str) -> None:
+        self._plans.pop(key, None)
+        holding = self._holdings.pop(key, None)
+        if holding is not None:
+            self._free += holding.owned.release()
+
+    def _grant(self, number: int, key: str) -> None:
+        client = self._clients.get(number)
+        if client is None:  # it went while this was being decided
+            self._handle(tiers.Gone(number))
+            return
+        if not client.attached:
+            self._attach(client, key)
+        self._send(client, protocol.Ready(self._holdings[key].plan.digest))
+
+    # --- what clients get ----------------------------------------------------------------------------------------
+
+    def _attach(self, client: _Client, key: str) -> None:
+        holding = self._holdings[key]
+        fds = [segment.fd for segment in holding.owned.segments]
+        first, rest = fds[: protocol.MAX_DESCRIPTORS], fds[protocol.MAX_DESCRIPTORS :]
+        client.attached = True
+        plan = holding.plan
+        self._send(client, protocol.Attached(plan.brief(), str(plan.folder), len(fds)), first)
+        while rest:
+            more, rest = rest[: protocol.MAX_DESCRIPTORS], rest[protocol.MAX_DESCRIPTORS :]
+            self._send(client, protocol.Pieces(), more)
+
+    def _send_early(self, key: str) -> None:
+        """Memory that is still being filled, to those who asked for it like that."""
+        if key in self._holdings:
+            for client in list(self._clients.values()):
+                if client.key == key and client.early and not client.attached:
+                    self._attach(client, key)
+
+    def _report(self, key: str) -> None:
+        holding = self._holdings.get(key)
+        if holding is None or holding.ready:
+            return
+        arrival = holding.plan.arrival
+        message = protocol.Progress(arrival.arrived, holding.plan.nbytes, arrival.prefix)
+        for client in list(self._clients.values()):
+            if client.key == key:
+                self._send(client, message)
+
+    def statistics(self) -> protocol.Statistics:
+        """What is where, as clients may ask it."""
+        models = [
+            protocol.Resident(name, self._holdings[key].plan.digest if ready else "", nbytes, clients, ready)
+            for key, (name, nbytes, clients, ready) in self._tier.resident().items()
+        ]
+        rates = [
+            protocol.Rate(source, self._rates.bandwidth(source), self._tier.queued_bytes(source == "remote"))
+            for source in ("disk", "remote")
+        ]
+        tier = self._tier
+        return protocol.Statistics(
+            tier.cap_bytes, tier.held_bytes, tier.free_bytes, self._loads, self._hits, tuple(models), tuple(rates)
+        )
+
+    # --- threads and memory ----------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, daemon=True, name="store").start()
+
+    def _post(self, say: Callable[[], None]) -> None:
+        self._done.append(say)
+        with contextlib.suppress(BlockingIOError):  # it is awake
+            os.eventfd_write(self._wake, 1)
+
+    def _run_done(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        while self._done:
+            self._done.popleft()()
+
+    def _prefault(self) -> None:
+        """One segment, while nobody wants anything."""
+        segment = Segment()
+        segment.populate()
+        self._free.append(segment)
+        self._handle(tiers.Prefaulted(1))
+
+    def _close(self) -> None:
+        for client in list(self._clients.values()):
+            client.link.close()
+        self._door.close()
+        self._poll.close()
+
+
+def _code(error: Exception) -> Code:
+    if isinstance(error, DataflowerError):
+        return error.code
+    return Code.UNAVAILABLE if isinstance(error, OSError) else Code.INTERNAL
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, DataflowerError):
+        return error.message
+    return f"{type(error).__name__}: {error}"

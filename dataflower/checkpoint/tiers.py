@@ -1,0 +1,338 @@
+"""The host memory tier: which weights are in memory, which make room for others, who waits for what. Pure.
+
+One copy of a model however many ask for it (single flight), one load at a time from each source (so that the time until
+a load begins can be told: ServerlessLLM, OSDI'24, section 6), the longest unused makes room, and never what is
+pinned or in use. Memory is counted in the pieces that `layout` cuts it into; whole segments are recycled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from dataflower.checkpoint.layout import SEGMENT_BYTES, pieces
+from dataflower.errors import Code
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A client wants a model."""
+
+    client: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A model was found. `key`: its content as far as the disk tells. `remote`: it has to be fetched first."""
+
+    model: str
+    key: str
+    nbytes: int
+    remote: bool = False
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotLocated:
+    """A model was not found, or its files contradict each other."""
+
+    model: str
+    code: Code
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """All bytes of a model are in memory and checked."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """A load ended with an error."""
+
+    key: str
+    code: Code
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A client let go of its memory, or died."""
+
+    client: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """Which of the models in memory are pinned, now."""
+
+    keys: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefaulted:
+    """Segments were made ready in advance; `MemoryTier.spare` said how many there may be."""
+
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The system did not give the memory for a load that failed: there are fewer free segments than thought."""
+
+    segments: int
+
+
+Event = Asked | Located | NotLocated | Loaded | LoadFailed | Gone | Pins | Prefaulted | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Locate:
+    """Find out what a model is; answer with Located or NotLocated."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load a model into memory for it: `recycled` free segments first, new ones for the rest. Answer when done."""
+
+    key: str
+    recycled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Forget a model; its whole segments become free ones."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Give free segments back to the system."""
+
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A client gets a model that is in memory."""
+
+    client: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A client gets an error."""
+
+    client: int
+    code: Code
+    message: str
+
+
+Command = Locate | Load | Evict | Trim | Grant | Refuse
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A model in memory, or on its way there. `recycled`: free segments set aside for a load that has not begun."""
+
+    key: str
+    name: str
+    nbytes: int
+    remote: bool
+    whole: int
+    tail: int
+    recycled: int = 0
+    ready: bool = False
+    waiting: list[int] = field(default_factory=list)
+    clients: set[int] = field(default_factory=set)
+    last_used: float = 0.0
+
+    @property
+    def held(self) -> int:
+        return self.whole * SEGMENT_BYTES + self.tail
+
+
+class MemoryTier:
+    """What is where. `handle` is told what happened and says what to do."""
+
+    def __init__(self, cap_bytes: int) -> None:
+        self.cap_bytes = cap_bytes
+        self._entries: dict[str, _Entry] = {}
+        self._locating: dict[str, list[int]] = {}
+        self._of_client: dict[int, str] = {}
+        self._queues: dict[bool, deque[str]] = {False: deque(), True: deque()}
+        self._loading: dict[bool, str | None] = {False: None, True: None}
+        self._pinned: frozenset[str] = frozenset()
+        self._free = 0
+
+    # --- what is there -------------------------------------------------------------------------------------------
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of models and of free segments; never more than the cap."""
+        return self._free * SEGMENT_BYTES + sum(entry.held for entry in self._entries.values())
+
+    @property
+    def free_bytes(self) -> int:
+        """Memory of free segments."""
+        return self._free * SEGMENT_BYTES
+
+    def resident(self) -> dict[str, tuple[str, int, int, bool]]:
+        """Key -> (name, bytes, clients, whether it is completely there)."""
+        return {e.key: (e.name, e.nbytes, len(e.clients), e.ready) for e in self._entries.values()}
+
+    def queued_bytes(self, remote: bool) -> int:
+        """What is to be loaded from the disk (or fetched) before a load that would be asked for now."""
+        lane = [*self._queues[remote], *filter(None, [self._loading[remote]])]
+        return sum(self._entries[key].nbytes for key in lane)
+
+    def spare(self, nbytes: int) -> int:
+        """How many free segments are still to be made ready, if `nbytes` of memory are wanted in advance."""
+        room = (self.cap_bytes - self.held_bytes) // SEGMENT_BYTES
+        return max(0, min((nbytes - self.held_bytes) // SEGMENT_BYTES, room))
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take note of an event at time `now` (seconds); gives what is to be done, in order."""
+        match event:
+            case Asked(client, model):
+                return self._asked(client, model)
+            case Located():
+                return self._located(event, now)
+            case NotLocated(model, code, message):
+                return [Refuse(client, code, message) for client in self._locating.pop(model, [])]
+            case Loaded(key):
+                return self._loaded(key, now)
+            case LoadFailed(key, code, message):
+                return self._failed(key, code, message)
+            case Gone(client):
+                self._gone(client, now)
+            case Pins(keys):
+                self._pinned = keys
+            case Prefaulted(segments):
+                self._free += segments
+            case Lost(segments):
+                self._free -= segments
+        return []
+
+    def _asked(self, client: int, model: str) -> list[Command]:
+        # What a name means is looked up each time: the user may have put other files there. Lookups are shared, too.
+        first = model not in self._locating
+        self._locating.setdefault(model, []).append(client)
+        return [Locate(model)] if first else []
+
+    def _located(self, event: Located, now: float) -> list[Command]:
+        clients = self._locating.pop(event.model, [])
+        if not clients:
+            return []
+        entry = self._entries.get(event.key)
+        commands: list[Command] = []
+        if entry is None:
+            whole, tail = pieces(event.nbytes)
+            entry = _Entry(event.key, event.name or event.model, event.nbytes, event.remote, whole, tail)
+            room = self._make_room(entry)
+            if isinstance(room, str):
+                return [Refuse(client, Code.RESOURCE_EXHAUSTED, room) for client in clients]
+            commands += room
+            self._entries[event.key] = entry
+            self._queues[event.remote].append(event.key)
+            commands += self._begin(event.remote)
+        if not entry.ready:
+            entry.waiting += clients
+            return commands
+        return commands + [self._grant(entry, client, now) for client in clients]
+
+    def _grant(self, entry: _Entry, client: int, now: float) -> Grant:
+        entry.clients.add(client)
+        entry.last_used = now
+        self._of_client[client] = entry.key
+        return Grant(client, entry.key)
+
+    def _loaded(self, key: str, now: float) -> list[Command]:
+        entry = self._entries[key]
+        entry.ready, entry.last_used = True, now
+        self._loading[entry.remote] = None
+        waiting, entry.waiting = entry.waiting, []
+        return [self._grant(entry, client, now) for client in waiting] + self._begin(entry.remote)
+
+    def _failed(self, key: str, code: Code, message: str) -> list[Command]:
+        entry = self._forget(key)
+        self._loading[entry.remote] = None
+        refused: list[Command] = [Refuse(client, code, message) for client in entry.waiting]
+        return [Evict(key), *refused, *self._begin(entry.remote)]
+
+    def _gone(self, client: int, now: float) -> None:
+        key = self._of_client.pop(client, None)
+        if key is not None:
+            entry = self._entries[key]
+            entry.clients.discard(client)
+            entry.last_used = now
+            return
+        for waiting in (*self._locating.values(), *(entry.waiting for entry in self._entries.values())):
+            if client in waiting:
+                waiting.remove(client)  # what was begun goes on: the next to ask finds it done
+
+    def _begin(self, remote: bool) -> list[Command]:
+        """Start the next load from a source unless one is under way."""
+        if self._loading[remote] is not None or not self._queues[remote]:
+            return []
+        key = self._queues[remote].popleft()
+        self._loading[remote] = key
+        return [Load(key, self._entries[key].recycled)]
+
+    # --- room ----------------------------------------------------------------------------------------------------
+
+    def _make_room(self, entry: _Entry) -> list[Command] | str:
+        """Evictions that make room for `entry`, which then takes the free segments it can use; or why there is none."""
+        if entry.held > self.cap_bytes:
+            return f"{entry.name} needs {_mib(entry.held)} of memory; the store may use {_mib(self.cap_bytes)}"
+        idle = sorted(
+            (e for e in self._entries.values() if e.ready and not e.clients and e.key not in self._pinned),
+            key=lambda e: e.last_used,
+        )
+        fixed = self.held_bytes - self.free_bytes - sum(e.held for e in idle)
+        if fixed + entry.held > self.cap_bytes:
+            return (
+                f"{entry.name} needs {_mib(entry.held)} of memory; of the store's {_mib(self.cap_bytes)} "
+                f"{_mib(fixed)} are in use or pinned: {', '.join(self._holders())}"
+            )
+        commands: list[Command] = []
+        while self.held_bytes + entry.held - min(self._free, entry.whole) * SEGMENT_BYTES > self.cap_bytes:
+            if self._free > entry.whole:
+                over = self.held_bytes + entry.held - entry.whole * SEGMENT_BYTES - self.cap_bytes
+                count = min(self._free - entry.whole, -(-over // SEGMENT_BYTES))
+                self._free -= count
+                commands.append(Trim(count))
+            else:  # there is an idle one, or `fixed` would have been too much
+                victim = idle.pop(0)
+                self._forget(victim.key)
+                commands.append(Evict(victim.key))
+        entry.recycled = min(self._free, entry.whole)
+        self._free -= entry.recycled
+        return commands
+
+    def _forget(self, key: str) -> _Entry:
+        """Its whole segments become free ones."""
+        entry = self._entries.pop(key)
+        self._free += entry.whole
+        return entry
+
+    def _holders(self) -> list[str]:
+        found = []
+        for e in sorted(self._entries.values(), key=lambda e: -e.held):
+            why = "pinned" if e.key in self._pinned else f"{len(e.clients)} users" if e.ready else "loading"
+            if e.clients or not e.ready or e.key in self._pinned:
+                found.append(f"{e.name} {_mib(e.held)} ({why})")
+        return found[:5]
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / 2**20:.0f} MiB"

@@ -1,0 +1,99 @@
+"""A plan as the engine obeys it: from a plan file to `core.plan.DispatchPlan`."""
+
+from __future__ import annotations
+
+from graphlib import TopologicalSorter
+
+from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
+from dataflower.errors import Problem
+from dataflower.planner.document import PlanDocument, StageDocument, check_against
+from dataflower.planner.reading import DocumentInvalid
+from dataflower.spec.scopes import predecessors
+from dataflower.spec.workflow import Workflow
+
+SLACK_USED = 0.5
+"""Share of what a budget leaves beyond the worst case that batches may wait for; the rest is for what comes late."""
+
+
+def dispatch_plan(
+    document: PlanDocument, workflow: Workflow, file: str = "plan", *, admission: bool = True
+) -> DispatchPlan:
+    """What a plan file asks of the engine.
+
+    A stage that the plan puts on machines shared with others only gets a container of its own, since containers of
+    this engine belong to one stage.
+
+    Raises:
+        DocumentInvalid: the plan is for another workflow, or wants batches of a function that takes none.
+    """
+    check_against(document, workflow, file)
+    problems = [
+        Problem(
+            file,
+            1,
+            1,
+            f"stage {name!r} is planned in batches of {group.batch}, but its function takes one task at a time",
+            "declare it with @function(batch=True), or plan with --batch-1",
+        )
+        for name, stage in document.stages.items()
+        for group in stage.groups
+        if group.batch > 1 and workflow.stages[name].batch is None
+    ]
+    problems += [
+        Problem(
+            file,
+            1,
+            1,
+            f"stage {name!r} is planned in batches of {group.batch}, its batch.max_size is {batch.max_size}",
+            f"raise max_size to {group.batch}",
+        )
+        for name, stage in document.stages.items()
+        for group in stage.groups
+        if (batch := workflow.stages[name].batch) is not None and group.batch > batch.max_size
+    ]
+    if problems:
+        raise DocumentInvalid(tuple(problems))
+    return dispatch_of(document, workflow, admission=admission)
+
+
+def dispatch_of(document: PlanDocument, workflow: Workflow, *, admission: bool = True) -> DispatchPlan:
+    """The same without a look at whether it fits; stages that the plan does not name take no time."""
+    until_s = _until(document, workflow)
+    stages = tuple(_stage(name, stage, until_s[name], document) for name, stage in document.stages.items())
+    return DispatchPlan(document.slo_ms / 1000, document.rate_per_s, stages, admission)
+
+
+def _until(document: PlanDocument, workflow: Workflow) -> dict[str, float]:
+    """By when each stage should be done with an invocation's tasks: along the longest path to it, itself included."""
+    parents = {name: predecessors(workflow, stage) for name, stage in workflow.stages.items()}
+    until: dict[str, float] = {}
+    for name in TopologicalSorter(parents).static_order():
+        planned = document.stages.get(name)
+        own = 0.0
+        if planned is not None:
+            worst = _worst_ms(planned)
+            own = (worst + SLACK_USED * max(0.0, planned.budget_ms - worst)) / 1000
+        until[name] = max((until[parent] for parent in parents[name]), default=0.0) + own
+    return until
+
+
+def _worst_ms(stage: StageDocument) -> float:
+    return max(group.worst_ms for group in stage.groups)
+
+
+def _stage(name: str, stage: StageDocument, until_s: float, document: PlanDocument) -> StageDispatch:
+    groups = [
+        GroupPlan(g.batch, g.replicas, g.duration_ms / 1000, g.rate_per_s, g.device) for g in stage.groups if g.replicas
+    ]
+    if not groups:
+        g = stage.groups[0]
+        groups = [GroupPlan(g.batch, 1, g.duration_ms / 1000, g.rate_per_s, g.device)]
+    return StageDispatch(
+        stage=name,
+        groups=tuple(groups),
+        until_s=until_s,
+        worst_s=_worst_ms(stage) / 1000,
+        ranked=document.dispatch == "ranked",
+        dummy_rate=stage.dummy_rate_per_s,
+        factor=stage.rate_per_s / document.rate_per_s,
+    )

@@ -1,0 +1,178 @@
+"""The host memory tier under arbitrary events: never over its cap, nobody forgotten, nothing loaded twice."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from dataflower.checkpoint import tiers
+from dataflower.checkpoint.layout import SEGMENT_BYTES, TAIL_BYTES, pieces
+from dataflower.errors import Code
+
+CAP = 10 * SEGMENT_BYTES
+MODELS = [f"m{i}" for i in range(6)]
+SIZES = [1000, TAIL_BYTES, SEGMENT_BYTES, 3 * SEGMENT_BYTES + 5000, 6 * SEGMENT_BYTES, 11 * SEGMENT_BYTES]
+
+
+class Host(RuleBasedStateMachine):
+    """Plays the store: obeys the commands, and keeps a ledger of its own of memory and of who got what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tier = tiers.MemoryTier(CAP)
+        self.now = 0.0
+        self.asked: dict[int, str] = {}
+        self.granted: dict[int, str] = {}
+        self.locating: list[str] = []
+        self.loading: list[str] = []
+        self.memory: dict[str, tuple[int, int]] = {}
+        """Key -> (segments, tail bytes)."""
+        self.ready: set[str] = set()
+        self.reserved: dict[str, int] = {}
+        self.free = 0
+        self.used: dict[str, float] = {}
+        self.pinned: frozenset[str] = frozenset()
+        self.clients = 0
+        self.sizes: dict[str, int] = {}
+
+    def tell(self, event: tiers.Event) -> list[tiers.Command]:
+        self.now += 1.0
+        commands = self.tier.handle(event, self.now)
+        for command in commands:
+            self.obey(command)
+        return commands
+
+    def obey(self, command: tiers.Command) -> None:
+        match command:
+            case tiers.Locate(model):
+                assert model not in self.locating
+                self.locating.append(model)
+            case tiers.Load(key, recycled):
+                assert key not in self.memory, "loaded twice"
+                whole, tail = pieces(self.sizes[key])
+                assert recycled <= min(whole, self.free)
+                self.free -= recycled
+                self.memory[key] = (whole, tail)
+                self.loading.append(key)
+            case tiers.Evict(key):
+                assert key not in self.pinned or key in self.failing
+                assert key not in self.granted.values(), "evicted in use"
+                whole, _ = self.memory.pop(key)
+                self.free += whole
+                self.ready.discard(key)
+            case tiers.Trim(segments):
+                assert 0 < segments <= self.free
+                self.free -= segments
+            case tiers.Grant(client, key):
+                assert key in self.ready
+                assert client in self.asked
+                self.granted[client] = key
+                del self.asked[client]
+                self.used[key] = self.now
+            case tiers.Refuse(client, code, message):
+                assert message
+                assert code is not Code.INTERNAL
+                del self.asked[client]
+
+    failing: frozenset[str] = frozenset()
+
+    @rule(model=st.sampled_from(MODELS))
+    def ask(self, model: str) -> None:
+        self.clients += 1
+        self.asked[self.clients] = model
+        self.tell(tiers.Asked(self.clients, model))
+
+    @precondition(lambda self: self.locating)
+    @rule(data=st.data(), found=st.booleans(), changed=st.booleans(), remote=st.booleans())
+    def answer(self, data: st.DataObject, found: bool, changed: bool, remote: bool) -> None:
+        model = data.draw(st.sampled_from(self.locating))
+        self.locating.remove(model)
+        if not found:
+            self.tell(tiers.NotLocated(model, Code.NOT_FOUND, "no such model"))
+            return
+        key = f"{model}-{'new' if changed else 'old'}"
+        self.sizes[key] = SIZES[MODELS.index(model)]
+        before = dict(self.memory)
+        commands = self.tell(tiers.Located(model, key, self.sizes[key], remote))
+        evicted = [c.key for c in commands if isinstance(c, tiers.Evict)]
+        in_use = set(self.granted.values())
+        for victim in evicted:  # the longest unused goes first
+            others = [k for k in before if k in self.memory and k in self.ready and k not in in_use | self.pinned]
+            assert all(self.used.get(victim, 0) <= self.used.get(k, 0) for k in others if k != key)
+
+    @precondition(lambda self: self.loading)
+    @rule(data=st.data(), good=st.booleans())
+    def finish(self, data: st.DataObject, good: bool) -> None:
+        key = data.draw(st.sampled_from(self.loading))
+        self.loading.remove(key)
+        if good:
+            self.ready.add(key)
+            self.used[key] = self.now + 1.0
+            self.tell(tiers.Loaded(key))
+        else:
+            self.failing = frozenset([key])
+            self.tell(tiers.LoadFailed(key, Code.FAILED_PRECONDITION, "damaged"))
+            self.failing = frozenset()
+
+    @precondition(lambda self: self.asked or self.granted)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        client = data.draw(st.sampled_from(sorted([*self.asked, *self.granted])))
+        self.asked.pop(client, None)
+        key = self.granted.pop(client, None)
+        if key is not None:
+            self.used[key] = self.now + 1.0
+        self.tell(tiers.Gone(client))
+
+    @rule(keys=st.frozensets(st.sampled_from([f"{m}-{v}" for m in MODELS for v in ("old", "new")]), max_size=3))
+    def pin(self, keys: frozenset[str]) -> None:
+        self.pinned = keys
+        self.tell(tiers.Pins(keys))
+
+    @rule(nbytes=st.integers(0, 2 * CAP))
+    def prefault(self, nbytes: int) -> None:
+        count = min(2, self.tier.spare(nbytes))
+        self.free += count
+        self.tell(tiers.Prefaulted(count))
+
+    @invariant()
+    def memory_stays_under_the_cap(self) -> None:
+        held = self.free * SEGMENT_BYTES + sum(w * SEGMENT_BYTES + t for w, t in self.memory.values())
+        assert held <= self.tier.held_bytes <= CAP  # what waits for its turn is counted there already
+
+    @invariant()
+    def one_load_from_each_source(self) -> None:
+        assert len(self.loading) <= 2
+
+    @invariant()
+    def whoever_waits_has_something_to_wait_for(self) -> None:
+        if self.asked:
+            assert self.locating or self.loading
+
+    def teardown(self) -> None:
+        """In the end everybody has an answer, and all memory can be had again."""
+        while self.locating or self.loading:
+            for model in list(self.locating):
+                self.locating.remove(model)
+                self.tell(tiers.NotLocated(model, Code.NOT_FOUND, "gone"))
+            for key in list(self.loading):
+                self.loading.remove(key)
+                self.ready.add(key)
+                self.tell(tiers.Loaded(key))
+        assert not self.asked
+        for client in list(self.granted):
+            del self.granted[client]
+            self.tell(tiers.Gone(client))
+        self.pinned = frozenset()
+        self.tell(tiers.Pins(self.pinned))
+        self.sizes["all"] = CAP
+        self.asked[-1] = "all"
+        self.tell(tiers.Asked(-1, "all"))
+        self.tell(tiers.Located("all", "all", CAP))
+        assert self.loading == ["all"]
+        assert self.memory.keys() == {"all"}
+
+
+TestMemoryTier = Host.TestCase
+TestMemoryTier.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

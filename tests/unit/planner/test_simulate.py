@@ -1,0 +1,182 @@
+"""The simulator on cases whose numbers are known: the worked example of TC dispatch, fan-outs, overload."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from random import Random
+
+import pytest
+
+from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
+from dataflower.errors import InvalidArgument
+from dataflower.planner.application import Application, Module
+from dataflower.planner.dispatch import dispatch_of, dispatch_plan
+from dataflower.planner.document import document_of
+from dataflower.planner.options import Arrivals, Billing, Options
+from dataflower.planner.plan import Plan, plan
+from dataflower.planner.profile import Device, Point, Profile, Profiles
+from dataflower.planner.reading import DocumentInvalid
+from dataflower.planner.simulate import Figures, Simulated, Simulation, planned, profiled, simulate
+from dataflower.planner.synthetic import ITEMS, workflow_of
+from dataflower.testing.story import stage, workflow
+
+ONE = workflow_of(Application("one", (Module("m", "m"),)))
+
+
+def paced(rate: float, count: int) -> list[float]:
+    return [n / rate for n in range(count)]
+
+
+def poisson(rate: float, count: int, seed: int) -> list[float]:
+    random = Random(seed)
+    return list(accumulate(random.expovariate(rate) for _ in range(count)))
+
+
+def play(
+    groups: list[tuple[int, int, float, float]],
+    rate: float,
+    *,
+    bound: float = 1.0,
+    ranked: bool = False,
+    dummy: float = 0.0,
+) -> Figures:
+    """One stage with these (batch, replicas, seconds, rate), which promises `bound`."""
+    own = tuple(GroupPlan(*group) for group in groups)
+    given = DispatchPlan(bound, rate, (StageDispatch("m", own, bound, bound, ranked, dummy),), admission=False)
+    return simulate(Simulated(ONE.workflow, planned(given), given), paced(rate, 2000))
+
+
+@pytest.mark.parametrize(
+    ("groups", "rate", "ranked", "bound"),
+    [
+        ([(32, 5, 0.8, 200.0)], 200.0, False, 0.8 + 31 / 200),
+        ([(32, 5, 0.8, 198.0)], 198.0, False, 0.8 + 31 / 198),
+        ([(8, 2, 0.25, 38.0)], 38.0, False, 0.25 + 7 / 38),
+        ([(32, 4, 0.8, 160.0), (8, 2, 0.25, 38.0)], 198.0, False, 0.8 + 31 / 160 + 1 / 198),
+        ([(32, 4, 0.8, 160.0), (8, 2, 0.25, 38.0)], 198.0, True, 1.0),
+        ([(32, 4, 0.8, 160.0), (8, 1, 0.25, 32.0), (2, 1, 0.1, 6.0)], 198.0, True, 1.0),
+    ],
+)
+def test_the_worked_example_keeps_its_bounds(
+    groups: list[tuple[int, int, float, float]], rate: float, ranked: bool, bound: float
+) -> None:
+    figures = play(groups, rate, bound=bound, ranked=ranked)
+    assert len(figures.latency_s) == 2000
+    assert max(figures.latency_s) <= bound + 1e-5
+
+
+def test_the_best_ranked_group_collects_first() -> None:
+    figures = play([(32, 4, 0.8, 160.0), (8, 2, 0.25, 38.0)], 198.0, ranked=True)
+    batches = figures.stages["w@1", "m"].batches
+    assert batches[32] * 32 > 0.7 * 2000
+    assert set(batches) <= {32, 8, *range(1, 32)}
+
+
+def test_dummies_cut_batches_before_they_are_full() -> None:
+    few = play([(32, 5, 0.8, 40.0)], 38.0, dummy=100.0)
+    assert max(few.stages["w@1", "m"].batches) < 32
+    many = play([(32, 5, 0.8, 200.0)], 198.0, dummy=2.0)
+    assert max(many.stages["w@1", "m"].batches) == 32
+
+
+DEVICES = {"cheap": Device("cheap", 1.0), "fast": Device("fast", 4.0)}
+
+
+def profiles() -> Profiles:
+    def points(fixed: float, each: float) -> tuple[Point, ...]:
+        return tuple(Point(b, fixed + each * b) for b in (1, 2, 4, 8, 16))
+
+    return Profiles(
+        tuple(
+            Profile(model, device, points(fixed * slow, 0.002 * slow))
+            for model, fixed in (("detect", 0.02), ("classify", 0.008))
+            for device, slow in (("cheap", 3.0), ("fast", 1.0))
+        ),
+        DEVICES,
+    )
+
+
+def traffic(factor: float) -> Application:
+    modules = (Module("a", "detect"), Module("b", "classify", factor), Module("c", "classify", factor))
+    return Application("traffic", modules, (("a", "b"), ("b", "c")))
+
+
+def planned_for(application: Application, rate: float, slo_s: float, options: Options) -> tuple[Plan, Simulated]:
+    found = plan(application, profiles(), rate, slo_s, options)
+    assert isinstance(found, Plan)
+    synthetic = workflow_of(application)
+    given = dispatch_of(
+        document_of(found, options), synthetic.workflow, admission=options.arrivals is not Arrivals.PACED
+    )
+    return found, Simulated(synthetic.workflow, planned(given), given, synthetic.items)
+
+
+PACED = Options(billing=Billing.INTEGER, pack=False)
+RANDOM = Options(billing=Billing.INTEGER, pack=False, arrivals=Arrivals.POISSON)
+
+
+@pytest.mark.parametrize("rate", [20.0, 100.0, 400.0])
+def test_a_paced_plan_holds(rate: float) -> None:
+    found, given = planned_for(traffic(1.0), rate, 0.4, PACED)
+    figures = simulate(given, paced(rate, 600))
+    assert figures.within(0.4) == 1.0
+    for one in found.stages:
+        assert figures.stages["w@1", one.stage].longest_s <= 0.4
+
+
+def test_fan_outs_ask_for_as_many_tasks_as_their_factor_says() -> None:
+    _, given = planned_for(traffic(2.4), 50.0, 0.6, RANDOM)
+    figures = simulate(given, poisson(50.0, 500, 1))
+    assert [figures.stages["w@1", name].tasks for name in ("a", "a" + ITEMS, "b", "c")] == [500, 500, 1200, 1200]
+    assert figures.within(0.6) >= 0.99
+
+
+def test_overload_is_refused_and_the_rest_kept_in_time() -> None:
+    _, given = planned_for(traffic(1.0), 100.0, 0.5, RANDOM)
+    figures = simulate(given, poisson(300.0, 3000, 2))
+    assert figures.refused > 1000
+    assert len(figures.latency_s) > 900
+    assert figures.within(0.5) >= 0.97
+
+
+def test_without_a_plan_a_hopeless_deadline_is_refused() -> None:
+    given = Simulated(workflow([stage("s", {})], {}, inputs=[]), lambda *_: 0.1)
+    simulation = Simulation({"w@1": given}, start_s=0.01, deadline_s=0.5, max_containers=2)
+    figures = simulation.run((n * 0.001, "w@1") for n in range(400))
+    assert figures.refused > 280
+    assert figures.failed["DeadlineExceeded"] < 120
+
+
+def test_the_same_arrivals_give_the_same_figures() -> None:
+    def once() -> Figures:
+        _, given = planned_for(traffic(1.7), 80.0, 0.5, RANDOM)
+        return simulate(given, poisson(90.0, 300, 3), start_s=0.5)
+
+    assert once() == once()
+
+
+def test_profiles_are_service_times() -> None:
+    duration = profiled(profiles(), {"s": "classify"})
+    assert duration("s", 3, "fast") == pytest.approx(0.014)
+
+
+def test_a_crowd_of_workflows_shares_the_host() -> None:
+    _, given = planned_for(traffic(1.0), 50.0, 0.5, PACED)
+    simulation = Simulation({f"w{n}@1": given for n in range(5)})
+    arrivals = sorted((n / 50.0, f"w{k}@1") for n in range(100) for k in range(5))
+    figures = simulation.run(arrivals)
+    assert len(figures.latency_s) == 500
+    assert max(figures.latency_s) <= 0.5
+
+
+def test_what_can_not_be_run_is_refused() -> None:
+    found, _ = planned_for(traffic(1.0), 100.0, 0.5, PACED)
+    document = document_of(found, PACED)
+    single = workflow([stage("a", {"x": "inputs.x"}), stage("b", {"x": "a.out"}), stage("c", {"x": "b.out"})], {})
+    with pytest.raises(DocumentInvalid, match="the plan is for workflow 'traffic', not 'w'"):
+        dispatch_plan(document, single)
+    if any(group.batch > 1 for one in document.stages.values() for group in one.groups):
+        with pytest.raises(DocumentInvalid, match="its function takes one task at a time"):
+            dispatch_plan(document.model_copy(update={"workflow": "w"}), single)
+    with pytest.raises(InvalidArgument, match="its factor must be 1"):
+        workflow_of(Application("odd", (Module("a", "m", 2.0),)))
