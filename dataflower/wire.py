@@ -304,6 +304,11 @@ class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
     arena_cap_bytes: int = 0
     code_path: tuple[str, ...] = ()
     """Directories put in front of `sys.path`."""
+    spill_dir: str = ""
+    """Where the container's arena goes on when it is full; empty: nowhere."""
+    spill_cap_bytes: int = 0
+    spill_device: int = 0
+    """`st_dev` of files there, as the host sees it."""
 
 
 class Forked(msgspec.Struct, frozen=True, array_like=True, tag="forked"):

@@ -2,15 +2,16 @@
 
 An arena is a growing set of *segments*, each a memfd that is mapped writable here and then sealed, so that nobody
 else can write it and nobody at all can resize it. Segments are sparse: what costs is the first touch of a page, so
-slots are recycled and never given back before the end.
+slots are recycled and never given back before the end. Above its cap an arena goes on in files, if it may: slots and
+references are the same, and only readers differ, who get copies of what is on disk.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import os
+import sys
 import threading
 import weakref
 from bisect import bisect_left, bisect_right, insort
@@ -21,8 +22,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dataflower.channel import seals
 from dataflower.channel.blocks import PAGE, Blocks, rounded
+from dataflower.channel.segment import Segment, Spill
 from dataflower.errors import Closed, Code, DataflowerError, ResourceExhausted, WouldBlock
 from dataflower.wire import TensorRef
 
@@ -30,7 +31,6 @@ SEGMENT_BYTES = 64 << 20
 """Largest step by which an arena grows, unless one slot needs more. Memory is spent on pages written, not on size."""
 FIRST_SEGMENT_BYTES = 1 << 20
 
-_SEALS = seals.RESIZE | seals.FUTURE_WRITE
 _SHIFT = 48  # the allocator's address of a slot: segment number << 48 | offset
 _MASK = (1 << _SHIFT) - 1
 
@@ -52,30 +52,36 @@ class Slot(msgspec.Struct, frozen=True):
 
 
 class ArenaStatistics(msgspec.Struct, frozen=True):
-    """`used_bytes`: in live slots (counted against the cap); `reserved_bytes`: size of the (sparse) segments."""
+    """`used_bytes`: in live slots (counted against the cap); `reserved_bytes`: size of the (sparse) segments.
+
+    `spilled_bytes`: in live slots on disk, which count in neither.
+    """
 
     used_bytes: int
     reserved_bytes: int
     slots: int
     segments: int
+    spilled_bytes: int = 0
 
 
-class _Segment:
-    """A mapped memfd. The mapping lives as long as anything points into it, the descriptor until `close`."""
+class _Pool:
+    """One kind of segments: free blocks, and how much there may be, is, and is in live slots."""
 
-    __slots__ = ("address", "arena", "buffer", "fd", "map", "nbytes")
+    __slots__ = ("blocks", "cap", "reserved", "used")
 
-    def __init__(self, arena: int, nbytes: int) -> None:
-        self.arena, self.nbytes = arena, nbytes
-        self.fd = seals.make(f"dataflower-arena-{arena}", nbytes)
-        try:
-            self.map = mmap.mmap(self.fd, nbytes)
-            seals.seal(self.fd, _SEALS)  # after the mapping: a later writable one is what the seal forbids
-        except BaseException:
-            os.close(self.fd)
-            raise
-        self.buffer = memoryview(self.map)
-        self.address = int(np.frombuffer(self.map, np.uint8, 1).__array_interface__["data"][0])
+    def __init__(self, cap: int) -> None:
+        self.cap = cap
+        self.blocks = Blocks()
+        self.used = self.reserved = 0
+
+    def take(self, size: int) -> int | None:
+        """Address of a block, or None."""
+        if self.used + size > self.cap:
+            return None
+        key = self.blocks.take(size)
+        if key is not None:
+            self.used += size
+        return key
 
 
 class _Live:
@@ -111,6 +117,7 @@ class Arena:
         announce: Callable[[int, int, int], None],
         segment_bytes: int = SEGMENT_BYTES,
         setting: str = "arena_bytes",
+        spill: Spill | None = None,
     ) -> None:
         """`announce(arena, nbytes, fd)` is called once per segment, before any slot of it is handed out.
 
@@ -118,13 +125,16 @@ class Arena:
         held meanwhile. Nothing is mapped before the first allocation. Arena numbers are `owner << 16 | n`.
 
         `cap_bytes` limits what live slots take. Segments together may be up to twice as large, and more only where
-        a slot is larger than each of them. `setting`: its name for the user.
+        a slot is larger than each of them. `setting`: its name for the user. `spill`: where to go on above the cap
+        (else allocations wait there).
         """
         self._owner = owner
-        self._cap = -(-cap_bytes // PAGE) * PAGE
+        self._memory = _Pool(-(-cap_bytes // PAGE) * PAGE)
+        self._spill = spill
+        self._disk = _Pool(spill.cap_bytes if spill is not None else 0)
         self._announce = announce
         self._setting = setting
-        self._step = min(-(-segment_bytes // PAGE) * PAGE, self._cap)
+        self._step = min(-(-segment_bytes // PAGE) * PAGE, self._memory.cap)
         # A garbage collection can run `_local_gone` in the middle of any of our own statements: the lock is
         # re-entrant, and `_inside` tells a nested call to leave its work to the interrupted one.
         self._lock = threading.RLock()
@@ -132,14 +142,11 @@ class Arena:
         self._dead: deque[_Watch] = deque()
         self._growing = threading.Lock()
         self._waiters: deque[threading.Lock] = deque()
-        self._blocks = Blocks()
         self._live: dict[int, _Live] = {}
         self._watches: set[_Watch] = set()
         self._local: list[int] = []  # slots of the arrays made here, sorted
-        self._segments: list[_Segment] = []
+        self._segments: list[Segment] = []
         self._by_address: list[tuple[int, int]] = []  # (address, number) of segments, sorted
-        self._used = 0
-        self._reserved = 0
         self._closed = False
         self._released = 0
 
@@ -156,7 +163,7 @@ class Arena:
         """Like `allocate`, but raises WouldBlock where that would wait."""
         key, _ = self._obtain(nbytes, True)
         if key is None:
-            raise WouldBlock(f"the arena is full ({self._used} of {self._cap} bytes in use)")
+            raise WouldBlock(f"the arena is full ({self._memory.used} of {self._memory.cap} bytes in use)")
         return self._slot(key, nbytes)
 
     def array(
@@ -243,7 +250,8 @@ class Arena:
     def statistics(self) -> ArenaStatistics:
         """Sizes and counts now."""
         with self._lock:
-            return ArenaStatistics(self._used, self._reserved, len(self._live), len(self._segments))
+            memory = self._memory
+            return ArenaStatistics(memory.used, memory.reserved, len(self._live), len(self._segments), self._disk.used)
 
     def close(self) -> None:
         """Give the memory back as soon as no local view needs it. Idempotent; waiting `allocate`s raise Closed."""
@@ -259,8 +267,7 @@ class Arena:
             self._by_address.clear()
             self._local.clear()
             self._live.clear()
-            self._blocks = Blocks()
-            self._used = self._reserved = 0
+            self._memory, self._disk = _Pool(0), _Pool(0)
         self._wake()
 
     def _slot(self, key: int, nbytes: int) -> Slot:
@@ -295,57 +302,72 @@ class Arena:
         """Address of a new slot, or None if one must be released first; and how many have been released so far."""
         if nbytes < 0:
             raise ValueError(f"{nbytes} bytes")
-        if nbytes > self._cap:
-            raise ResourceExhausted(
-                f"{nbytes} bytes can never fit into the arena: it is capped at {self._cap} bytes "
-                f"(setting {self._setting})"
-            )
         size = rounded(nbytes)
         while True:
             with self._lock:
                 if self._closed:
                     raise Closed("the arena is closed")
+                if nbytes > (cap := max(self._memory.cap, self._disk.cap)):
+                    raise ResourceExhausted(
+                        f"{nbytes} bytes can never fit into the arena: it is capped at {cap} bytes "
+                        f"{'on disk' if cap > self._memory.cap else ''}(setting {self._setting})"
+                    )
                 self._inside = True
                 try:
-                    key = self._take(size, sent)
-                    growth = self._growth(size) if key is None else 0
-                    released = self._released
+                    key, growth, spill = self._take(size)
+                    if key is not None:
+                        self._live[key] = _Live(size, sent, not sent)
+                    released, count = self._released, len(self._segments)
                 finally:
                     self._leave()
             if not growth:
                 return key, released
             with self._growing:
-                if len(self._segments) == growth >> _SHIFT:  # else another thread has grown the arena meanwhile
-                    self._grow(growth & _MASK)
+                if len(self._segments) == count:  # else another thread has grown the arena meanwhile
+                    self._grow(growth, spill)
 
-    def _take(self, size: int, sent: bool) -> int | None:
-        if self._used + size > self._cap:
-            return None
-        key = self._blocks.take(size)
-        if key is not None:
-            self._used += size
-            self._live[key] = _Live(size, sent, not sent)
-        return key
+    def _take(self, size: int) -> tuple[int | None, int, Spill | None]:
+        """Address of a block, memory before disk; if none, bytes to grow by (0: wait for a release), and where."""
+        key = self._memory.take(size)
+        growth = self._growth(size) if key is None else 0
+        if key is not None or growth or self._spill is None:
+            return key, growth, None
+        disk = self._disk
+        key = disk.take(size)
+        if key is not None or disk.used + size > disk.cap or len(self._segments) > 0xFFFF:
+            return key, 0, None
+        step = max(-(-size // PAGE) * PAGE, min(SEGMENT_BYTES, disk.cap // PAGE * PAGE))
+        return None, step if disk.reserved + step <= 2 * disk.cap else 0, self._spill
 
     def _growth(self, size: int) -> int:
-        """Segments there are << 48 | bytes to grow by so that `size` fits; 0: don't, wait for a release."""
-        count = len(self._segments)
-        if self._used + size > self._cap or count > 0xFFFF:
+        """Bytes of memory to grow by so that `size` fits; 0: don't."""
+        count, pool = len(self._segments), self._memory
+        if pool.used + size > pool.cap or count > 0xFFFF:
             return 0
         least = -(-size // PAGE) * PAGE
         early = FIRST_SEGMENT_BYTES << 3 * count  # 1, 8, 64 MiB
-        step = early if early < self._step else max(self._step, self._reserved // 2 // PAGE * PAGE)
+        step = early if early < self._step else max(self._step, pool.reserved // 2 // PAGE * PAGE)
         nbytes = max(step, least)
-        if self._reserved + nbytes > 2 * self._cap:
+        if pool.reserved + nbytes > 2 * pool.cap:
             nbytes = least
             # Every slot that is released brings the joined-up blocks nearer to a whole segment.
-            if self._reserved + nbytes > 2 * self._cap and any(s.nbytes >= size for s in self._segments):
+            whole = any(s.nbytes >= size for s in self._segments if not s.on_disk)
+            if pool.reserved + nbytes > 2 * pool.cap and whole:
                 return 0
-        return count << _SHIFT | nbytes
+        return nbytes
 
-    def _grow(self, nbytes: int) -> None:
+    def _grow(self, nbytes: int, spill: Spill | None) -> None:
         number = len(self._segments)
-        segment = _Segment(self._owner << 16 | number, nbytes)
+        arena = self._owner << 16 | number
+        if spill is None:
+            segment, pool = Segment.in_memory(arena, nbytes), self._memory
+        else:
+            try:
+                segment, pool = Segment.in_file(arena, nbytes, spill), self._disk
+            except OSError as error:
+                print(f"dataflower: can't spill to disk, tasks wait for room instead: {error}", file=sys.stderr)
+                self._spill, self._disk.cap = None, 0  # what is there stays readable
+                return
         try:
             self._announce(segment.arena, nbytes, segment.fd)
             with self._lock:
@@ -355,8 +377,8 @@ class Arena:
                 try:
                     self._segments.append(segment)
                     insort(self._by_address, (segment.address, number))
-                    self._blocks.give(number << _SHIFT, nbytes)
-                    self._reserved += nbytes
+                    pool.blocks.give(number << _SHIFT, nbytes)
+                    pool.reserved += nbytes
                 finally:
                     self._leave()
         except BaseException:
@@ -383,8 +405,9 @@ class Arena:
 
     def _free(self, key: int, live: _Live) -> None:
         del self._live[key]
-        self._used -= live.size
-        self._blocks.give(key, live.size)
+        pool = self._disk if self._segments[key >> _SHIFT].on_disk else self._memory
+        pool.used -= live.size
+        pool.blocks.give(key, live.size)
 
     def _local_gone(self, watch: _Watch) -> None:
         """The last local view of a slot died. May run inside any other method of this object, in the same thread."""

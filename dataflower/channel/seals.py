@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 
 RESIZE = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 FUTURE_WRITE = 0x10
@@ -32,12 +33,35 @@ def check(fd: int, nbytes: int, seals: int) -> None:
 
     After this, mapping and reading it can neither fault nor block. Raises ValueError.
     """
-    try:
-        present = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError as error:
-        raise ValueError("the descriptor is not a memfd") from error
+    present = seals_of(fd)
+    if present is None:
+        raise ValueError("the descriptor is not a memfd")
     if present & seals != seals:
         raise ValueError(f"the memfd lacks seals: has {present:#x}, needs {seals:#x}")
     actual = os.fstat(fd).st_size
     if actual != nbytes:
         raise ValueError(f"the memfd has {actual} bytes, announced were {nbytes}")
+
+
+def seals_of(fd: int) -> int | None:
+    """The seals of a memfd; None for whatever else it is."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return None
+
+
+def check_file(fd: int, nbytes: int, device: int | None) -> None:
+    """Make sure that a descriptor is a regular file of just this size, open for reading only, on `device` (None: any).
+
+    Such a file may still shrink: it must be read by calls, never mapped. Raises ValueError.
+    """
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("the descriptor is neither a memfd nor a file")
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+        raise ValueError("the descriptor of a file must not be writable")
+    if device is not None and found.st_dev != device:
+        raise ValueError("the file is not where memory is spilled to")
+    if found.st_size != nbytes:
+        raise ValueError(f"the file has {found.st_size} bytes, announced were {nbytes}")

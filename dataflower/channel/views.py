@@ -42,6 +42,10 @@ NUMPY_DTYPES = {
 _SEALS = seals.RESIZE | seals.FUTURE_WRITE
 
 
+ANY_DEVICE = -1
+"""No `st_dev` of a file."""
+
+
 class ViewsStatistics(msgspec.Struct, frozen=True):
     """`mapped`: attached arenas that were read from; `held`: slots with live views."""
 
@@ -51,12 +55,12 @@ class ViewsStatistics(msgspec.Struct, frozen=True):
 
 
 class _Attached:
-    """Somebody else's segment: mapped when first read; the mapping lives as long as a view of it."""
+    """Somebody else's segment: mapped when first read, unless it is a file; the mapping lives as long as its views."""
 
-    __slots__ = ("address", "fd", "map", "nbytes", "slots")
+    __slots__ = ("address", "fd", "map", "nbytes", "on_disk", "slots")
 
-    def __init__(self, nbytes: int, fd: int) -> None:
-        self.nbytes, self.fd = nbytes, fd
+    def __init__(self, nbytes: int, fd: int, on_disk: bool) -> None:
+        self.nbytes, self.fd, self.on_disk = nbytes, fd, on_disk
         self.map: mmap.mmap | None = None
         self.address = 0
         self.slots: list[int] = []  # of live views, sorted
@@ -89,15 +93,24 @@ class _Watch(weakref.ref):  # type: ignore[type-arg]
 class Views:
     """Other processes' arenas, read-only. Thread-safe. Arenas are mapped when first read."""
 
-    def __init__(self, on_unheld: Callable[[Slots], None] | None = None, *, keep_descriptors: bool = False) -> None:
+    def __init__(
+        self,
+        on_unheld: Callable[[Slots], None] | None = None,
+        *,
+        keep_descriptors: bool = False,
+        files_on: int | None = None,
+    ) -> None:
         """`on_unheld(slots)` is called when the last view of slots that `held` or `watch` was asked about dies.
 
         It runs wherever the last reference is dropped, perhaps inside a garbage collection in any thread: it may only
         queue and wake (deque.append, SimpleQueue.put, eventfd), not take locks.
         `keep_descriptors`: keep them for `descriptor` (the host passes them on); otherwise mapping closes them.
+        `files_on`: the device on which arenas may be files (ANY_DEVICE: wherever); None: they may not. What is in
+        files is read into private memory, since their owner could cut them short: nothing is held then.
         """
         self._on_unheld = on_unheld
         self._keep = keep_descriptors
+        self._files_on = files_on
         # As in Arena: a garbage collection may call `_gone` in the middle of any statement below.
         self._lock = threading.RLock()
         self._inside = False
@@ -115,13 +128,17 @@ class Views:
         Raises ValueError if the size differs, the seals are missing or the number is taken.
         """
         try:
-            seals.check(fd, nbytes, _SEALS)
+            on_disk = self._files_on is not None and seals.seals_of(fd) is None
+            if on_disk:
+                seals.check_file(fd, nbytes, None if self._files_on == ANY_DEVICE else self._files_on)
+            else:
+                seals.check(fd, nbytes, _SEALS)
             if nbytes <= 0:
                 raise ValueError("an empty arena")
             with self._arrived:
                 if arena in self._attached:
                     raise ValueError(f"arena {arena} is attached already")
-                self._attached[arena] = _Attached(nbytes, fd)
+                self._attached[arena] = _Attached(nbytes, fd, on_disk)
                 self._arrived.notify_all()
         except BaseException:
             os.close(fd)
@@ -243,24 +260,25 @@ class Views:
                     raise ValueError(f"arena {ref.arena} is not attached")
                 if not 0 <= ref.slot <= start <= end <= segment.nbytes:
                     raise ValueError(f"bytes {start} to {end} lie outside slot {ref.slot} or arena {ref.arena}")
-                memory = segment.map or self._map(ref.arena, segment)
-                # Numpy makes this array the base of every view of it and of views of those, so it dies last.
-                root: np.ndarray[Any, Any] = np.ndarray(shape, kind, memory, start)
-                watch = _Watch(root, self._gone)
-                ident = watch.ident = id(root)
-                watch.key, watch.ref, watch.segment = key, ref, segment
-                self._watches[ident] = watch
-                entry = self._held.get(key)
-                if entry is None:
-                    entry = self._held[key] = _Held()
-                    insort(segment.slots, ref.slot)
-                entry.views += 1
-                entry.end = max(entry.end, end)
+                if not segment.on_disk:
+                    memory = segment.map or self._map(ref.arena, segment)
+                    # Numpy makes this array the base of every view of it and of views of those, so it dies last.
+                    root: np.ndarray[Any, Any] = np.ndarray(shape, kind, memory, start)
+                    watch = _Watch(root, self._gone)
+                    ident = watch.ident = id(root)
+                    watch.key, watch.ref, watch.segment = key, ref, segment
+                    self._watches[ident] = watch
+                    entry = self._held.get(key)
+                    if entry is None:
+                        entry = self._held[key] = _Held()
+                        insort(segment.slots, ref.slot)
+                    entry.views += 1
+                    entry.end = max(entry.end, end)
             finally:
                 gone = self._leave()
         if gone:
             self._tell(gone)
-        return root
+        return _read(segment, ref, kind, shape) if segment.on_disk else root
 
     def _map(self, arena: int, segment: _Attached) -> mmap.mmap:
         segment.map = mmap.mmap(segment.fd, segment.nbytes, mmap.MAP_SHARED, mmap.PROT_READ)
@@ -319,3 +337,16 @@ class Views:
     def _tell(self, gone: list[tuple[int, int]]) -> None:
         if gone and self._on_unheld is not None:
             self._on_unheld(tuple(gone))
+
+
+def _read(segment: _Attached, ref: TensorRef, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """What is in a file, in memory of our own. Raises ValueError if the file ends before."""
+    content: np.ndarray[Any, Any] = np.empty(ref.nbytes, np.uint8)
+    rest, offset = content.data, ref.offset
+    while rest:
+        count = os.preadv(segment.fd, (rest,), offset)
+        if not count:
+            raise ValueError(f"the file of arena {ref.arena} has been cut short")
+        rest, offset = rest[count:], offset + count
+    content.flags.writeable = False
+    return content.view(kind).reshape(shape)

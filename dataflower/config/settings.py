@@ -86,6 +86,10 @@ class Config:
     """How long running invocations may go on when the server stops."""
     container_arena_bytes: int = 1024 * _MIB
     """Cap on the shared memory of one container."""
+    spill_dir: Path | None = Path("/var/tmp")
+    """Where containers put what their shared memory has no room for; `none`: tasks wait for room instead."""
+    container_spill_bytes: int = 16384 * _MIB
+    """Cap on what one container may put there; a gibibyte of the disk stays free in any case."""
     host_arena_bytes: int = 2048 * _MIB
     """Cap on the shared memory for the inputs of running invocations."""
     max_input_bytes: int = 1024 * _MIB

@@ -19,7 +19,8 @@ from dataflower import wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
 from dataflower.channel.link import Link
-from dataflower.channel.views import Views
+from dataflower.channel.segment import Spill
+from dataflower.channel.views import ANY_DEVICE, Views
 from dataflower.clock import SystemClock
 from dataflower.container.batch import BatchMember, RunningBatch
 from dataflower.container.failpoints import FailPoints, Point
@@ -53,10 +54,11 @@ class DataUnit:
         control: Link,
         *,
         arena_cap_bytes: int = 0,
+        spill: Spill | None = None,
         failpoints: FailPoints | None = None,
         leave: Callable[[int], None] = os._exit,
     ) -> None:
-        """Take over both links. `arena_cap_bytes` 0: no cap. `leave` ends the process at once."""
+        """Take over both links. `arena_cap_bytes` 0: no cap; above it, `spill`. `leave` ends the process at once."""
         self._container = container
         self._tasks = tasks
         self._control = control
@@ -67,9 +69,10 @@ class DataUnit:
             cap_bytes=arena_cap_bytes or _UNLIMITED_BYTES,
             announce=self._announce,
             setting="container_arena_bytes",
+            spill=spill,
         )
         self._unheld: queue.SimpleQueue[Slots] = queue.SimpleQueue()
-        self.views = Views(on_unheld=self._unheld.put)
+        self.views = Views(on_unheld=self._unheld.put, files_on=ANY_DEVICE)  # the host has checked which
         self._lock = threading.Lock()
         self._attached: dict[int, int] = {}
         """Arenas, and over how many sockets each was announced (the host detaches it over each of these)."""

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from dataflower.channel.link import Link
+from dataflower.channel.segment import Spill
 from dataflower.clock import SystemClock
 from dataflower.container import failpoints, loops, sandbox, target
 from dataflower.container.data_unit import BROKEN_STATUS, STOPPED_STATUS, DataUnit
@@ -95,6 +96,7 @@ def _serve(fork: Fork, task_fd: int, control_fd: int) -> int:
         Link(task_fd),
         Link(control_fd),
         arena_cap_bytes=fork.arena_cap_bytes,
+        spill=Spill(fork.spill_dir, fork.spill_cap_bytes, fork.spill_device) if fork.spill_dir else None,
         failpoints=points,
     )
     data.start()

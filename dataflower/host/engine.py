@@ -18,6 +18,7 @@ import msgspec
 
 from dataflower import wire
 from dataflower.channel.arena import Arena
+from dataflower.channel.segment import Spill, device_of
 from dataflower.channel.views import Views
 from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock
@@ -32,6 +33,19 @@ from dataflower.host.settings import HostConfig
 from dataflower.wire import ArenaMade, BatchDone, Hello, ReleaseSlots, TaskDone, TaskFailed, Value
 
 _log = logging.getLogger(__name__)
+
+
+def spill_of(config: HostConfig) -> Spill | None:
+    """Where containers may go on when their memory is full; None if they may not, or can't."""
+    if config.spill_dir is None or not config.container_spill_bytes:
+        return None
+    directory = str(config.spill_dir)
+    try:
+        return Spill(directory, config.container_spill_bytes, device_of(directory))
+    except OSError as error:
+        _log.warning("nothing can be spilled to %s (setting spill_dir): %s", directory, error)
+        return None
+
 
 BURST = 32
 """Messages taken from one container before the others get their turn."""
@@ -95,12 +109,13 @@ class Engine:
         self._handle = core.handle
         self._now = clock.monotonic
         self._sizes: dict[int, int] = {}
-        self.views = Views(keep_descriptors=True)
+        spill = spill_of(config)
+        self.views = Views(keep_descriptors=True, files_on=spill.device if spill is not None else None)
         self._memory = Memory(self.views, self._sizes, core.ledger.is_held)
         self.arena = Arena(
             HOST, cap_bytes=config.host_arena_bytes, announce=self._announce_own, setting="host_arena_bytes"
         )
-        self._launcher = Launcher(clock, config, self._on_exit)
+        self._launcher = Launcher(clock, config, self._on_exit, spill)
         self._peers: dict[int, Peer] = {}
         self.receivers: dict[str, Receiver] = {}
         """By invocation; an entry is added before its arrival is fed and removed by `FinishInvocation`."""

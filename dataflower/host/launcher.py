@@ -14,6 +14,7 @@ import msgspec
 
 from dataflower import wire
 from dataflower.channel.link import Link
+from dataflower.channel.segment import Spill
 from dataflower.clock import Clock
 from dataflower.core.commands import StartContainer
 from dataflower.host import logs
@@ -76,8 +77,14 @@ class LauncherStatistics(msgspec.Struct, frozen=True):
 class Launcher:
     """Starts containers and tells when they ended. Every started container is reported exactly once."""
 
-    def __init__(self, clock: Clock, config: HostConfig, on_exit: Callable[[int, str], None]) -> None:
-        """`on_exit(container, reason)` is called from the loop, never from within `start`, `stop` or `kill`."""
+    def __init__(
+        self, clock: Clock, config: HostConfig, on_exit: Callable[[int, str], None], spill: Spill | None = None
+    ) -> None:
+        """`on_exit(container, reason)` is called from the loop, never from within `start`, `stop` or `kill`.
+
+        `spill`: where containers may go on when their memory is full.
+        """
+        self._spill = spill
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._config = config
@@ -113,7 +120,7 @@ class Launcher:
             undo.callback(control_end.close)
             log = self._open_log(workflow, command.stage.name)
             undo.pop_all()
-        order = Order(_fork_order(command, workflow, self._config), (task_end, control_end), log)
+        order = Order(_fork_order(command, workflow, self._config, self._spill), (task_end, control_end), log)
         self._processes[command.container] = Process(command.container)
         preload = self._kind(command.stage.preload)
         nursery = self._nurseries.setdefault(preload, Nursery())
@@ -375,7 +382,7 @@ class Launcher:
         set_subreaper(self._was_subreaper)
 
 
-def _fork_order(command: StartContainer, workflow: str, config: HostConfig) -> wire.Fork:
+def _fork_order(command: StartContainer, workflow: str, config: HostConfig, spill: Spill | None) -> wire.Fork:
     stage = command.stage
     return wire.Fork(
         container=command.container,
@@ -394,4 +401,7 @@ def _fork_order(command: StartContainer, workflow: str, config: HostConfig) -> w
         memory_bytes=stage.resources.memory_bytes or 0,
         arena_cap_bytes=config.container_arena_bytes,
         code_path=config.code_path,
+        spill_dir=spill.directory if spill is not None else "",
+        spill_cap_bytes=spill.cap_bytes if spill is not None else 0,
+        spill_device=spill.device if spill is not None else 0,
     )

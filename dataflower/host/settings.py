@@ -37,6 +37,10 @@ class HostConfig:
     """How long running invocations may go on when the host shuts down."""
     container_arena_bytes: int = GIB
     """Cap on the shared memory that one container may own."""
+    spill_dir: Path | None = Path("/var/tmp")
+    """Where containers put what their shared memory has no room for, in files without a name; None: they wait."""
+    container_spill_bytes: int = 16 * GIB
+    """Cap on what one container may put there; a gibibyte of the disk stays free in any case."""
     host_arena_bytes: int = 2 * GIB
     """Cap on the shared memory for the inputs of running invocations."""
     max_input_bytes: int = GIB

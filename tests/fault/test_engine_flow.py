@@ -63,7 +63,7 @@ outputs: {{out: {{gather: read.out}}}}
 
 
 async def test_a_producer_waits_while_its_memory_is_full() -> None:
-    async with opened(container_arena_bytes=4 * MIB) as rig:
+    async with opened(container_arena_bytes=4 * MIB, spill_dir=None) as rig:
         await rig.client.apply(each_and_gather("blocks", "slow_first_byte", "n", "nbytes"))
         await rig.client.invoke("full", n=1, nbytes=1)
         before = set(rig.host.container_pids().values())
@@ -75,7 +75,7 @@ async def test_a_producer_waits_while_its_memory_is_full() -> None:
 
 async def test_nothing_of_a_container_stays_taken_when_its_invocation_was_cut_off() -> None:
     """With room for four items, a fifth of what was lost in one round would stop the next."""
-    async with opened(container_arena_bytes=4 * MIB) as rig:
+    async with opened(container_arena_bytes=4 * MIB, spill_dir=None) as rig:
         await rig.client.apply(each_and_gather("blocks", "slow_first_byte", "n", "nbytes"))
         await rig.client.invoke("full", n=1, nbytes=1)
         (maker,) = await rig.pids("full", "make")
@@ -91,7 +91,7 @@ async def test_nothing_of_a_container_stays_taken_when_its_invocation_was_cut_of
 
 
 async def test_a_gather_larger_than_the_memory_fails_instead_of_hanging() -> None:
-    async with opened(container_arena_bytes=4 * MIB) as rig:
+    async with opened(container_arena_bytes=4 * MIB, spill_dir=None) as rig:
         text = each_and_gather("blocks", "listed", "n", "nbytes")
         text = text.replace("{x: {each: make.out}}", "{items: {gather: make.out}}").replace(
             "{gather: read.out}", "read.out"
@@ -104,8 +104,32 @@ async def test_a_gather_larger_than_the_memory_fails_instead_of_hanging() -> Non
         assert len((await rig.client.invoke("full", n=3, nbytes=MIB))["out"]) == 3
 
 
+async def test_what_has_no_room_in_memory_goes_to_disk_and_is_read_back(tmp_path: Path) -> None:
+    """Five times what fits: kept whole by a gather, then again, in the same slots."""
+    async with opened(container_arena_bytes=4 * MIB, spill_dir=tmp_path) as rig:
+        text = each_and_gather("blocks", "listed", "n", "nbytes")
+        text = text.replace("{x: {each: make.out}}", "{items: {gather: make.out}}").replace(
+            "{gather: read.out}", "read.out"
+        )
+        await rig.client.apply(text)
+        for _ in range(2):
+            out = (await rig.client.invoke("full", n=20, nbytes=MIB, deadline_s=PATIENCE_S))["out"]
+            assert [item[0] for item in out] == list(range(20))
+        assert (await rig.client.invoke("full", n=1, nbytes=16 * MIB))["out"][0].nbytes == 16 * MIB
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_tensor_on_disk_is_handed_on_and_comes_out(tmp_path: Path) -> None:
+    async with opened(container_arena_bytes=4 * MIB, spill_dir=tmp_path) as rig:
+        await rig.client.apply(one_stage("big", "block", "n", stage="outputs: {out: any}"))
+        assert (await rig.client.invoke("big", n=32 * MIB))["out"].nbytes == 32 * MIB
+        (pid,) = await rig.pids("big", "only")
+        await rig.client.invoke("big", n=8 * MIB)
+        assert await rig.pids("big", "only") == [pid]
+
+
 async def test_a_killed_reader_gives_back_what_it_read() -> None:
-    async with opened(container_arena_bytes=4 * MIB) as rig:
+    async with opened(container_arena_bytes=4 * MIB, spill_dir=None) as rig:
         again = "\n    retry: {errors: [ContainerCrashed], max_attempts: 100, interval_s: 0, jitter: none}\n"
         text = each_and_gather("blocks", "slow_first_byte", "n", "nbytes")
         await rig.client.apply(text.replace("{each: make.out}}\n", "{each: make.out}}" + again))
@@ -118,7 +142,7 @@ async def test_a_killed_reader_gives_back_what_it_read() -> None:
 
 
 async def test_a_tensor_that_can_never_fit_is_told_with_the_setting() -> None:
-    async with opened(container_arena_bytes=4 * MIB) as rig:
+    async with opened(container_arena_bytes=4 * MIB, spill_dir=None) as rig:
         await rig.client.apply(one_stage("big", "block", "n", stage="outputs: {out: any}"))
         with pytest.raises(InvocationFailed, match=r"setting container_arena_bytes\b") as caught:
             await rig.client.invoke("big", n=4 * MIB + 1)

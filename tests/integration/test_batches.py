@@ -144,7 +144,7 @@ async def test_kill_9_of_a_container_that_holds_a_batch(host: Runtime) -> None:
 
 async def test_outputs_that_fill_the_arena_leave_before_the_rest() -> None:
     """Eight outputs of a megabyte in an arena for three: those that are done must leave for the rest to find room."""
-    config = HostConfig(code_path=w.CODE_PATH, cpus=2, container_arena_bytes=3 << 20)
+    config = HostConfig(code_path=w.CODE_PATH, cpus=2, container_arena_bytes=3 << 20, spill_dir=None)
     async with Runtime(config) as host:
         given = w.stage("b", "Stacked", {"x": w.edge("inputs.x", Fanout.EACH)}, batch=Batch(max_size=8, wait_ms=200.0))
         after = w.stage("c", "checksum", {"x": "b.out"})

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
+from dataflower.channel import seals
 from dataflower.channel.arena import Arena, Slot
 from dataflower.channel.blocks import BIG, LINE, PAGE, Blocks, rounded
-from dataflower.channel.views import Views
+from dataflower.channel.segment import Spill, device_of
+from dataflower.channel.views import ANY_DEVICE, Views
 from dataflower.errors import ResourceExhausted, WouldBlock
 
 _CAP = 8 << 20
@@ -28,18 +31,22 @@ class ArenaMachine(RuleBasedStateMachine):
 
     slots = Bundle("slots")
     arrays = Bundle("arrays")
+    spill: Spill | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.sizes: dict[int, int] = {}
-        self.views = Views()
-        self.arena = Arena(3, cap_bytes=_CAP, announce=self._announce, segment_bytes=4 << 20)
+        self.files: set[int] = set()
+        self.views = Views(files_on=ANY_DEVICE)
+        self.arena = Arena(3, cap_bytes=_CAP, announce=self._announce, segment_bytes=4 << 20, spill=self.spill)
         self.live: dict[tuple[int, int], int] = {}
         self.local: dict[tuple[int, int], np.ndarray[Any, Any]] = {}
         self.sent: set[tuple[int, int]] = set()
 
     def _announce(self, arena: int, nbytes: int, fd: int) -> None:
         self.sizes[arena] = nbytes
+        if seals.seals_of(fd) is None:
+            self.files.add(arena)
         self.views.attach(arena, nbytes, os.dup(fd))
 
     @rule(target=slots, nbytes=_SIZES)
@@ -132,11 +139,16 @@ class ArenaMachine(RuleBasedStateMachine):
     @invariant()
     def sizes_add_up(self) -> None:
         statistics = self.arena.statistics()
-        assert statistics.used_bytes == sum(self.live.values()) <= _CAP
         assert statistics.slots == len(self.live)
-        assert statistics.reserved_bytes == sum(self.sizes.values()) <= 3 * _CAP
-        free = sum(size for _, size in self.arena._blocks.ranges())
-        assert statistics.used_bytes + free == statistics.reserved_bytes
+        for on_disk, used, pool in (
+            (False, statistics.used_bytes, self.arena._memory),
+            (True, statistics.spilled_bytes, self.arena._disk),
+        ):
+            assert used == sum(n for (arena, _), n in self.live.items() if (arena in self.files) is on_disk) <= _CAP
+            reserved = sum(n for arena, n in self.sizes.items() if (arena in self.files) is on_disk)
+            assert pool.reserved == reserved <= 3 * _CAP
+            assert used + sum(size for _, size in pool.blocks.ranges()) == reserved
+        assert statistics.reserved_bytes == self.arena._memory.reserved
 
     def _mark(self, slot: Slot) -> None:
         if slot.nbytes:
@@ -148,7 +160,15 @@ class ArenaMachine(RuleBasedStateMachine):
         self.arena.close()
 
 
+class SpillingArenaMachine(ArenaMachine):
+    """The same with as much room on disk again."""
+
+    spill = Spill("/var/tmp", _CAP, device_of("/var/tmp"))
+
+
 TestArena = ArenaMachine.TestCase
+TestSpillingArena = SpillingArenaMachine.TestCase
+TestSpillingArena.settings = settings(max_examples=25, stateful_step_count=40)
 
 
 class BlocksMachine(RuleBasedStateMachine):

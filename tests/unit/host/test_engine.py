@@ -44,7 +44,7 @@ class ScriptedCore:
 class ScriptedLauncher:
     """Containers that are socket pairs: `theirs[n]` is what the container holds."""
 
-    def __init__(self, clock: Any, config: Any, on_exit: Callable[[int, str], None]) -> None:
+    def __init__(self, clock: Any, config: Any, on_exit: Callable[[int, str], None], spill: Any = None) -> None:
         self.on_exit = on_exit
         self.theirs: dict[int, tuple[Link, Link]] = {}
         self.killed: dict[int, str] = {}

@@ -1,0 +1,91 @@
+"""Pieces of which an arena is made: memory that is sealed against resizing, or, above the cap, an unnamed file."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from dataflower.channel import seals
+
+_SEALS = seals.RESIZE | seals.FUTURE_WRITE
+LEFT_FREE_BYTES = 1 << 30
+"""What spilling leaves free on a disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spill:
+    """Where an arena goes on when its memory is full: unnamed files in `directory`, up to `cap_bytes` in all.
+
+    `device`: where its readers expect them (`device_of`); a process with mounts of its own may see another one there.
+    """
+
+    directory: str
+    cap_bytes: int
+    device: int
+
+
+class Segment:
+    """A mapped piece. The mapping lives as long as anything points into it, the descriptor until `close`."""
+
+    __slots__ = ("address", "arena", "buffer", "fd", "map", "nbytes", "on_disk")
+
+    def __init__(self, arena: int, nbytes: int, fd: int, memory: mmap.mmap, on_disk: bool) -> None:
+        self.arena, self.nbytes, self.fd, self.map, self.on_disk = arena, nbytes, fd, memory, on_disk
+        self.buffer = memoryview(memory)
+        self.address = int(np.frombuffer(memory, np.uint8, 1).__array_interface__["data"][0])
+
+    @classmethod
+    def in_memory(cls, arena: int, nbytes: int) -> Self:
+        """A memfd, mapped writable here and sealed: nobody else can write it, nobody at all can resize it."""
+        fd = seals.make(f"dataflower-arena-{arena}", nbytes)
+        try:
+            memory = mmap.mmap(fd, nbytes)
+            seals.seal(fd, _SEALS)  # after the mapping: a later writable one is what the seal forbids
+            return cls(arena, nbytes, fd, memory, False)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def in_file(cls, arena: int, nbytes: int, spill: Spill) -> Self:
+        """An unnamed file, all of its room taken now, mapped writable here; `fd` can only read it. Raises OSError."""
+        writable = make_file(spill.directory, nbytes)
+        try:
+            if os.fstat(writable).st_dev != spill.device:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), spill.directory)
+            memory = mmap.mmap(writable, nbytes)
+            fd = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+            return cls(arena, nbytes, fd, memory, True)
+        finally:
+            os.close(writable)
+
+
+def make_file(directory: str, nbytes: int) -> int:
+    """An unnamed file of `nbytes`, open for reading and writing; it is gone when nobody has it open any more.
+
+    Its room is taken at once, for a full disk would kill whoever writes through a mapping. Raises OSError.
+    """
+    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        disk = os.fstatvfs(fd)
+        if disk.f_bavail * disk.f_frsize - nbytes < LEFT_FREE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory)
+        os.posix_fallocate(fd, 0, nbytes)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def device_of(directory: str) -> int:
+    """The device on which files made in `directory` lie (`os.stat_result.st_dev`). Raises OSError if none can be."""
+    fd = make_file(directory, mmap.PAGESIZE)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
