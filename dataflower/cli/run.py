@@ -28,6 +28,10 @@ def run(
     trace: Annotated[
         bool, typer.Option("--trace", help="Draw a line for each task; with -o json, print all record points.")
     ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", help="Run it by this plan (`dataflower plan -o yaml`).", show_default=False),
+    ] = None,
     cold: Annotated[
         bool, typer.Option("--cold", help="Don't wait for the containers that the workflow keeps (`min_replicas`).")
     ] = False,
@@ -48,7 +52,7 @@ def run(
     from dataflower.cli.inputs import parse_inputs
     from dataflower.cli.local import run_loop, seconds
     from dataflower.cli.screen import screen
-    from dataflower.cli.workflows import beside, load_file
+    from dataflower.cli.workflows import beside, load_file, read_file
     from dataflower.config.compose import compose
     from dataflower.config.convert import host_config
     from dataflower.host.inputs import split_inputs
@@ -59,11 +63,22 @@ def run(
     split_inputs(workflow.name, {port.name: port for port in workflow.inputs}, given)  # before anything is started
     deadline_s = seconds(deadline)
     as_text = output is Format.TABLE
+    plan_text = None if plan is None else read_file(plan)
     shown = screen(terminal(), items=as_text)
     with tempfile.TemporaryDirectory(prefix="dataflower-run-") as logs:
         host = host_config(settings, state_dir=None, log_dir=Path(logs) if shown.is_live else None)
         outcome = run_loop(
-            _once(host, workflow, source, given, screen=shown, cold=cold, deadline_s=deadline_s, as_text=as_text)
+            _once(
+                host,
+                workflow,
+                source,
+                given,
+                screen=shown,
+                cold=cold,
+                deadline_s=deadline_s,
+                as_text=as_text,
+                plan=plan_text,
+            )
         )
         if shown.is_live:
             _print_logs(Path(logs), workflow.name)
@@ -84,12 +99,13 @@ async def _once(
     cold: bool,
     deadline_s: float | None,
     as_text: bool,
+    plan: str | None,
 ) -> Outcome:
     from dataflower.cli import local
 
     with screen:
         async with local.open_host(config) as host:
-            await host.apply(workflow, source)
+            await host.apply(workflow, source, plan=plan)
             if not cold:
                 await _warm_up(host, workflow.name, screen)
             return await follow(host, workflow, inputs, screen=screen, deadline_s=deadline_s, as_text=as_text)

@@ -146,9 +146,11 @@ class AsyncClient:
 
     # --- workflows ---
 
-    async def apply(self, path_or_text: str | Path, *, expected_version: int | None = None) -> WorkflowInfo:
+    async def apply(
+        self, path_or_text: str | Path, *, expected_version: int | None = None, plan: str | Path | None = None
+    ) -> WorkflowInfo:
         """As `Client.apply`."""
-        request = calls.apply_request(path_or_text, expected_version)
+        request = calls.apply_request(path_or_text, expected_version, plan)
         return messages.decode_workflow((await self._ask(self._stub.ApplyWorkflow, request)).workflow)
 
     async def workflows(self) -> tuple[WorkflowInfo, ...]:

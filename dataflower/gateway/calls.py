@@ -132,10 +132,15 @@ def workflow_source(path_or_text: str | Path) -> tuple[str, str]:
     return read_text(path_or_text), str(path_or_text)
 
 
-def apply_request(path_or_text: str | Path, expected_version: int | None) -> pb.ApplyWorkflowRequest:
-    """To apply a workflow."""
+def apply_request(
+    path_or_text: str | Path, expected_version: int | None, plan: str | Path | None
+) -> pb.ApplyWorkflowRequest:
+    """To apply a workflow; `plan`: a file, its text, or empty for none."""
     source, name = workflow_source(path_or_text)
-    return pb.ApplyWorkflowRequest(source=source, file_name=name, expected_version=expected_version)
+    given = workflow_source(plan)[0] if plan else plan
+    return pb.ApplyWorkflowRequest(
+        source=source, file_name=name, expected_version=expected_version, plan=None if given is None else str(given)
+    )
 
 
 def invoke_request(workflow: str, inputs: Mapping[str, Any], request_id: str | None) -> pb.InvokeRequest:

@@ -142,9 +142,15 @@ class Client:
 
     # --- workflows ---
 
-    def apply(self, path_or_text: str | Path, *, expected_version: int | None = None) -> WorkflowInfo:
-        """Make a workflow invokable: a YAML file, or its text. WorkflowInvalid lists every problem."""
-        request = calls.apply_request(path_or_text, expected_version)
+    def apply(
+        self, path_or_text: str | Path, *, expected_version: int | None = None, plan: str | Path | None = None
+    ) -> WorkflowInfo:
+        """Make a workflow invokable: a YAML file, or its text. WorkflowInvalid lists every problem.
+
+        `plan`: a plan file (`dataflower plan -o yaml`), or its text, to run it by; empty to run it as its file says.
+        If it is not given, the same file keeps the plan that it has, and a new version has none.
+        """
+        request = calls.apply_request(path_or_text, expected_version, plan)
         return messages.decode_workflow(self._ask(self._stub.ApplyWorkflow, request).workflow)
 
     def workflows(self) -> tuple[WorkflowInfo, ...]:

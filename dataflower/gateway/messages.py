@@ -40,6 +40,7 @@ class WorkflowInfo:
     running: int = 0
     source: str = ""
     slo: Slo | None = None
+    plan: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ def encode_workflow(status: WorkflowStatus, into: pb.Workflow, *, source: bool) 
                 setattr(into.slo, name, value)
     if source:
         into.source = status.source
+        into.plan = status.plan
 
 
 def decode_workflow(message: pb.Workflow) -> WorkflowInfo:
@@ -150,6 +152,7 @@ def decode_workflow(message: pb.Workflow) -> WorkflowInfo:
         running=message.running,
         source=message.source,
         slo=decode_slo(message.slo) if message.HasField("slo") else None,
+        plan=message.plan,
     )
 
 

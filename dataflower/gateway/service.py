@@ -55,7 +55,8 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
         # Reading a workflow parses YAML and the functions' sources: too long for the loop that serves everyone.
         workflow = await asyncio.to_thread(self._load, request.source, request.file_name or "<workflow>")
         expected = request.expected_version if request.HasField("expected_version") else None
-        status = await self._host.apply(workflow, request.source, expected_version=expected)
+        plan = request.plan if request.HasField("plan") else None
+        status = await self._host.apply(workflow, request.source, expected_version=expected, plan=plan)
         await self._changed()
         response = pb.ApplyWorkflowResponse()
         messages.encode_workflow(status, response.workflow, source=False)

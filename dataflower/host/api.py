@@ -53,7 +53,10 @@ class StageStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowStatus:
-    """A workflow as the host has it. `source` is its YAML, self-contained."""
+    """A workflow as the host has it.
+
+    `source` is its YAML, self-contained; `plan` the plan file that it is run by, empty if there is none.
+    """
 
     name: str
     version: int
@@ -62,6 +65,7 @@ class WorkflowStatus:
     applied_at: float
     stages: tuple[StageStatus, ...] = ()
     running: int = 0
+    plan: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +138,16 @@ class Invocation(Protocol):
 class HostApi(Protocol):
     """A machine that runs workflows."""
 
-    async def apply(self, workflow: Workflow, source: str, *, expected_version: int | None = None) -> WorkflowStatus:
+    async def apply(
+        self, workflow: Workflow, source: str, *, expected_version: int | None = None, plan: str | None = None
+    ) -> WorkflowStatus:
         """Make it invokable; the newest version of a name serves. Same source again changes nothing.
 
-        `expected_version` other than the present one: `DataflowerError` with ABORTED.
+        `plan`: text of the plan file (`dataflower plan -o yaml`) to run it by; empty to run it as its file says. If it
+        is not given, the same source keeps the plan that it has, and a new version has none.
+
+        `expected_version` other than the present one: `DataflowerError` with ABORTED. A plan for another workflow, or
+        that can't be carried out: INVALID_ARGUMENT.
         """
         ...
 

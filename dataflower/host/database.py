@@ -23,7 +23,7 @@ from dataflower.host.journal import Entry, StoredWorkflow
 
 _log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "journal.sqlite3"
 LOCK = "lock"
 GATHER_S = 0.05
@@ -34,7 +34,7 @@ PRUNE_EVERY = 512
 _SCHEMA = """
 CREATE TABLE workflows (
     name TEXT NOT NULL, version INTEGER NOT NULL, source TEXT NOT NULL, applied_at REAL NOT NULL,
-    serving INTEGER NOT NULL, PRIMARY KEY (name, version));
+    serving INTEGER NOT NULL, plan TEXT NOT NULL DEFAULT '', PRIMARY KEY (name, version));
 CREATE TABLE invocations (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, workflow TEXT NOT NULL, version INTEGER NOT NULL,
     state TEXT NOT NULL, accepted_at REAL NOT NULL, submitted INTEGER NOT NULL, attempts INTEGER NOT NULL,
@@ -43,6 +43,8 @@ CREATE TABLE invocations (
 CREATE INDEX invocations_by_workflow ON invocations (workflow, seq);
 CREATE INDEX invocations_by_end ON invocations (finished_at);
 """
+_MIGRATIONS = {1: "ALTER TABLE workflows ADD COLUMN plan TEXT NOT NULL DEFAULT '';"}
+"""From an older schema to this one."""
 _BRIEF = (
     "id, workflow, version, state, accepted_at, submitted, attempts, deadline_at, fingerprint, finished_at, failure"
 )
@@ -133,9 +135,9 @@ class DatabaseJournal:
 
     def workflows(self) -> list[StoredWorkflow]:  # noqa: D102
         rows = self._reader.execute(
-            "SELECT name, version, source, applied_at, serving FROM workflows ORDER BY name, version"
+            "SELECT name, version, source, applied_at, serving, plan FROM workflows ORDER BY name, version"
         )
-        return [StoredWorkflow(name, version, source, at, bool(on)) for name, version, source, at, on in rows]
+        return [StoredWorkflow(name, version, text, at, bool(on), plan) for name, version, text, at, on, plan in rows]
 
     def unfinished(self) -> list[Entry]:  # noqa: D102
         rows = self._reader.execute(
@@ -170,8 +172,9 @@ class DatabaseJournal:
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE workflows SET serving = 0 WHERE name = ?", (workflow.name,))
             connection.execute(
-                "INSERT OR REPLACE INTO workflows VALUES (?, ?, ?, ?, 1)",
-                (workflow.name, workflow.version, workflow.source, workflow.applied_at),
+                "INSERT OR REPLACE INTO workflows (name, version, source, applied_at, serving, plan) "
+                "VALUES (?, ?, ?, ?, 1, ?)",
+                (workflow.name, workflow.version, workflow.source, workflow.applied_at, workflow.plan),
             )
 
         await self._submit(write)
@@ -324,6 +327,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version in _MIGRATIONS:
+            connection.executescript(f"BEGIN; {_MIGRATIONS[version]} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise JournalUnreadable(path, f"it has schema version {version}, this program reads {SCHEMA_VERSION}")
     except sqlite3.DatabaseError as error:

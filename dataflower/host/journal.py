@@ -15,13 +15,18 @@ from dataflower.host.api import State
 
 @dataclass(frozen=True, slots=True)
 class StoredWorkflow:
-    """A version of a workflow. `source` is its YAML; `serving`: new invocations take this version."""
+    """A version of a workflow.
+
+    `source` is its YAML; `serving`: new invocations take this version; `plan`: the text of the plan that it is run
+    by, empty if there is none.
+    """
 
     name: str
     version: int
     source: str
     applied_at: float
     serving: bool = True
+    plan: str = ""
 
 
 class Entry(Struct, frozen=True):

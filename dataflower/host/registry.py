@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dataflower.clock import Clock
-from dataflower.core.events import WorkflowAdded, WorkflowRemoved
+from dataflower.core.events import PlanChanged, WorkflowAdded, WorkflowRemoved
 from dataflower.core.host import HostCore
+from dataflower.core.plan import DispatchPlan
 from dataflower.core.program import compile_program
 from dataflower.errors import Code, DataflowerError, FailedPrecondition, NotFound
 from dataflower.host.api import StageStatus, WorkflowStatus
@@ -20,6 +21,15 @@ from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.workflow import Workflow
 
 _log = logging.getLogger(__name__)
+
+
+def read_plan(text: str, file: str, workflow: Workflow) -> DispatchPlan:
+    """A plan file for this workflow. Raises DocumentInvalid."""
+    from dataflower.planner.dispatch import dispatch_plan  # most hosts never see a plan
+    from dataflower.planner.document import parse_plan
+
+    return dispatch_plan(parse_plan(text, file), workflow, file)
+
 
 Load = Callable[[str], Workflow]
 """YAML text -> workflow; raises DataflowerError."""
@@ -34,6 +44,8 @@ class Deployed:
     workflow: Workflow
     source: str
     applied_at: float
+    plan: str
+    """The text of the plan that it is run by, empty if there is none."""
     inputs: dict[str, Port]
     streams: frozenset[str]
     """Outputs that come item by item."""
@@ -105,18 +117,31 @@ class Registry:
             workflow=workflow,
             source=stored.source,
             applied_at=stored.applied_at,
+            plan="",
             inputs={port.name: port for port in workflow.inputs},
             streams=frozenset(output.name for output in program.outputs if output.stream),
         )
         self._engine.feed(WorkflowAdded(deployed.key, program))
+        if stored.plan:
+            try:
+                self._follow(deployed, stored.plan, read_plan(stored.plan, "the stored plan", workflow))
+            except DataflowerError as error:
+                _log.error("the plan of workflow %r can't be read any more and is left out: %s", stored.name, error)
         return deployed
+
+    def _follow(self, deployed: Deployed, text: str, plan: DispatchPlan | None) -> None:
+        deployed.plan = text
+        self._engine.feed(PlanChanged(deployed.key, plan))
 
     def retire(self, deployed: Deployed) -> None:
         """Take no new invocations for a version; its containers stop when the running ones are over."""
         self._engine.feed(WorkflowRemoved(deployed.key))
 
-    async def apply(self, workflow: Workflow, source: str, expected_version: int | None) -> Deployed:
+    async def apply(
+        self, workflow: Workflow, source: str, expected_version: int | None, plan: str | None = None
+    ) -> Deployed:
         """See `HostApi.apply`."""
+        dispatch = await asyncio.to_thread(read_plan, plan, "plan", workflow) if plan else None
         async with self._applying:
             current = self._serving.get(workflow.name)
             version = 0 if current is None else current.version
@@ -125,9 +150,14 @@ class Registry:
                     f"workflow {workflow.name!r} is at version {version}, not {expected_version}", code=Code.ABORTED
                 )
             if current is not None and current.source == source:
+                if plan is not None and plan != current.plan:
+                    same = StoredWorkflow(workflow.name, version, source, current.applied_at, plan=plan)
+                    await self._journal.put_workflow(same)
+                    self._follow(current, plan, dispatch)
                 return current
             compile_program(workflow)  # refuse before anything is written
-            stored = StoredWorkflow(workflow.name, self._newest.get(workflow.name, 0) + 1, source, self._clock.wall())
+            version = self._newest.get(workflow.name, 0) + 1
+            stored = StoredWorkflow(workflow.name, version, source, self._clock.wall(), plan=plan or "")
             await self._journal.put_workflow(stored)
             self._newest[workflow.name] = stored.version
             deployed = self._serving[workflow.name] = self._add(workflow, stored)
@@ -164,6 +194,7 @@ class Registry:
             workflow=deployed.workflow,
             source=deployed.source,
             applied_at=deployed.applied_at,
+            plan=deployed.plan,
             stages=stages,
             running=deployed.running,
         )

@@ -197,9 +197,11 @@ class Runtime:
 
     # --- workflows -------------------------------------------------------------------------------------------
 
-    async def apply(self, workflow: Workflow, source: str, *, expected_version: int | None = None) -> WorkflowStatus:
+    async def apply(
+        self, workflow: Workflow, source: str, *, expected_version: int | None = None, plan: str | None = None
+    ) -> WorkflowStatus:
         """See `HostApi.apply`."""
-        return self._registry.status(await self._registry.apply(workflow, source, expected_version))
+        return self._registry.status(await self._registry.apply(workflow, source, expected_version, plan))
 
     async def delete(self, name: str) -> None:
         """See `HostApi.delete`. Returns at once; running invocations go on to their end."""

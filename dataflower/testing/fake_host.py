@@ -72,15 +72,20 @@ class FakeHost:
         self._workflows[workflow.name] = status
         return status
 
-    async def apply(self, workflow: Workflow, source: str, *, expected_version: int | None = None) -> WorkflowStatus:
-        """As `HostApi.apply`."""
+    async def apply(
+        self, workflow: Workflow, source: str, *, expected_version: int | None = None, plan: str | None = None
+    ) -> WorkflowStatus:
+        """As `HostApi.apply`; a plan is kept and not looked at."""
         old = self._workflows.get(workflow.name)
         present = old.version if old else 0
         if expected_version is not None and expected_version != present:
             raise DataflowerError(f"{workflow.name} is at version {present}, not {expected_version}", code=Code.ABORTED)
-        if old and old.source == source:
+        if old and old.source == source and plan in (None, old.plan):
             return old
-        return self._put(workflow, source)
+        status = old if old and old.source == source else self._put(workflow, source)
+        if plan:
+            status = self._workflows[workflow.name] = replace(status, plan=plan)
+        return status
 
     async def delete(self, name: str) -> None:
         """As `HostApi.delete`."""

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -245,6 +246,18 @@ def test_the_slo_is_judged_by_every_verb_that_shows_a_call(server: Server) -> No
 def _promise(server: Server, name: str, slo: Slo) -> None:
     status = server.host._workflows[name]
     server.host._workflows[name] = replace(status, workflow=replace(status.workflow, slo=slo))
+
+
+def test_apply_hands_the_plan_over_and_takes_it_back(server: Server, tmp_path: Path) -> None:
+    file, plan = tmp_path / "w.yaml", tmp_path / "plan.yaml"
+    file.write_text("fresh")
+    plan.write_text("kind: Plan")
+    for options, expected in (((), ""), (("--plan", str(plan)), "kind: Plan"), ((), "kind: Plan")):
+        done = server("apply", str(file), *options)
+        assert done.exit_code == 0, done.output
+        assert server.host.workflow("fresh").plan == expected
+    for wrong in (("--plan", str(plan), "--no-plan"), (str(file), "--plan", str(plan))):
+        assert server("apply", str(file), *wrong).exit_code == 2
 
 
 def test_yaml_can_be_read_back(server: Server) -> None:

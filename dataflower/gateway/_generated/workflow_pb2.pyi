@@ -167,7 +167,7 @@ class Slo(_message.Message):
     def __init__(self, e2e_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., itl_ms: _Optional[float] = ..., tpot_ms: _Optional[float] = ..., percentile: _Optional[float] = ..., attainment: _Optional[float] = ...) -> None: ...
 
 class Workflow(_message.Message):
-    __slots__ = ("name", "version", "description", "labels", "inputs", "outputs", "applied_at", "stages", "running", "source", "slo")
+    __slots__ = ("name", "version", "description", "labels", "inputs", "outputs", "applied_at", "stages", "running", "source", "slo", "plan")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +186,7 @@ class Workflow(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SLO_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     description: str
@@ -197,17 +198,20 @@ class Workflow(_message.Message):
     running: int
     source: str
     slo: Slo
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., inputs: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., applied_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., running: _Optional[int] = ..., source: _Optional[str] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ...) -> None: ...
+    plan: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., inputs: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., applied_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., running: _Optional[int] = ..., source: _Optional[str] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., plan: _Optional[str] = ...) -> None: ...
 
 class ApplyWorkflowRequest(_message.Message):
-    __slots__ = ("source", "file_name", "expected_version")
+    __slots__ = ("source", "file_name", "expected_version", "plan")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FILE_NAME_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     source: str
     file_name: str
     expected_version: int
-    def __init__(self, source: _Optional[str] = ..., file_name: _Optional[str] = ..., expected_version: _Optional[int] = ...) -> None: ...
+    plan: str
+    def __init__(self, source: _Optional[str] = ..., file_name: _Optional[str] = ..., expected_version: _Optional[int] = ..., plan: _Optional[str] = ...) -> None: ...
 
 class ApplyWorkflowResponse(_message.Message):
     __slots__ = ("workflow",)

@@ -171,6 +171,23 @@ async def test_a_directory_has_one_host(tmp_path: Path) -> None:
     await journal.close()
 
 
+async def test_a_journal_from_before_plans_is_brought_up_to_date(tmp_path: Path) -> None:
+    plain = StoredWorkflow("w", 1, "source", 1.0)
+    journal = on_disk(tmp_path)
+    await journal.put_workflow(plain)
+    await journal.close()
+    with sqlite3.connect(tmp_path / FILE) as other:
+        other.execute("ALTER TABLE workflows DROP COLUMN plan")
+        other.execute("PRAGMA user_version = 1")
+    other.close()
+    planned = StoredWorkflow("w", 1, "source", 1.0, plan="kind: Plan")
+    for expected in (plain, planned, planned):
+        journal = on_disk(tmp_path)
+        assert journal.workflows() == [expected]
+        await journal.put_workflow(planned)
+        await journal.close()
+
+
 async def test_another_schema_version_is_refused_by_name(tmp_path: Path) -> None:
     await on_disk(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as other:
