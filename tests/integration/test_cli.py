@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -285,6 +286,26 @@ def test_a_taken_port_is_said_clearly(shell: Shell) -> None:
     assert "--port 0" in done.stderr
     assert "GRPC_VERBOSITY" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_http_is_there_unless_it_is_not_wanted(shell: Shell) -> None:
+    server = shell.serve("--workflow", "greet.yaml")
+    assert server.stdout is not None
+    url = server.stdout.readline().removeprefix("HTTP on ").split()[0]
+    with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
+        assert json.loads(answer.read()) == {"status": "ready"}
+    with urllib.request.urlopen(f"{url}/v1/workflows", timeout=10) as answer:
+        assert [workflow["name"] for workflow in json.loads(answer.read())["workflows"]] == ["greet"]
+    done = shell("serve", "--port", "0", "--http-port", url.rpartition(":")[2], "--state-dir", "other")
+    assert (done.returncode, "--http-port 0 picks a free port" in done.stderr) == (1, True)
+    done = shell("serve", "--port", "0", "--http-port", "soon")
+    assert (done.returncode, "--http-port: http_port: expected a whole number" in done.stderr) == (1, True)
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(20) == 0
+    without = shell.serve("--http-port", "none")
+    without.send_signal(signal.SIGTERM)
+    assert without.stdout is not None
+    assert without.stdout.read() == ""
 
 
 def test_a_locked_state_directory_is_said_clearly(shell: Shell) -> None:

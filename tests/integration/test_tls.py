@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 import trustme
@@ -149,3 +151,22 @@ async def test_files_that_are_no_certificates_are_refused(host: FakeHost, files:
         await serve(host, tls(files), load=load)
     with pytest.raises(InvalidArgument):
         AsyncClient("localhost:1", ca_file=files["ca"].with_name("none.pem"))
+
+
+async def test_http_is_https_then(host: FakeHost, files: dict[str, Path]) -> None:
+    trusting = ssl.create_default_context(cafile=str(files["ca"]))
+    async with (
+        await serve(host, tls(files, http_port=0, api_keys=("secret",)), load=load) as gateway,
+        aiohttp.ClientSession() as session,
+    ):
+        assert gateway.http_url is not None
+        url = gateway.http_url.replace("127.0.0.1", "localhost") + "/v1/workflows/echo/invoke"
+        key, body = {"authorization": "Bearer secret"}, {"inputs": {"x": 1}}
+        async with session.post(url, json=body, headers=key, ssl=trusting) as answer:
+            assert (answer.status, (await answer.json())["outputs"]) == (200, {"out": 1})
+        async with session.post(url, json=body, ssl=trusting) as answer:
+            assert answer.status == 401
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await session.post(url, json=body, headers=key)
+        with pytest.raises(aiohttp.ClientError):
+            await session.post(url.replace("https", "http"), json=body, headers=key)
