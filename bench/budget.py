@@ -7,6 +7,7 @@ scheduler's own account, so that other load on the machine matters little. Count
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -63,13 +64,11 @@ class Counter:
 
     def start(self) -> None:
         """Count from now on."""
-        os.write(self._write, b"enable\n")
-        os.read(self._answers, 16)
+        self._order(b"enable\n")
 
     def stop(self) -> dict[str, int]:
         """Counts by name; empty if perf could not count."""
-        os.write(self._write, b"disable\n")
-        os.read(self._answers, 16)
+        self._order(b"disable\n")
         self._process.send_signal(signal.SIGINT)
         assert self._process.stderr is not None
         lines = self._process.stderr.read().splitlines()
@@ -83,6 +82,11 @@ class Counter:
             if value.isdigit():
                 counts[TRACEPOINTS.get(event, event.rpartition("sys_enter_")[2])] = int(value)
         return counts
+
+    def _order(self, order: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has ended: it may not count here
+            os.write(self._write, order)
+            os.read(self._answers, 16)
 
 
 class Budget:

@@ -154,7 +154,7 @@ async def run(report: Report, options: argparse.Namespace) -> None:
     reason = "" if store.binary() else store.MISSING
     with ExitStack() as stack:
         zygote = stack.enter_context(ZygoteDriver(preload=("numpy", "redis"))) if not reason else None
-        for benchmark in BENCHMARKS.values():
+        for benchmark in [BENCHMARKS[name] for name in options.only or BENCHMARKS]:
             await measure(benchmark, zygote, results, options)
     results.report(report)
     cuts, gains = results.cuts(), results.gains()
@@ -171,6 +171,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument("--scale", type=float, default=0.2, help="of the paper's times and bytes (default %(default)s)")
     parser.add_argument("--requests", type=int, default=100, help="in each open loop (default %(default)s)")
+    parser.add_argument("--only", action="append", choices=[*BENCHMARKS], help="this workflow (may be repeated)")
     options = parser.parse_args()
     options.turns, options.closed = 4, 6
     if options.quick:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import tempfile
 from dataclasses import dataclass
 from typing import Self
 
@@ -70,7 +71,13 @@ def make_file(directory: str, nbytes: int) -> int:
 
     Its room is taken at once, for a full disk would kill whoever writes through a mapping. Raises OSError.
     """
-    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+        fd, name = tempfile.mkstemp(prefix="dataflower-", dir=directory)  # a file system without unnamed files
+        os.unlink(name)
     try:
         disk = os.fstatvfs(fd)
         if disk.f_bavail * disk.f_frsize - nbytes < LEFT_FREE_BYTES:

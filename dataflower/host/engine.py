@@ -43,7 +43,7 @@ def spill_of(config: HostConfig) -> Spill | None:
     try:
         return Spill(directory, config.container_spill_bytes, device_of(directory))
     except OSError as error:
-        _log.warning("nothing can be spilled to %s (setting spill_dir): %s", directory, error)
+        _log.info("nothing can be spilled to %s (setting spill_dir): %s", directory, error)
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,21 @@ def test_where_nothing_can_be_spilled_tasks_wait(
         assert pair.arena.allocate_nowait(MIB).nbytes == MIB
     finally:
         pair.close()
+
+
+def test_file_systems_without_unnamed_files_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain_open = os.open
+
+    def refusing_open(path: Any, flags: int, mode: int = 0o777, **options: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "no unnamed files here")
+        return plain_open(path, flags, mode, **options)
+
+    monkeypatch.setattr(os, "open", refusing_open)
+    fd = make_file(str(tmp_path), 8192)
+    assert os.fstat(fd).st_size == 8192
+    assert list(tmp_path.iterdir()) == []
+    os.close(fd)
 
 
 def read_only(directory: Path, nbytes: int) -> int:
