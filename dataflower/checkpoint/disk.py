@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from dataflower.checkpoint import manifest as manifests
 from dataflower.checkpoint.loader import list_folder
-from dataflower.checkpoint.manifest import Manifest
+from dataflower.checkpoint.manifest import META, Manifest
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.errors import InvalidArgument, NotFound
 from dataflower.spec.suggest import did_you_mean
-
-META = ".dataflower"
-"""Folder of the store's own files inside a model's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,14 @@ def check_name(name: str) -> str:
     return name
 
 
+def _changed(folder: Path, manifest: Manifest) -> bool:
+    """Whether the user has replaced or removed a file since."""
+    try:
+        return any(file.identity != manifests.identity(folder / file.name) for file in manifest.files)
+    except FileNotFoundError:
+        return True
+
+
 class DiskTier:
     """The folder of models. Safe for many threads and processes: what changes does so under a lock of the kernel."""
 
@@ -78,10 +85,7 @@ class DiskTier:
         """
         named = self.root / model / META / "manifest.json"
         if "/" not in model and named.is_file():
-            manifest = manifests.read(named)
-            folder = self.root / model
-            names = tuple(file.name for file in manifest.files) if manifest else list_folder(folder)
-            return Located(model, folder, names, named, manifest)
+            return self._named(model, named)
         path = Path(model).expanduser()
         if path.is_file() and path.suffix == ".safetensors":
             return self._in_place(path.parent.resolve(), (path.name,), path.stem)
@@ -93,25 +97,49 @@ class DiskTier:
         hint = did_you_mean(model, self.names(), "`dataflower models ls` lists them")
         raise NotFound(f"no model {model!r}: neither in {self.root} nor a folder of that path ({hint})")
 
+    def _named(self, name: str, path: Path) -> Located:
+        manifest = manifests.read(path)
+        if manifest is None:
+            raise NotFound(f"{name} was added by another version of dataflower: add it again")
+        if not manifest.location:
+            names = tuple(file.name for file in manifest.files)
+            return Located(name, self.root / name, names, path, manifest)
+        folder = Path(manifest.location)
+        if not folder.is_dir():
+            raise NotFound(f"the folder of model {name}, {folder}, is gone")
+        names = list_folder(folder)
+        changed = names != tuple(file.name for file in manifest.files) or _changed(folder, manifest)
+        return Located(name, folder, names, path, None if changed else manifest)
+
     def _in_place(self, folder: Path, names: tuple[str, ...], name: str) -> Located:
         """A folder of the user's: what is known of it lies in the store, not beside the files."""
         key = hashlib.sha256("\0".join((str(folder), *names)).encode()).hexdigest()[:32]
         at = self.root / ".known" / f"{key}.json"
         manifest = manifests.read(at)
-        if manifest is not None and any(
-            file.identity != manifests.identity(folder / file.name) for file in manifest.files
-        ):
-            manifest = None  # the user has changed a file: it is digested anew
+        if manifest is not None and _changed(folder, manifest):
+            manifest = None  # it is digested anew
         return Located(name, folder, names, at, manifest)
 
     def remember(self, located: Located, manifest: Manifest) -> None:
         """Note what a first load found out. A store that can't be written does without."""
+        if located.manifest_path.parent.name == META:  # registered under a name, where it lies
+            manifest = msgspec.structs.replace(manifest, name=located.name, location=str(located.folder))
         with contextlib.suppress(PermissionError):
             manifests.write(located.manifest_path, manifest)
 
-    def is_pinned(self, folder: Path) -> bool:
-        """Whether the model in `folder` (one of the store's) is to be kept, on disk and in memory."""
-        return folder.parent == self.root and (folder / META / "pinned").exists()
+    def meta(self, name: str) -> Path:
+        """Folder of what the store notes of one of its models."""
+        return self.root / name / META
+
+    def is_pinned(self, name: str) -> bool:
+        """Whether one of the store's models is to be kept, on disk and in memory."""
+        return (self.meta(name) / "pinned").exists()
+
+    def touch(self, name: str) -> None:
+        """Note that one of the store's models is being used."""
+        if self.meta(name).is_dir():
+            with contextlib.suppress(OSError):  # read-only, or just removed
+                (self.meta(name) / "used").touch()
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -130,7 +131,7 @@ class Load:
     """One load: files of `folder` into the places of `owned`.
 
     `known`: what was noted of the files, by name; chunks of others are hashed and noted in `hashes`. A chunk that is
-    damaged or missing is asked of `heal`, put into memory, and written back into the file if it can be.
+    damaged or missing is asked of `heal`, put into memory, and written back into the file if that can be written.
     """
 
     folder: Path
@@ -210,6 +211,11 @@ class Load:
         for view in exact:
             view[:] = data[at : at + len(view)]
             at += len(view)
+        with contextlib.suppress(OSError):  # memory has the right bytes now; the next load may heal the file again
+            path.touch()
+            with open(path, "r+b") as file:
+                file.seek(offset)
+                file.write(data)
         self.healed.append(f"{entry.name}, chunk {number}")
 
 

@@ -13,6 +13,8 @@ from dataflower.checkpoint.digest import CHUNK_BYTES, chunk_count, model_digest
 from dataflower.errors import WeightsInvalid
 
 VERSION = 1
+META = ".dataflower"
+"""Folder of the store's own files inside a model's folder."""
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -34,11 +36,15 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """A model. `source`: the URL that it can be fetched from again, "" if there is none."""
+    """A model. `source`: the URL that it can be fetched from again, "" if there is none.
+
+    `location`: the folder of its files if that is the user's, "" if they lie in the store.
+    """
 
     name: str
     source: str
     files: tuple[FileEntry, ...]
+    location: str = ""
     version: int = VERSION
     chunk_bytes: int = CHUNK_BYTES
 

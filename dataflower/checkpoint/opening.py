@@ -9,9 +9,9 @@ from pathlib import Path
 
 from dataflower.checkpoint.client import OnProgress, attach, find_door
 from dataflower.checkpoint.disk import DiskTier
-from dataflower.checkpoint.layout import pages, place
-from dataflower.checkpoint.loader import Load, Progress, describe, ignore
+from dataflower.checkpoint.loader import Progress, ignore
 from dataflower.checkpoint.manifest import Manifest
+from dataflower.checkpoint.plan import Plan, find
 from dataflower.checkpoint.region import Mapping, Owned
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.checkpoint.weights import Weights
@@ -27,15 +27,16 @@ def open_weights(model: str | Path, *, config: StoreConfig | None = None, progre
     read into this process, once for all who open them here at the same time.
 
     Args:
-        model: a name that `dataflower models ls` knows, a folder with safetensors files, or one such file.
+        model: a name that `dataflower models ls` knows, a folder with safetensors files, one such file, or a URL of
+            either, which is fetched once.
         config: where models lie, for a process without a store; by default `StoreConfig()`.
         progress: told of bytes as they arrive, from any thread.
 
     Raises:
         NotFound: there is no such model.
         WeightsInvalid: a file is damaged, cut off, or no safetensors file.
-        ResourceExhausted: it does not fit into the store's memory.
-        Unavailable: the store died again and again.
+        ResourceExhausted: it does not fit into the store's memory, or onto the disk.
+        Unavailable: its source can't be reached, or the store died again and again.
     """
     door = find_door()
     if door is None:
@@ -69,34 +70,27 @@ _lock = threading.Lock()
 
 
 def _open_here(model: str, config: StoreConfig, progress: Progress) -> Weights:
-    disk = DiskTier(config)
     with _lock:  # one load at a time: two would only share the disk
-        located = disk.locate(model)
-        key = str(located.folder) + "\0" + "\0".join(located.names)
-        resident = _here.get(key)
-        if resident is not None and located.manifest == resident.manifest:
-            mapping = resident.mapping()
-            if mapping is not None:
-                return Weights(resident.manifest, mapping, located.folder, model)
-        manifest, mapping = load_private(disk, model, progress)
-        _here[key] = _Resident(manifest, weakref.ref(mapping, lambda _: _here.pop(key, None)))
-        return Weights(manifest, mapping, located.folder, model)
+        plan = find(DiskTier(config), model)
+        known = plan.located.manifest
+        if known is not None:  # under whatever name it was loaded
+            plan.key = next((key for key, held in _here.items() if held.manifest.digest == known.digest), plan.key)
+        resident = _here.get(plan.key)
+        mapping = None if resident is None else resident.mapping()
+        if resident is not None and mapping is not None:
+            return Weights(resident.manifest, mapping, plan.folder, model)
+        manifest, mapping = load_private(plan, progress)
+        _here[plan.key] = _Resident(manifest, weakref.ref(mapping, lambda _: _here.pop(plan.key, None)))
+        return Weights(manifest, mapping, plan.folder, model)
 
 
-def load_private(disk: DiskTier, model: str, progress: Progress = ignore) -> tuple[Manifest, Mapping]:
-    """Read a model from the disk into memory of this process."""
-    located = disk.locate(model)
-    placed = place(located.sizes())
-    owned = Owned(sum(pages(file.nbytes) for file in placed))
+def load_private(plan: Plan, progress: Progress = ignore) -> tuple[Manifest, Mapping]:
+    """Read a model into memory of this process alone."""
+    owned = Owned(plan.memory_bytes)
     try:
-        known = {file.name: file for file in located.manifest.files} if located.manifest else {}
-        load = Load(located.folder, placed, owned, known, progress=progress, threads=disk.config.models_threads)
-        load.run()
-        manifest = located.manifest
-        if manifest is None:
-            manifest = describe(located.folder, located.names, load, name=located.name)
-            disk.remember(located, manifest)
+        plan.fill(owned, progress)
+        assert plan.manifest is not None
         mapping = Mapping([segment.fd for segment in owned.segments], owned.nbytes)
     finally:
         owned.close()
-    return manifest, mapping
+    return plan.manifest, mapping

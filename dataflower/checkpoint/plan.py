@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from dataflower.checkpoint import manifest as manifests
-from dataflower.checkpoint.disk import DiskTier, Located
+from dataflower.checkpoint.catalog import Catalog, healer
+from dataflower.checkpoint.disk import DiskTier, Located, slug
 from dataflower.checkpoint.layout import pages, place
-from dataflower.checkpoint.loader import Arrival, Load, Progress, describe
+from dataflower.checkpoint.loader import Arrival, Load, Progress, describe, ignore
 from dataflower.checkpoint.manifest import FileEntry, Manifest
 from dataflower.checkpoint.region import Owned
+from dataflower.checkpoint.sources import RemoteFile, Source, is_url
 
 
 @dataclass(slots=True)
@@ -26,6 +29,8 @@ class Plan:
     sizes: list[tuple[str, int]]
     key: str
     remote: bool = False
+    files: tuple[RemoteFile, ...] = ()
+    """What the source lists, if it has to be fetched."""
     arrival: Arrival = field(default_factory=Arrival)
     manifest: Manifest | None = None
 
@@ -56,7 +61,7 @@ class Plan:
 
     def is_pinned(self) -> bool:
         """Whether the user wants it kept in memory."""
-        return self.disk.is_pinned(self.located.folder)
+        return self.disk.is_pinned(self.located.name)
 
     def brief(self) -> Manifest:
         """What clients are told: names and sizes, and the files' digests if they are known."""
@@ -66,13 +71,40 @@ class Plan:
             self.manifest, files=tuple(msgspec.structs.replace(file, chunks="") for file in self.manifest.files)
         )
 
-    def fill(self, owned: Owned, progress: Progress) -> None:
-        """Fill the memory and check it; blocks.
+    def fill(self, owned: Owned, progress: Progress = ignore, ready: Callable[[], object] = lambda: None) -> None:
+        """Fill the memory and check it; blocks. `ready` is called when that is done; the disk may take longer.
 
         Raises:
             WeightsInvalid: files are damaged and can't be fetched again.
-            OSError: the disk or the network fails.
+            Unavailable: the source can't be reached.
+            ResourceExhausted: the disk is full.
+            OSError: the disk fails.
         """
+        try:
+            if self.remote:
+                self._fetch(owned, progress, ready)
+            else:
+                self._load(owned, progress)
+                ready()
+        finally:
+            self.arrival.finish()
+
+    def _fetch(self, owned: Owned, progress: Progress, ready: Callable[[], object]) -> None:
+        def note(manifest: Manifest) -> None:
+            self.manifest = manifest
+            ready()
+
+        Catalog(self.disk).fetch(
+            self.model,
+            self.located.name,
+            files=self.files,
+            owned=owned,
+            progress=progress,
+            arrival=self.arrival,
+            ready=note,
+        )
+
+    def _load(self, owned: Owned, progress: Progress) -> None:
         located, threads = self.located, self.disk.config.models_threads
         known = {file.name: file for file in located.manifest.files} if located.manifest else {}
         load = Load(
@@ -80,18 +112,22 @@ class Plan:
             place(self.sizes),
             owned,
             known,
+            heal=self._heal if located.manifest and located.manifest.source else None,
             progress=progress,
             threads=threads,
             arrival=self.arrival,
         )
-        try:
-            load.run()
-            self.manifest = located.manifest
-            if self.manifest is None:
-                self.manifest = describe(located.folder, located.names, load, name=located.name)
-                self.disk.remember(located, self.manifest)
-        finally:
-            self.arrival.finish()
+        load.run()
+        self.manifest = located.manifest
+        if self.manifest is None:
+            self.manifest = describe(located.folder, located.names, load, name=located.name)
+            self.disk.remember(located, self.manifest)
+
+    def _heal(self, entry: FileEntry, number: int) -> bytes:
+        assert self.located.manifest is not None
+        heal = healer(self.located.manifest)
+        assert heal is not None
+        return heal(entry, number)
 
 
 def find(disk: DiskTier, model: str) -> Plan:
@@ -100,9 +136,36 @@ def find(disk: DiskTier, model: str) -> Plan:
     Raises:
         NotFound: nothing.
         WeightsInvalid: the files contradict each other.
+        Unavailable: it has to be fetched, and its source can't be reached.
     """
-    located = disk.locate(model)
+    if is_url(model):
+        name = _name_of(disk, model)
+        if name not in disk.names():
+            return _find_remote(disk, model, name)
+        located = disk.locate(name)
+    else:
+        located = disk.locate(model)
+    disk.touch(located.name)
     return Plan(model, disk, located, located.sizes(), content_key(located))
+
+
+def _name_of(disk: DiskTier, url: str) -> str:
+    """Two URLs that end alike have different names."""
+    name = slug(url)
+    manifest = manifests.read(disk.meta(name) / "manifest.json")
+    if manifest is None or manifest.source == url:
+        return name
+    return f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+def _find_remote(disk: DiskTier, url: str, name: str) -> Plan:
+    source = Source(url)
+    try:
+        files = source.listing()
+    finally:
+        source.close()
+    located = Located(name, disk.root / name, tuple(f.name for f in files), disk.meta(name) / "manifest.json", None)
+    return Plan(url, disk, located, [(f.name, f.nbytes) for f in files], f"{url} {files!r}", True, files)
 
 
 def content_key(located: Located) -> str:

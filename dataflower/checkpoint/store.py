@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -187,6 +188,7 @@ class Store:
 
     def _located(self, plan: Plan, pinned: frozenset[str]) -> None:
         self._handle(tiers.Pins(pinned))
+        plan.key = self._same_content(plan) or plan.key
         for client in self._clients.values():
             if client.model == plan.model and not client.key:
                 client.key = plan.key
@@ -196,6 +198,13 @@ class Store:
         if plan.key not in self._tier.resident():
             self._plans.pop(plan.key, None)  # refused
         self._send_early(plan.key)
+
+    def _same_content(self, plan: Plan) -> str | None:
+        """Key of a model in memory that has the very content, be it under another name or fetched a moment ago."""
+        if plan.located.manifest is None:
+            return None
+        digest = plan.located.manifest.digest
+        return next((key for key, held in self._holdings.items() if held.ready and held.plan.digest == digest), None)
 
     def _load(self, key: str, recycled: int) -> None:
         plan = self._plans[key]
@@ -215,14 +224,22 @@ class Store:
 
     def _fill(self, key: str, holding: _Holding) -> None:
         """In a thread: bytes into memory."""
-        try:
-            holding.plan.fill(holding.owned, lambda _: self._post(lambda: self._report(key)))
-        except Exception as error:  # see `_locate`
-            failed = tiers.LoadFailed(key, _code(error), _text(error))
-            self._post(lambda: self._handle(failed))
-        else:
+        done = False
+
+        def ready() -> None:
+            nonlocal done
+            done = True
             seconds = self._clock.monotonic() - holding.began
             self._post(lambda: self._filled(key, holding, seconds))
+
+        try:
+            holding.plan.fill(holding.owned, lambda _: self._post(lambda: self._report(key)), ready)
+        except Exception as error:  # see `_locate`
+            if done:  # memory has it; only the disk does not
+                print(f"store: {holding.plan.name}: {_text(error)}", file=sys.stderr, flush=True)
+                return
+            failed = tiers.LoadFailed(key, _code(error), _text(error))
+            self._post(lambda: self._handle(failed))
 
     def _filled(self, key: str, holding: _Holding, seconds: float) -> None:
         holding.ready = True
