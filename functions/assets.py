@@ -8,6 +8,8 @@ from pathlib import Path
 SMOLLM2 = "smollm2-0.1.2"
 YOLO = "yolov3-tiny-0.0.5"
 MTCNN = "mtcnn-2.6.0"
+AGES = "ages-2.0.0"
+CENTERFACE = "centerface-1.5.0"
 VIDEOS = "videos-1.1.11"
 TEXTS = "texts-3.3.2"
 MINILM = "minilm-l6-0.1.0"

@@ -12,8 +12,8 @@ Facts = Mapping[str, Any]
 
 
 @function(outputs={"record": Json()})
-def join(at: Facts, objects: Sequence[Facts], faces: Sequence[Sequence[Facts]]) -> Facts:
-    """Everything about one frame. `faces`: one list for each crop that was looked at."""
+def join(at: Facts, objects: Sequence[Facts], faces: Sequence[Sequence[Facts]] = ()) -> Facts:
+    """Everything about one frame. `faces`: one list for each crop that was looked at, if any was."""
     return {**at, "objects": list(objects), "faces": [face for crop in faces for face in crop]}
 
 

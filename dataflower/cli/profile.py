@@ -54,7 +54,7 @@ def profile(
     within 5 % or its time is up. What depends on nothing that has changed (code, params, files that the function reads,
     this machine) is not measured again.
 
-    Example: dataflower profile workflows/faces.yaml
+    Example: dataflower profile workflows/face.yaml
     """
     import tempfile
 
