@@ -43,6 +43,7 @@ class Request:
     by_use: bool
     high: bool
     mend: bool
+    batching: bool
     profile: str | None
 
 
@@ -87,6 +88,7 @@ def stock(request: Request, config: Config) -> tuple[list[Case], Options]:
         arrivals=arrivals,
         billing=Billing.USE if request.by_use else Billing.INTEGER,
         percentile=min(99.999, max(percentiles)),
+        batching=request.batching,
     )
     cases = []
     for file, workflow in zip(request.files, workflows, strict=True):

@@ -68,7 +68,7 @@ def _stages(plan: Plan, case: Case) -> Table:
                 f"{stage.utilisation:.0%}" if first else "",
                 f"{(stage.worst_s if is_shared else a.worst_s) * 1000:.1f}",
                 f"{p99:.1f}" if first else "",
-                f"{cost:.4g}" if not is_shared else "shared" if a.machines < 1 else f"{cost - c.price:.4g} + shared",
+                f"{cost:.4g}" if not is_shared else "shared" if a.machines <= 1 else f"{cost - c.price:.4g} + shared",
             )
     return table
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dataflower.planner import bounds
-from dataflower.planner.method import Solution
+from dataflower.planner.method import Solution, demand_of
 from dataflower.planner.options import Arrivals, Billing, Options, Scheduler
 from dataflower.planner.pack import Key, Machine, Worst, pack
 from dataflower.planner.result import Plan, StagePlan
@@ -43,14 +43,14 @@ def packs(options: Options) -> bool:
     return (
         options.billing is Billing.INTEGER
         and options.scheduler is Scheduler.GROUP
-        and options.arrivals is Arrivals.PACED
+        and options.arrivals is not Arrivals.TRACED
         and options.pack
     )
 
 
 def assemble(drafts: Sequence[Draft], options: Options) -> tuple[Plan, ...]:
     """A plan for each draft; machines are shared among all of them. Names of applications must differ."""
-    machines = _packed(drafts) if packs(options) else ()
+    machines = _packed(drafts, options) if packs(options) else ()
     plans = []
     for draft in drafts:
         own = tuple(m for m in machines if any(s.workflow == draft.name for s in m.shares))
@@ -58,7 +58,7 @@ def assemble(drafts: Sequence[Draft], options: Options) -> tuple[Plan, ...]:
     return tuple(plans)
 
 
-def _packed(drafts: Sequence[Draft]) -> tuple[Machine, ...]:
+def _packed(drafts: Sequence[Draft], options: Options) -> tuple[Machine, ...]:
     """Machines that partial ones of several stages share; `worst` of those stages is brought up to date."""
     tuples: dict[Key, Allotment] = {
         (draft.name, stage, i): a
@@ -76,7 +76,10 @@ def _packed(drafts: Sequence[Draft]) -> tuple[Machine, ...]:
             for draft in drafts
         )
 
-    machines, worst = pack(tuples, keeps)
+    demands = None
+    if options.arrivals is Arrivals.POISSON:
+        demands = {(d.name, stage): demand_of(d.problem, options, stage) for d in drafts for stage in d.worst}
+    machines, worst = pack(tuples, keeps, demands)
     for draft in drafts:
         draft.worst = {name: worst[draft.name, name] for name in draft.worst}
     return tuple(m for m in machines if len(m.shares) > 1)

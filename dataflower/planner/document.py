@@ -206,6 +206,8 @@ def _stage(stage: StagePlan, away: set[tuple[str, int]]) -> StageDocument:
 def _group(stage: StagePlan, a: Allotment, *, is_shared: bool) -> GroupDocument:
     c = a.configuration
     full = math.floor(a.machines + ROUNDING)
+    if is_shared and a.machines <= 1 + ROUNDING:  # all of it
+        full = 0
     return GroupDocument(
         device=c.hardware,
         batch=c.batch,

@@ -104,11 +104,19 @@ def take_stock(
             if name not in needed:
                 raise InvalidArgument(f"no profile on device {name!r} ({did_you_mean(name, needed, 'there is none')})")
         found = [p for p in found if p.hardware in wishes.only]
+    found = [_trimmed(p, workflow) for p in found]
     _distinct(found)
     fanned = _fanned(documents)
     _complain(stages, found, documents)
     application = from_workflow(workflow, items=wishes.items, shares=wishes.shares, measured=fanned)
     return Inventory(application, Profiles(tuple(found), needed), tuple(documents), tuple(notes))
+
+
+def _trimmed(profile: Profile, workflow: Workflow) -> Profile:
+    """Without batches that the stage does not take."""
+    batch = workflow.stages[profile.model].batch
+    most = 1 if batch is None else batch.max_size
+    return replace(profile, points=tuple(p for p in profile.points if p.batch <= most))
 
 
 def _know_device(

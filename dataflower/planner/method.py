@@ -61,15 +61,19 @@ def _curve(problem: Problem, options: Options, name: str) -> Staircase:
 
 def _percentile_curve(problem: Problem, options: Options, name: str) -> Staircase:
     """Whole machines for all but the stage's part of the invocations that may be late."""
-    module = problem.application.module(name)
-    late = stochastic.late_share(options.percentile, len(problem.rates))
-    configurations = problem.configurations[name]
-    demand = stochastic.Demand(problem.rates[name], module.factor, module.burst, late)
+    configurations, demand = problem.configurations[name], demand_of(problem, options, name)
     if problem.trace is not None:
         found = traced.curve(configurations, demand, problem.trace)
     else:
         found = stochastic.curve(configurations, demand)
     return tuple(s for s in found if bounds.fits(s.latency_s, problem.slo_s))
+
+
+def demand_of(problem: Problem, options: Options, name: str) -> stochastic.Demand:
+    """What a stage is asked where arrivals are random."""
+    module = problem.application.module(name)
+    late = stochastic.late_share(options.percentile, len(problem.rates))
+    return stochastic.Demand(problem.rates[name], module.factor, module.burst, late)
 
 
 def _solve_exact(problem: Problem, options: Options) -> Solution | None:

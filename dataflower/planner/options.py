@@ -104,7 +104,7 @@ class Options:
         batching: False plans with batch 1 alone.
         quanta: steps of the QUANTISED splitter, and of the budgets that EXACT asks a GREEDY or OPTIMAL scheduler for.
         max_points: longest staircase kept by the EXACT splitter; beyond it the plan is near-optimal and says so.
-        pack: with INTEGER billing, let partial machines of different stages share one (`pack`; paced arrivals only).
+        pack: with INTEGER billing, let partial machines of different stages share one (`pack`; not for TRACED).
         arrivals: what the plan holds for. Other than PACED: GROUP scheduler only, and always whole machines, since
             machines that are billed by use would all stand ready for nothing.
         percentile: which share of the invocations must keep the SLO, unless arrivals are paced (then all do).

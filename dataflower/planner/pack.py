@@ -3,7 +3,8 @@
 A machine serves its shares in turn; a share's batch is cut when its turn comes. The cycle takes as long as all
 their batches together, so a request waits for at most one cycle before its own batch runs: cycle + d. That works
 while no share collects a full batch within one cycle: cycle <= b/rate for each. All of them stay loaded, so that what
-they need of the device's memory adds up.
+they need of the device's memory adds up. Where arrivals are random, a share waits for as many cycles as its backlog
+takes (`stochastic.turn_s`); then whole stages that one machine serves alone are what is put together.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dataflower.planner import bounds
+from dataflower.planner.profile import Configuration
 from dataflower.planner.schedule import ROUNDING, Allotment
+from dataflower.planner.stochastic import Demand, turn_s
 
 Key = tuple[str, str, int]
 """Workflow, stage, and number of the tuple in it."""
@@ -33,6 +36,8 @@ class Share:
     """How much later than evenly its requests may come, when they are picked out of a faster stream."""
     workflow: str = ""
     memory_bytes: int = 0
+    demand: Demand | None = None
+    """Set where arrivals are random."""
 
     @property
     def period_s(self) -> float:
@@ -56,6 +61,9 @@ class Machine:
 
     def worst_s(self, share: Share) -> float:
         """Worst-case latency of a share: alone it collects a batch, with others it waits for its turn."""
+        if share.demand is not None:
+            c = Configuration(share.batch, share.duration_s, self.hardware, self.price)
+            return turn_s(c, self.cycle_s, share.demand)
         if len(self.shares) == 1:
             return share.duration_s + (share.batch - 1) / share.rate + share.jitter_s
         return self.cycle_s + share.duration_s + share.jitter_s
@@ -74,7 +82,11 @@ Worst = dict[tuple[str, str], float]
 """Worst-case latency by workflow and stage, in seconds."""
 
 
-def pack(tuples: Mapping[Key, Allotment], keeps: Callable[[Worst], bool]) -> tuple[tuple[Machine, ...], Worst]:
+def pack(
+    tuples: Mapping[Key, Allotment],
+    keeps: Callable[[Worst], bool],
+    demands: Mapping[tuple[str, str], Demand] | None = None,
+) -> tuple[tuple[Machine, ...], Worst]:
     """Machines for the partial machines of all tuples, the busiest first, each where it still fits (first fit).
 
     A share that joins others waits for its turn, and so do they; the full machines of its tuple lose their helper. What
@@ -83,6 +95,7 @@ def pack(tuples: Mapping[Key, Allotment], keeps: Callable[[Worst], bool]) -> tup
     Args:
         tuples: by workflow and stage and number; their full machines stay as they are.
         keeps: whether every promise is kept if the stages take so long.
+        demands: what each stage is asked, by workflow and stage, if arrivals are random.
 
     Returns:
         The machines, and the worst case of every stage with them.
@@ -93,7 +106,12 @@ def pack(tuples: Mapping[Key, Allotment], keeps: Callable[[Worst], bool]) -> tup
         place = (workflow, stage)
         total[place] = total.get(place, 0.0) + a.rate
         worst[place] = max(worst.get(place, 0.0), a.worst_s)
-    partial = [(a, share) for key, a in tuples.items() if (share := _share(key, a, total[key[:2]])) is not None]
+    partial = [
+        (a, share)
+        for key, a in tuples.items()
+        if (share := _share(key, a, total[key[:2]]) if demands is None else _alone(key, a, demands[key[:2]]))
+        is not None
+    ]
     partial.sort(key=lambda p: (-p[1].rate / p[0].configuration.throughput, *_place(p[1])))
     machines: list[Machine] = []
     for a, share in partial:
@@ -118,6 +136,9 @@ def _worst_on(machine: Machine, tuples: Mapping[Key, Allotment], total: Worst, w
     found = {}
     for share in machine.shares:
         place = (share.workflow, share.stage)
+        if share.demand is not None:
+            found[place] = machine.worst_s(share)
+            continue
         own = full_part_s(tuples[_place(share)], total[place])
         found[place] = max(worst[place], machine.worst_s(share), own)
     return found
@@ -136,6 +157,15 @@ def _share(key: Key, a: Allotment, stage_rate: float) -> Share | None:
         return None
     jitter = 1 / stage_rate if rest < stage_rate * (1 - ROUNDING) else 0.0
     return Share(stage, index, c.batch, c.duration_s, rest, math.inf, jitter, workflow, c.memory_bytes)
+
+
+def _alone(key: Key, a: Allotment, demand: Demand) -> Share | None:
+    """A stage that one machine serves alone; None if it has several."""
+    workflow, stage, index = key
+    c = a.configuration
+    if a.machines > 1 + ROUNDING:
+        return None
+    return Share(stage, index, c.batch, c.duration_s, a.rate, math.inf, 0.0, workflow, c.memory_bytes, demand)
 
 
 def full_part_s(a: Allotment, stage_rate: float) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from dataflower.planner.application import Application
 from dataflower.planner.assemble import Draft, assemble, packs
 from dataflower.planner.nearest import explain as explained
-from dataflower.planner.options import Billing, Options
+from dataflower.planner.options import Arrivals, Billing, Options
 from dataflower.planner.profile import Profiles
 from dataflower.planner.question import Question
 from dataflower.planner.result import Infeasible, Plan, StagePlan
@@ -52,7 +52,8 @@ def plan(
     if found is None:
         return explained(asked, problem, rate, search=explain)
     (best,) = assemble([Draft(problem, rate, found)], options)
-    if packs(options):  # partial machines that are cheap by use may pack better than whole ones that are cheap alone
+    if packs(options) and options.arrivals is Arrivals.PACED:
+        # partial machines that are cheap by use may pack better than whole ones that are cheap alone
         by_use = asked.solve(problem, replace(options, billing=Billing.USE))
         if by_use is not None:
             best = min(best, *assemble([Draft(problem, rate, by_use)], options), key=lambda p: p.cost)

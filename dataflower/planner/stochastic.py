@@ -127,6 +127,20 @@ def quantile(c: Configuration, count: int, demand: Demand, budget_s: float) -> f
     return c.duration_s + max(collect, float(np.fmin.reduce(waits)[0]))
 
 
+def turn_s(c: Configuration, cycle_s: float, demand: Demand) -> float:
+    """The latency that all but `late` keep on a machine that comes round every `cycle_s` at most; infinite if it can't.
+
+    A turn takes up to b requests. Since the last turn that left nothing waiting, every turn was a full one, so what
+    waits is at most b more than arrivals at a rate of b/cycle would have left over: the same martingale as above with
+    s b/cycle = v (exp(s K) - 1). A request with q ahead of it begins within q/b + 1 turns.
+    """
+    x = _growth(np.array([c.batch / cycle_s / demand.rate]))[0]
+    if not (math.isfinite(x) and x > 0):
+        return math.inf
+    ahead = demand.burst * math.log(1 / demand.late) / float(x) + demand.burst - 1
+    return c.duration_s + cycle_s * (2 + ahead / c.batch)
+
+
 def _collect(batch: int, rate: float, late: float) -> float:
     """Time in which `batch - 1` more requests have come, but for a share `late`: Chernoff's bound for Erlang's tail."""
     k, ratio = batch - 1, 1.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dataflower.errors import InvalidArgument
 from dataflower.planner.assemble import Draft, assemble, packs
 from dataflower.planner.nearest import explain as explained
-from dataflower.planner.options import Billing, Options
+from dataflower.planner.options import Arrivals, Billing, Options
 from dataflower.planner.pack import Machine
 from dataflower.planner.question import Question
 from dataflower.planner.result import Infeasible, Plan
@@ -52,7 +52,8 @@ def plan_together(tenants: Sequence[Tenant], options: Options, *, explain: bool 
     names = [tenant.question.application.name for tenant in tenants]
     if not names or len(set(names)) < len(names):
         raise InvalidArgument("workflows that are planned together need names of their own")
-    ways = [options, replace(options, billing=Billing.USE)] if packs(options) else [options]
+    by_use = packs(options) and options.arrivals is Arrivals.PACED
+    ways = [options, replace(options, billing=Billing.USE)] if by_use else [options]
     found: list[Together] = []
     for way in ways:
         drafts = []

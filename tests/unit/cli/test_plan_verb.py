@@ -21,8 +21,9 @@ def words(text: str):
     yield from text.split()
 
 
-def size(word: str) -> int:
-    return len(word)
+@function(batch=True)
+def size(word: list) -> list:
+    return [len(one) for one in word]
 
 
 def total(sizes: list) -> int:
@@ -110,6 +111,20 @@ def test_other_devices_come_from_tables() -> None:
     document = parse_plan(result.stdout, "stdout")
     assert {g.device for g in document.stages["size"].groups} == {"gpu"}
     assert document.slo_ms == 45.0
+
+
+def test_batches_are_those_that_the_stage_takes() -> None:
+    text = Path("count.yaml").read_text()
+    Path("count.yaml").write_text(
+        text.replace('"counting:size", inputs', '"counting:size", batch: {max_size: 2}, inputs')
+    )
+    batches = []
+    for extra in ((), ("--batch-1",)):
+        result = call("count.yaml", "--rate", "60", "--slo", "2s", "-o", "json", *extra)
+        assert result.exit_code == 0, result.output
+        document = parse_plan(result.stdout, "stdout")
+        batches.append({g.batch for stage in document.stages.values() for g in stage.groups})
+    assert batches == [{1, 2}, {1}]
 
 
 def test_compare_adds_every_method_and_explain_every_reason() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from dataflower.planner.inventory import Source, Wishes, take_stock
 from dataflower.planner.pack import pack
 from dataflower.planner.profile import Configuration
 from dataflower.planner.schedule import Allotment
-from dataflower.spec.workflow import INPUTS, Workflow
+from dataflower.spec.workflow import INPUTS, Batch, Workflow
 
 ROOT = Path(__file__).parents[3]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.yaml"))
@@ -59,7 +60,8 @@ def workflow(name: str) -> Workflow:
     return load_file(ROOT / "workflows" / f"{name}.yaml", code_path=[ROOT])
 
 
-WORDCOUNT = workflow("wordcount")
+PLAIN = workflow("wordcount")
+WORDCOUNT = replace(PLAIN, stages={**PLAIN.stages, "count": replace(PLAIN.stages["count"], batch=Batch(max_size=4))})
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -126,6 +128,11 @@ def test_profiles_and_tables_are_put_together_by_stage() -> None:
     assert on["cpu", 1].duration_s == 0.031  # the 90th percentile, on the safe side
     assert on["cpu", 4].duration_s == 0.060
     assert on["cpu", 2].price == 0.1
+
+
+def test_batches_that_the_stage_does_not_take_are_left_out() -> None:
+    found = take_stock(PLAIN, [Source(PROFILE, "p.yaml")], Source(PRICES, "c.csv"))
+    assert [c.batch for c in found.profiles.configurations("count")] == [1]
 
 
 def test_two_cores_cost_twice_and_memory_limits() -> None:

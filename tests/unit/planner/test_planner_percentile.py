@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +30,7 @@ from dataflower.planner import (
     plan,
 )
 from dataflower.planner.options import Dispatch
-from dataflower.planner.stochastic import Demand, curve, late_share, latencies, quantile
+from dataflower.planner.stochastic import Demand, curve, late_share, latencies, quantile, turn_s
 from dataflower.planner.traced import closing, percentile_of, replay, spread, starting
 from tests import planner_simulation as simulation
 
@@ -144,6 +145,42 @@ def test_poisson_plans_keep_their_percentile(app: Application, rate: float, slo_
         rng.shuffle(values)
     latency = simulation.latencies(app, document_of(found, POISSON), arrivals.tolist(), counts, hold=hold)
     assert simulation.late_share(found, latency) <= 0.01
+
+
+@pytest.mark.parametrize(("batch", "rate", "burst"), [(1, 2.0, 1), (4, 6.0, 1), (4, 6.0, 3), (1, 1.0, 4)])
+def test_the_bound_of_a_machine_that_comes_round_holds(batch: int, rate: float, burst: int) -> None:
+    """The slowest that its discipline allows: every round takes the whole cycle, whoever waits."""
+    c, cycle_s, late = Configuration(batch, 0.05, "gpu", 1.0), 0.25, 0.01
+    promised = turn_s(c, cycle_s, Demand(rate, float(burst), burst, late))
+    rng = np.random.default_rng(11)
+    arrivals = np.cumsum(rng.exponential(burst / rate, 20_000))
+    waiting: deque[int] = deque()
+    done = np.zeros(len(arrivals))
+    turn, i = 0.0, 0
+    while i < len(arrivals) or waiting:
+        while i < len(arrivals) and arrivals[i] <= turn:
+            waiting.extend([i] * burst)
+            i += 1
+        for _ in range(min(batch, len(waiting))):
+            done[waiting.popleft()] = turn + c.duration_s
+        turn += cycle_s
+    seen = done - arrivals
+    assert float((seen > promised).mean()) <= late
+    assert promised <= 4 * float(np.quantile(seen, 1 - late))
+
+
+def test_stages_with_little_to_do_share_machines_under_random_arrivals() -> None:
+    apart, together = (planned(DIAMOND, 0.5, 2.0, replace(POISSON, pack=pack)) for pack in (False, True))
+    assert together.cost < apart.cost
+    shared = {s.stage for m in together.shared for s in m.shares}
+    assert len(shared) >= 2
+    assert together.worst_s <= 2.0 * (1 + 1e-9)
+    for stage in together.stages:
+        assert stage.worst_s <= stage.budget_s * (1 + 1e-9)
+    document = document_of(together, POISSON)
+    assert {name for name, s in document.stages.items() if s.groups[0].replicas == 0} == shared
+    busy = planned(DIAMOND, 40.0, 0.3, POISSON)
+    assert busy.cost <= planned(DIAMOND, 40.0, 0.3, replace(POISSON, pack=False)).cost
 
 
 def test_a_paced_plan_does_not_keep_it() -> None:
