@@ -55,10 +55,8 @@ class Segment:
     @classmethod
     def in_file(cls, arena: int, nbytes: int, spill: Spill) -> Self:
         """An unnamed file, all of its room taken now, mapped writable here; `fd` can only read it. Raises OSError."""
-        writable = make_file(spill.directory, nbytes)
+        writable = make_file(spill.directory, nbytes, spill.device)
         try:
-            if os.fstat(writable).st_dev != spill.device:
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), spill.directory)
             memory = mmap.mmap(writable, nbytes)
             fd = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
             return cls(arena, nbytes, fd, memory, True)
@@ -66,8 +64,8 @@ class Segment:
             os.close(writable)
 
 
-def make_file(directory: str, nbytes: int) -> int:
-    """An unnamed file of `nbytes`, open for reading and writing; it is gone when nobody has it open any more.
+def make_file(directory: str, nbytes: int, device: int | None = None) -> int:
+    """An unnamed file of `nbytes` (on `device`), open for reading and writing; gone when nobody has it open any more.
 
     Its room is taken at once, for a full disk would kill whoever writes through a mapping. Raises OSError.
     """
@@ -79,6 +77,8 @@ def make_file(directory: str, nbytes: int) -> int:
         fd, name = tempfile.mkstemp(prefix="dataflower-", dir=directory)  # a file system without unnamed files
         os.unlink(name)
     try:
+        if device is not None and os.fstat(fd).st_dev != device:
+            raise OSError(errno.EXDEV, "not the file system that the host sees there", directory)
         disk = os.fstatvfs(fd)
         if disk.f_bavail * disk.f_frsize - nbytes < LEFT_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory)

@@ -99,6 +99,7 @@ def memory_full(instance: Instance) -> Failure:
     """The task can't get room any more."""
     message = (
         "there is no room in the memory of its container, and all that is in there waits for others "
-        "(a gather keeps every item until the last has come): raise container_arena_bytes"
+        "(a gather keeps every item until the last has come): raise container_arena_bytes, "
+        "or let it go on on disk (spill_dir)"
     )
     return Failure(Code.RESOURCE_EXHAUSTED, "MemoryFull", message, instance.program.name, instance.attempt)
