@@ -49,3 +49,17 @@ def find_file(name: str, folder: str, suffix: str) -> Path:
     if name not in packaged:
         raise FileNotFoundError(f"no file {name!r}, and no packaged one of that name; packaged: {', '.join(packaged)}")
     return find(folder, name + suffix)
+
+
+def find_adapter(name: str) -> str:
+    """Path of a LoRA adapter: a folder of the user's own, or the name of a trained one (`make adapters`).
+
+    Raises:
+        FileNotFoundError: There is neither.
+    """
+    if Path(name).is_dir():
+        return name
+    path = cache() / ADAPTERS / name
+    if not path.is_dir():
+        raise FileNotFoundError(f"no adapter {name!r}: neither a folder, nor trained by `make adapters` ({path})")
+    return str(path)

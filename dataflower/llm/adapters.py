@@ -92,13 +92,17 @@ class AdapterStore:
         with self._lock:
             return sorted(self._by_name)
 
+    def find(self, name: str, path: str, generation: int) -> Adapter | None:
+        """The adapter if that very generation is loaded from there."""
+        with self._lock:
+            found = self._by_name.get(name)
+        return found if found is not None and (found.path, found.generation) == (path, generation) else None
+
     def ensure(self, name: str, path: str, generation: int = 0) -> Adapter:
         """The adapter, read from `path` unless that very generation is loaded from there. Raises AdapterInvalid."""
         with self._loading:  # one at a time: many callers of a new adapter wait for one read
-            with self._lock:
-                found = self._by_name.get(name)
-            if found is not None and found.path == path and found.generation == generation:
-                return found
+            if (loaded := self.find(name, path, generation)) is not None:
+                return loaded
             return self._put(
                 read(path, self._modules, self._dtype, self._device, self._max_rank), name, path, generation
             )

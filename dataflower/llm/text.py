@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
+UNFINISHED = "\ufffd"
+"""What decoders give for bytes that are no whole character."""
 CONTEXT = 6
 """Tokens of the prompt that tell a tokenizer how the first word continues it."""
 
@@ -17,7 +20,10 @@ class TextStream:
         from tokenizers.decoders import DecodeStream
 
         self._backend = tokenizer.backend_tokenizer
-        self._decoder = DecodeStream(ids=list(prompt[-CONTEXT:]), skip_special_tokens=True)
+        before = list(prompt[-CONTEXT:])
+        if UNFINISHED in self._backend.decode(before):  # the decoder would take parts of the prompt for new text
+            before = []
+        self._decoder = DecodeStream(ids=before, skip_special_tokens=True)
         self._stops = tuple(stops)
         self._held = ""
         self.stopped_by: str | None = None
@@ -54,3 +60,25 @@ def pending(text: str, stops: Sequence[str]) -> int:
     """Length of the longest end of the text that some stop text begins with."""
     longest = min(len(text), max(len(stop) for stop in stops) - 1)
     return next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in stops)), 0)
+
+
+def token_bytes(tokenizer: Any, token: int) -> bytes:
+    """The bytes that a token stands for; it need not be whole characters."""
+    piece = tokenizer.convert_ids_to_tokens(token)
+    if piece is None or token in tokenizer.all_special_ids:
+        return (piece or "").encode()
+    if type(tokenizer.backend_tokenizer.decoder).__name__ == "ByteLevel":
+        letters = _letters()
+        if all(letter in letters for letter in piece):
+            return bytes(letters[letter] for letter in piece)
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):  # how others write a single byte
+        return bytes([int(piece[3:5], 16)])
+    return str(tokenizer.decode([token])).encode()
+
+
+@cache
+def _letters() -> dict[str, int]:
+    """Byte-level BPE writes each byte as a letter: printable Latin-1 as itself, the others from U+0100 on, in order."""
+    itself = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in itself]
+    return {chr(byte): byte for byte in itself} | {chr(0x100 + index): byte for index, byte in enumerate(others)}

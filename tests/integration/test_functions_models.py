@@ -1,11 +1,15 @@
 """The shipped functions on their real weights and data, called one after the other without the engine."""
 
+import asyncio
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from ruamel.yaml import YAML
+from transformers import AutoModelForCausalLM
 
+from dataflower.llm.request import parse
 from functions import assets, faces, llm, scene, text, video, vision
 
 pytestmark = [pytest.mark.models, pytest.mark.slow]
@@ -19,10 +23,24 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def made(kind, **params):
+def new(kind, **params):
     instance = kind()
     instance.setup(**params)
     return instance
+
+
+@pytest.fixture
+def made():
+    """`new`, for instances that are closed after the test."""
+    instances = []
+
+    def make(kind, **params):
+        instances.append(new(kind, **params))
+        return instances[-1]
+
+    yield make
+    while instances:  # pytest still holds `make`, and thereby what they have mapped
+        instances.pop().close()
 
 
 def run(generator):
@@ -37,12 +55,12 @@ def run(generator):
 
 @pytest.fixture(scope="module")
 def detect():
-    return made(vision.Detect)
+    return new(vision.Detect)
 
 
 @pytest.fixture(scope="module")
 def find_faces():
-    return made(faces.FindFaces)
+    return new(faces.FindFaces)
 
 
 def look(name, detect, find_faces, fps=2.0):
@@ -55,7 +73,7 @@ def look(name, detect, find_faces, fps=2.0):
         yield frame, scene.join(item["at"], found["objects"], by_crop)
 
 
-def test_street_has_people_cars_and_bicycles_and_a_story(detect, find_faces, tmp_path):
+def test_street_has_people_cars_and_bicycles_and_a_story(made, detect, find_faces, tmp_path):
     looked = list(look("bikes", detect, find_faces))
     records = [record for _, record in looked]
     summary = scene.summarise(records, "bikes", "Tell what the video shows.")
@@ -101,31 +119,80 @@ def test_no_face_in_a_grey_or_tiny_picture(find_faces):
         assert len(boxes) == len(scores) == 0
 
 
-def test_greedy_equals_transformers():
-    model = llm.Model("smollm2", dtype="float32")
-    ids = model.chat_ids("What is the capital of France?")
-    want = model.net.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False, pad_token_id=2)[0, len(ids) :]
-    got = list(model.greedy(ids, 24))
-    assert got == [token for token in want.tolist() if token != model.tokenizer.eos_token_id]
-    assert "Paris" in model.tokenizer.decode(got)
+QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 
 
-def test_tokenizer_splits_digits_and_keeps_the_chat_template():
-    tokenizer = llm.Model("smollm2").tokenizer
+async def deltas(complete, **fields):
+    """Items of a completion, and their text."""
+    items = [delta async for delta in complete(QUESTION | {"temperature": 0} | fields)]
+    return items, "".join(item.get("text", "") for item in items)
+
+
+@pytest.fixture(scope="module")
+def complete():
+    instance = new(llm.Complete, dtype="float32")
+    yield instance
+    instance.close()
+
+
+async def test_greedy_equals_transformers(complete):
+    net = AutoModelForCausalLM.from_pretrained(assets.find(assets.SMOLLM2), dtype=torch.float32).eval()
+    ids = complete.stage.prompt(parse(QUESTION))
+    want = net.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False, pad_token_id=2)[0, len(ids) :].tolist()
+    items, text = await deltas(complete, max_tokens=24)
+    assert [token for item in items for token in item.get("tokens", [])] == [token for token in want if token != 2]
+    assert "Paris" in text
+    assert items[-1]["finish_reason"] == "stop"
+    assert items[-1]["usage"]["prompt_tokens"] == len(ids)
+
+
+async def test_many_ask_one_model_at_a_time(complete):
+    alone, _ = await deltas(complete, max_tokens=12)
+    together = await asyncio.gather(*(deltas(complete, max_tokens=12) for _ in range(6)))
+    for items, _ in together:
+        assert [item.get("tokens") for item in items] == [item.get("tokens") for item in alone]
+
+
+async def test_an_answer_that_follows_a_schema(complete):
+    schema = {
+        "type": "object",
+        "properties": {"capital": {"type": "string", "maxLength": 30}, "people": {"type": "integer"}},
+        "required": ["capital", "people"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+    items, text = await deltas(complete, response_format=wanted, max_tokens=80)
+    assert set(json.loads(text)) == {"capital", "people"}
+    assert items[-1]["finish_reason"] == "stop"
+
+
+async def test_a_tool_that_must_be_called(complete):
+    parameters = {"type": "object", "properties": {"country": {"enum": ["France", "Spain"]}}, "required": ["country"]}
+    tool = {"type": "function", "function": {"name": "capital_of", "parameters": parameters}}
+    items, text = await deltas(complete, tools=[tool], tool_choice="required", max_tokens=60)
+    assert text == ""
+    assert items[-1]["finish_reason"] == "tool_calls"
+    (call,) = items[-1]["tool_calls"]
+    assert call["name"] == "capital_of"
+    assert json.loads(call["arguments"])["country"] in {"France", "Spain"}
+
+
+def test_tokenizer_splits_digits_and_keeps_the_chat_template(complete):
+    tokenizer = complete.stage.tokenizer
     assert tokenizer.tokenize("2026") == ["2", "0", "2", "6"]
     messages = [{"role": "user", "content": "Hi"}]
     chat = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_chat_streams_whole_characters():
+def test_chat_streams_whole_characters(made):
     pieces, done = run(made(llm.Chat, max_new_tokens=12)("Write three emoji of animals. Only emoji."))
     assert "".join(piece["text"] for piece in pieces) == done["reply"]
-    assert llm.UNFINISHED not in done["reply"]
+    assert "\ufffd" not in done["reply"]
     assert 0 < len(pieces) <= 12
 
 
-def test_triage_sorts_messages():
+def test_triage_sorts_messages(made):
     params = YAML(typ="safe").load(Path("workflows/triage.yaml"))["stages"]["sort"]["params"]
     sort = made(llm.Choose, **params)
     messages = {

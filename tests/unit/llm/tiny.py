@@ -34,7 +34,7 @@ _SHAPE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 1024,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,
@@ -53,7 +53,7 @@ CONFIGS = {
     "qwen3": Qwen3Config(**_SHAPE),
     "gemma3": Gemma3TextConfig(**_SHAPE, sliding_window=8, layer_types=["sliding_attention", "full_attention"]),
     "gpt2": GPT2Config(
-        vocab_size=WORDS, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2,
+        vocab_size=WORDS, n_embd=32, n_layer=2, n_head=4, n_positions=1024, bos_token_id=1, eos_token_id=2,
         tie_word_embeddings=False,
     ),
 }  # fmt: skip

@@ -1,0 +1,154 @@
+"""A chat stage over a runner: requests in, deltas out (docs/llm.md, "The chat stage")."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from dataflower.llm import request as requests
+from dataflower.llm import tools as tooling
+from dataflower.llm.adapters import Adapter
+from dataflower.llm.output import Logprob, TokenOutput
+from dataflower.llm.request import Request
+from dataflower.llm.runner import Runner
+from dataflower.llm.text import token_bytes
+from dataflower.llm.tools import Tools
+
+
+class ChatStage:
+    """Answers requests with one runner; they share its batch."""
+
+    def __init__(
+        self, runner: Runner, tokenizer: Any, *, max_tokens: int | None = None, temperature: float = 1.0
+    ) -> None:
+        """`max_tokens`, `temperature`: for requests that don't say."""
+        self.runner, self.tokenizer = runner, tokenizer
+        self._max_tokens, self._temperature = max_tokens, temperature
+        template = tokenizer.chat_template
+        self._knows_tools = "tools" in (template if isinstance(template, str) else str(template or ""))
+
+    async def answer(self, given: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The deltas of one request. Closing it cancels the generation. Raises what docs/llm.md lists."""
+        request = requests.parse(given)
+        tools = tooling.plan(request)
+        prompt = self.prompt(request, tools)
+        params = requests.sampling(
+            request, max_tokens=self._max_tokens, temperature=self._temperature, schema=tools.schema
+        )
+        adapter = await self._adapter(request)
+        deltas = _Deltas(self.tokenizer, tools, prompt, logprobs=params.logprobs is not None)
+        if request.echo and params.logprobs is None:
+            yield deltas.echo(())
+        with self.runner.generate(prompt, params, adapter=adapter) as outputs:
+            async for output in outputs:
+                for delta in deltas.take(output):
+                    yield delta
+
+    def prompt(self, request: Request, tools: Tools = Tools()) -> list[int]:  # noqa: B008 - frozen
+        """The tokens that a request asks to be continued. Raises InvalidArgument."""
+        if request.messages is None:
+            if isinstance(request.prompt, str):
+                plain: list[int] = self.tokenizer(request.prompt)["input_ids"]
+                return plain
+            return list(request.prompt or ())
+        flat = requests.flatten(request.messages)
+        if self._knows_tools:
+            messages = tooling.messages_with_template(flat)
+        else:
+            messages = tooling.messages_without_template(flat, tools)
+        more = request.add_generation_prompt
+        text = self.tokenizer.apply_chat_template(
+            messages,
+            tools=[dict(tool) for tool in tools.given] or None if self._knows_tools else None,
+            tokenize=False,
+            add_generation_prompt=True if more is None else more,
+            **(request.chat_template_kwargs or {}),
+        )
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    async def _adapter(self, request: Request) -> Adapter | None:
+        wanted = request.adapter_ref
+        if wanted is None:
+            return None
+        adapters = self.runner.adapters
+        if not wanted.path:
+            return adapters.get(wanted.name)
+        if (found := adapters.find(wanted.name, wanted.path, wanted.generation)) is not None:
+            return found
+        return await asyncio.to_thread(adapters.ensure, wanted.name, wanted.path, wanted.generation)
+
+
+class _Deltas:
+    """What becomes of a generation's outputs: items of the stage's stream."""
+
+    def __init__(self, tokenizer: Any, tools: Tools, prompt: Sequence[int], *, logprobs: bool) -> None:
+        self._tokenizer, self._tools, self._prompt, self._logprobs = tokenizer, tools, prompt, logprobs
+        self._tokens: list[int] = []
+        self._likely: list[dict[str, Any]] = []
+        self._held = ""
+        self._may_call = bool(tools.names)
+
+    def echo(self, scores: Sequence[Logprob]) -> dict[str, Any]:
+        """The prompt itself; `scores`: of its tokens from the second on."""
+        item: dict[str, Any] = {"text": self._tokenizer.decode(self._prompt), "tokens": list(self._prompt)}
+        if scores:
+            first = {**self._named(self._prompt[0]), "logprob": None, "top": []}
+            item["logprobs"] = [first, *(self._likelihood(score) for score in scores)]
+        return item
+
+    def take(self, output: TokenOutput) -> Iterator[dict[str, Any]]:
+        """Nothing, while there is nothing to say; else an item, or two."""
+        if output.scores:
+            yield self.echo(output.scores)
+        if output.token is not None:
+            self._tokens.append(output.token)
+            if output.logprob is not None:
+                self._likely.append(self._likelihood(output.logprob))
+        text = self._held + output.text
+        self._held = ""
+        calls: tuple[tooling.Call, ...] = ()
+        if output.finish is not None and self._tools.names:
+            text, calls = tooling.read(text, self._tools)
+        elif self._may_call:
+            if self._tools.schema or tooling.may_be_call(text):
+                self._held, text = text, ""
+            else:
+                self._may_call = False
+        if not text and output.finish is None:
+            return
+        item: dict[str, Any] = {"text": text} if text else {}
+        if self._tokens:
+            item["tokens"], self._tokens = self._tokens, []
+        if self._likely:
+            item["logprobs"], self._likely = self._likely, []
+        if output.finish is not None:
+            item |= self._ending(output, calls)
+        yield item
+
+    def _ending(self, output: TokenOutput, calls: Sequence[tooling.Call]) -> dict[str, Any]:
+        assert output.finish is not None
+        assert output.usage is not None
+        usage = output.usage
+        ending: dict[str, Any] = {
+            "finish_reason": "tool_calls" if calls else output.finish.value,
+            "usage": {
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "cached_tokens": usage.cached_tokens,
+            },
+        }
+        if output.stop_reason is not None:
+            ending["stop_reason"] = output.stop_reason
+        if calls:
+            ending["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in calls]
+        return ending
+
+    def _likelihood(self, given: Logprob) -> dict[str, Any]:
+        top = [{**self._named(token), "logprob": likely} for token, likely in given.top]
+        return {**self._named(given.token), "logprob": given.logprob, "top": top}
+
+    def _named(self, token: int) -> dict[str, Any]:
+        spelled = token_bytes(self._tokenizer, token)
+        return {"token": token, "text": spelled.decode("utf-8", errors="replace"), "bytes": list(spelled)}
