@@ -136,7 +136,7 @@ class Simulation:
         self._start_s = start_s
         self._deadline_s = deadline_s
         self._now = 0.0
-        self._due: list[tuple[float, int, events.Event]] = []
+        self._due: list[tuple[float, int, events.Event | Callable[[], None]]] = []
         self._sequence = 0
         self._wake_at = math.inf
         self._containers: dict[int, _Container] = {}
@@ -148,6 +148,7 @@ class Simulation:
         self._emitted: dict[tuple[str, str], int] = {}
         self._arrivals: dict[str, float] = {}
         self._number = 0
+        self._arriving = True
         for key, given in workflows.items():
             self._tell(events.WorkflowAdded(key, compile_program(given.workflow)))
             if given.plan is not None:
@@ -161,12 +162,14 @@ class Simulation:
         due = self._due
         self._settle(self._start_s)
         begin = self._now
+        self._arriving = True
         for time, key in arrivals:
             at = begin + time
             if at - begin > until_s:
                 break
             self._settle(at)
             self._arrive(at, key)
+        self._arriving = False
         while due or self._wake_at < math.inf:
             at = min(due[0][0] if due else math.inf, self._wake_at)
             if at - begin > until_s or not self._arrivals:
@@ -174,6 +177,25 @@ class Simulation:
             self._settle(at)
         self.figures.ended_s = self._now - begin
         return self.figures
+
+    @property
+    def now(self) -> float:
+        """The simulated time, in seconds."""
+        return self._now
+
+    def every(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call back again and again as long as there are invocations."""
+
+        def tick() -> None:
+            call()
+            if self._arrivals or self._arriving:
+                self._later(seconds, tick)
+
+        self._later(seconds, tick)
+
+    def change_plan(self, key: str, plan: DispatchPlan | None) -> None:
+        """Run a workflow by another plan from now on."""
+        self._tell(events.PlanChanged(key, plan))
 
     def _settle(self, until: float) -> None:
         """Everything that is due up to and at this time."""
@@ -199,7 +221,7 @@ class Simulation:
         deadline = at + self._deadline_s if self._deadline_s is not None else 0.0
         self._tell(events.InvocationArrived(name, key, {}, (), deadline))
 
-    def _later(self, delay_s: float, event: events.Event) -> None:
+    def _later(self, delay_s: float, event: events.Event | Callable[[], None]) -> None:
         self._sequence += 1
         heapq.heappush(self._due, (self._now + delay_s, self._sequence, event))
 
@@ -291,7 +313,10 @@ class Simulation:
             return events.ContainerSaid(number, results[0])
         return events.ContainerSaid(number, wire.BatchDone(results))
 
-    def _deliver(self, event: events.Event) -> None:
+    def _deliver(self, event: events.Event | Callable[[], None]) -> None:
+        if callable(event):
+            event()
+            return
         if isinstance(event, events.ContainerSaid):
             if event.container not in self._containers:
                 return  # it was killed meanwhile

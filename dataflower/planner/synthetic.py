@@ -90,7 +90,7 @@ def _module(name: str, inputs: tuple[Input, ...], max_size: int) -> Stage:
         inputs=inputs,
         input_ports=tuple(Port(given.name) for given in inputs),
         outputs=(Port("out"),),
-        batch=Batch(max_size),
+        batch=Batch(max_size, same_shape=False),
     )
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from dataflower.core.events import WorkflowAdded
+from dataflower.core.events import PlanChanged, WorkflowAdded
 from dataflower.core.host import CoreConfig, HostCore
+from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.core.program import compile_program
 from dataflower.errors import Code, Failure
 from dataflower.spec.workflow import Batch, Catch, Credit, Retry, Scaling, Workflow
@@ -110,6 +111,51 @@ def test_a_cancelled_invocation_takes_no_other_along(batch: Batch, seed: int, st
             assert stubborn
             assert caller.failure.kind == "ContainerCrashed"
             continue
+        (end, *_) = outcomes(graph, behaviours(), {"x": int(caller.invocation[1:])})
+        assert caller.failure is None
+        assert end.outputs is not None
+        assert caller.payloads() == dict(end.outputs)
+
+
+GROUPS = st.lists(
+    st.builds(GroupPlan, st.integers(1, 5), st.integers(1, 2), st.just(0.0005), st.sampled_from((1.0, 3.0, 10.0))),
+    min_size=1,
+    max_size=3,
+)
+STAGE_PLANS = st.builds(
+    StageDispatch,
+    st.just("b"),
+    GROUPS.map(tuple),
+    st.sampled_from((0.001, 0.01, 1.0)),
+    st.just(0.001),
+    st.booleans(),
+    st.sampled_from((0.0, 500.0)),
+)
+PLANS = st.none() | st.builds(
+    DispatchPlan, st.just(10.0), st.just(100.0), STAGE_PLANS.map(lambda one: (one,)), st.just(False)
+)
+
+
+@given(BATCHES, st.lists(PLANS, min_size=1, max_size=4), SEEDS, st.sampled_from((0, 0, 1)), st.booleans())
+def test_plans_that_come_and_go_change_no_result(
+    batch: Batch, plans: list[DispatchPlan | None], seed: int, crashes: int, impatient: bool
+) -> None:
+    graph = fanned(batch, None, None, ())
+    patient = Retry(max_attempts=50, interval_s=0.0)
+    graph = replace(graph, stages={name: replace(each, retry=patient) for name, each in graph.stages.items()})
+    script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient)
+    script.add_workflow(WorkflowAdded("w@1", compile_program(graph)), behaviours())
+    callers = [ScriptedCaller(f"i{n}", "w@1", graph, {"x": n}, slots=script.slots) for n in range(2)]
+    for caller in callers:
+        script.add_caller(caller)
+    for number, plan in enumerate((*plans, None)):
+        script.tell(PlanChanged("w@1", plan))
+        for _ in range(10 + seed % 17 + number if number < len(plans) else 5000):
+            if (event_ := script.next_event()) is None:
+                break
+            script.tell(event_)
+    script.check_quiet()
+    for caller in callers:
         (end, *_) = outcomes(graph, behaviours(), {"x": int(caller.invocation[1:])})
         assert caller.failure is None
         assert end.outputs is not None

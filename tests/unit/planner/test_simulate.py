@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import accumulate
 from random import Random
 
@@ -16,6 +17,7 @@ from dataflower.planner.options import Arrivals, Billing, Options
 from dataflower.planner.plan import Plan, plan
 from dataflower.planner.profile import Device, Point, Profile, Profiles
 from dataflower.planner.reading import DocumentInvalid
+from dataflower.planner.replan import Replanner, ReplanPolicy
 from dataflower.planner.simulate import Figures, Simulated, Simulation, planned, profiled, simulate
 from dataflower.planner.synthetic import ITEMS, workflow_of
 from dataflower.testing.story import stage, workflow
@@ -153,6 +155,41 @@ def test_the_same_arrivals_give_the_same_figures() -> None:
         return simulate(given, poisson(90.0, 300, 3), start_s=0.5)
 
     assert once() == once()
+
+
+def test_planning_again_follows_a_load_that_trebles() -> None:
+    application, known = traffic(1.0), profiles()
+    synthetic = workflow_of(application)
+    duration = profiled(known, {module.name: module.model for module in application.modules})
+
+    def dispatch(rate: float) -> DispatchPlan:
+        found = plan(application, known, rate, 0.5, RANDOM)
+        assert isinstance(found, Plan)
+        return dispatch_of(document_of(found, RANDOM), synthetic.workflow)
+
+    def play(follow: bool) -> tuple[Figures, int]:
+        simulation = Simulation({"w@1": Simulated(synthetic.workflow, duration, dispatch(23.0))}, start_s=1.0)
+        replanner, changes = Replanner(ReplanPolicy(), 23.0, simulation.now), 0
+
+        def look() -> None:
+            nonlocal changes
+            decision = replanner.decide(simulation.now)
+            if decision is not None and follow:
+                changes += 1
+                simulation.change_plan("w@1", dispatch(decision.rate))
+
+        def watched() -> Iterator[tuple[float, str]]:
+            for time in [*poisson(20.0, 600, 4), *(30 + time for time in poisson(60.0, 2400, 5))]:
+                replanner.arrived(1.0 + time)
+                yield time, "w@1"
+
+        simulation.every(1.0, look)
+        return simulation.run(watched()), changes
+
+    (with_plans, changes), (without, _) = play(True), play(False)
+    assert 1 <= changes <= 3
+    assert with_plans.within(0.5) >= 0.97
+    assert with_plans.refused < without.refused / 2
 
 
 def test_profiles_are_service_times() -> None:

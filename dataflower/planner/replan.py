@@ -1,0 +1,127 @@
+"""When to plan again because the traffic is not what the plan was made for: with hysteresis, and not too often.
+
+The policy looks at arrivals and answers with a rate to plan for; who plans and who applies the plan is not its
+business. More traffic than planned costs promises, so it is followed soon; less costs money only, so that is followed
+late.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from dataflower.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True)
+class ReplanPolicy:
+    """How eager re-planning is. Durations in seconds.
+
+    Attributes:
+        headroom: a plan is made for this multiple of the measured rate.
+        step: rates to plan for are powers of this, so that a little more or less traffic asks for the same plan.
+        short_s: window in which a rise is measured.
+        long_s: window in which a fall is measured, and the least time that it must have lasted.
+        fall: share by which the wanted rate must be below the planned one before a plan for less is made.
+        per_minute: most plans in any 60 s.
+        dry_run: say what would be done, and do nothing.
+    """
+
+    headroom: float = 1.15
+    step: float = 1.1
+    short_s: float = 15.0
+    long_s: float = 120.0
+    fall: float = 0.25
+    per_minute: int = 2
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.headroom >= 1 and self.step > 1 and 0 <= self.fall < 1):
+            raise InvalidArgument("headroom must be at least 1, step more than 1, fall between 0 and 1")
+        if not 0 < self.short_s <= self.long_s or self.per_minute < 1:
+            raise InvalidArgument("short_s must be above 0 and at most long_s, and per_minute at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Plan for `rate` invocations a second from now on. `measured`: what came; `apply`: False in a dry run."""
+
+    at: float
+    rate: float
+    measured: float
+    reason: str
+    apply: bool
+
+
+class Replanner:
+    """Watches the arrivals of one workflow. Pure: the caller brings the time."""
+
+    BUCKETS = 60
+
+    def __init__(self, policy: ReplanPolicy, rate: float, now: float) -> None:
+        """`rate`: what the present plan was made for."""
+        self.rate = rate
+        self._policy = policy
+        self._width = policy.long_s / self.BUCKETS
+        self._buckets: deque[tuple[int, int]] = deque()
+        """Number of the bucket and arrivals in it, oldest first; empty ones are left out."""
+        self._began = now
+        self._changes: deque[float] = deque()
+        self._low_since: float | None = None
+
+    def arrived(self, now: float, count: int = 1) -> None:
+        """So many invocations came, refused ones included: what is wanted counts, not what was served."""
+        number = int(now / self._width)
+        if self._buckets and self._buckets[-1][0] == number:
+            count += self._buckets.pop()[1]
+        self._buckets.append((number, count))
+
+    def decide(self, now: float) -> Decision | None:
+        """What to do now, to be asked now and then (every second, say)."""
+        self._forget(now)
+        policy = self._policy
+        short, long = self._measured(now, policy.short_s), self._measured(now, policy.long_s)
+        if short is not None and short > self.rate and self._is_certain(short, policy.short_s):
+            return self._change(now, short, "more than planned")
+        wanted = self._rounded(0.0 if long is None else long * policy.headroom)
+        if long is None or wanted > self.rate * (1 - policy.fall):
+            self._low_since = None
+            return None
+        if self._low_since is None:
+            self._low_since = now
+        if now - self._low_since < policy.long_s:
+            return None
+        return self._change(now, long, "less than planned")
+
+    def _change(self, now: float, measured: float, reason: str) -> Decision | None:
+        while self._changes and self._changes[0] <= now - 60.0:
+            self._changes.popleft()
+        if len(self._changes) >= self._policy.per_minute:
+            return None
+        self._changes.append(now)
+        self._low_since = None
+        self.rate = self._rounded(measured * self._policy.headroom)
+        return Decision(now, self.rate, measured, reason, not self._policy.dry_run)
+
+    def _is_certain(self, rate: float, seconds: float) -> bool:
+        """Whether chance alone would bring so many at the planned rate only once in a thousand windows (3 sigma)."""
+        planned = self.rate / self._policy.headroom * seconds
+        return rate * seconds > planned + 3 * math.sqrt(planned)
+
+    def _measured(self, now: float, seconds: float) -> float | None:
+        """Arrivals a second in the last so many; None as long as nobody has watched for that long."""
+        if now - self._began < seconds:
+            return None
+        first = int((now - seconds) / self._width)
+        return sum(count for number, count in self._buckets if number > first) / seconds
+
+    def _forget(self, now: float) -> None:
+        oldest = int((now - self._policy.long_s) / self._width)
+        while self._buckets and self._buckets[0][0] <= oldest:
+            self._buckets.popleft()
+
+    def _rounded(self, rate: float) -> float:
+        """The next power of `step`; never nothing, as a plan for no traffic would have no containers."""
+        step = math.log(self._policy.step)
+        return math.exp(math.ceil(math.log(max(rate, 1e-3)) / step - 1e-9) * step)
