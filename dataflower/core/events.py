@@ -45,6 +45,8 @@ class InvocationArrived(Struct, frozen=True):
     inputs: dict[str, Value]
     open_inputs: tuple[str, ...] = ()
     deadline: float = 0.0
+    accepted: bool = False
+    """It was accepted before (by a server that went down): it is not refused now for want of time or room."""
 
 
 class InputArrived(Struct, frozen=True):

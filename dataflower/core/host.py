@@ -174,21 +174,7 @@ class HostCore(Tasks):
         if deployment is None or deployment.removed:
             self._refuse(event, now, Failure(Code.NOT_FOUND, "NotFound", f"no workflow {event.key!r}"))
             return
-        for pool in deployment.pools.values():
-            if pool.queued >= pool.stage.scaling.max_queued:
-                message = f"the queue of stage {pool.stage.name!r} is full ({pool.queued} tasks)"
-                failure = Failure(Code.RESOURCE_EXHAUSTED, "QueueFull", message, retry_after_s=QUEUE_FULL_RETRY_S)
-                self._refuse(event, now, failure)
-                return
-        late = 0.0
-        if deployment.admission is not None:
-            late = deployment.admission.consider(now, event.deadline)
-        elif event.deadline:
-            late = hopeless_s(deployment.pools.values(), self._fleet.starved, now, event.deadline)
-        if late > 0:
-            message = f"it would be late by {late:.3f} s: more has been accepted than can be served in time"
-            failure = Failure(Code.RESOURCE_EXHAUSTED, "Overloaded", message, retry_after_s=max(late, SOONEST_RETRY_S))
-            self._refuse(event, now, failure)
+        if not event.accepted and self._is_refused(event, deployment, now):
             return
         flow = Flow(event.invocation, deployment.program, self.ledger)
         call = Call(flow, deployment, event.deadline, now)
@@ -200,6 +186,25 @@ class HostCore(Tasks):
         for port, emitter in flow.caller.items():
             self._out.append(commands.TakeInput(event.invocation, port, emitter.granted))
         self._settle(call, now)
+
+    def _is_refused(self, event: events.InvocationArrived, deployment: Deployment, now: float) -> bool:
+        """Whether there is no room for it, or no time."""
+        for pool in deployment.pools.values():
+            if pool.queued >= pool.stage.scaling.max_queued:
+                message = f"the queue of stage {pool.stage.name!r} is full ({pool.queued} tasks)"
+                failure = Failure(Code.RESOURCE_EXHAUSTED, "QueueFull", message, retry_after_s=QUEUE_FULL_RETRY_S)
+                self._refuse(event, now, failure)
+                return True
+        late = 0.0
+        if deployment.admission is not None:
+            late = deployment.admission.consider(now, event.deadline)
+        elif event.deadline:
+            late = hopeless_s(deployment.pools.values(), self._fleet.starved, now, event.deadline)
+        if late > 0:
+            message = f"it would be late by {late:.3f} s: more has been accepted than can be served in time"
+            failure = Failure(Code.RESOURCE_EXHAUSTED, "Overloaded", message, retry_after_s=max(late, SOONEST_RETRY_S))
+            self._refuse(event, now, failure)
+        return late > 0
 
     def _refuse(self, event: events.InvocationArrived, now: float, failure: Failure) -> None:
         trace = InvocationTrace(event.invocation, event.key, now, now, deadline=event.deadline, tasks=[])

@@ -10,6 +10,7 @@ from dataflower import wire
 from dataflower.core import commands, events
 from dataflower.errors import Code
 from dataflower.spec.workflow import Batch, Retry, Scaling, Workflow
+from dataflower.testing.payloads import plain
 from dataflower.testing.story import Story, stage, workflow
 from dataflower.wire import TensorRef, Value
 
@@ -150,3 +151,15 @@ def test_containers_are_started_for_batches_not_for_tasks() -> None:
     story.invoke(streams=["s"])
     story.feed("s", *range(9))
     assert len(story.starting) == 3
+
+
+def test_what_was_accepted_before_is_not_refused_for_want_of_room() -> None:
+    full = workflow([stage("s", {"x": "inputs.x"}, scaling=Scaling(max_replicas=1, max_queued=1))], {"y": "s.out"})
+    story = Story(full)
+    for name in ("running", "queued", "refused"):
+        story.invoke(name, x=1)
+    failure = story.finished["refused"]
+    assert failure is not None
+    assert failure.kind == "QueueFull"
+    story.tell(events.InvocationArrived("again", "w@1", {"x": plain(1)}, accepted=True))
+    assert "again" not in story.finished
