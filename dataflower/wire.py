@@ -98,6 +98,21 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, tag="s"):
 TaskInput = Single | Gathered | Opened
 
 
+class Next(msgspec.Struct, frozen=True, array_like=True):
+    """What the container of a task does with its outputs if it can: hand them straight to the container of the next.
+
+    `container`: the receiver, to which `OpenLink` gave a way. `ports`: (input, output) pairs, all the inputs of the
+    next task. The rest is as in `RunTask`.
+    """
+
+    container: int
+    task: int
+    ports: tuple[tuple[str, str], ...]
+    credit_items: int = 0
+    credit_bytes: int = 0
+    then: Next | None = None
+
+
 class RunTask(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     """Run the function once. `deadline_s`: CLOCK_MONOTONIC time by which the result is worthless; 0 = none.
 
@@ -112,6 +127,7 @@ class RunTask(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     invocation: str = ""
     tag: Tag = ()
     attempt: int = 1
+    then: Next | None = None
 
 
 class RunBatch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
@@ -163,13 +179,37 @@ class AttachArena(msgspec.Struct, frozen=True, array_like=True, tag="attach"):
     nbytes: int
 
 
+class OpenLink(msgspec.Struct, frozen=True, array_like=True, tag="link"):
+    """Carries one descriptor: a way to the task socket of another container of the workflow, for `Next`."""
+
+    container: int
+
+
+class CloseLink(msgspec.Struct, frozen=True, array_like=True, tag="cut"):
+    """The other container is gone."""
+
+    container: int
+
+
 class DetachArena(msgspec.Struct, frozen=True, array_like=True, tag="detach"):
     """No further message refers to this arena; unmap it when its last view is gone."""
 
     arena: int
 
 
-ToContainer = RunTask | RunBatch | Feed | FeedEnd | Grant | CancelTask | ReleaseSlots | AttachArena | DetachArena
+ToContainer = (
+    RunTask
+    | RunBatch
+    | Feed
+    | FeedEnd
+    | Grant
+    | CancelTask
+    | ReleaseSlots
+    | AttachArena
+    | DetachArena
+    | OpenLink
+    | CloseLink
+)
 
 
 # --- container -> host ---------------------------------------------------------------------------------------
@@ -209,6 +249,8 @@ class TaskDone(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     items: int
     times: Times
     held: tuple[tuple[int, int], ...] = ()
+    forwarded: int = 0
+    """The next task, if its inputs were handed straight to its container."""
 
 
 class TaskFailed(msgspec.Struct, frozen=True, array_like=True, tag="fail"):

@@ -173,7 +173,8 @@ class Link:
         try:
             rest = memoryview(payload)
             while rest:
-                rest = rest[os.write(spill, rest) :]
+                written = os.write(spill, rest)
+                rest = rest[written:]
             seals.seal(spill, _SPILL_SEALS)
             self._push(_SPILLED.pack(ESCAPE, 1, size), (spill, *fds), flags)
         finally:

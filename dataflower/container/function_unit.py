@@ -180,22 +180,24 @@ class FunctionUnit:
     def _drive(self, task: RunningTask, generator: Generator[Any, Any, Any]) -> Mapping[str, Any]:
         """Of a generator: each yield leaves before user code goes on."""
         try:
-            while True:
-                task.enter_user()
-                try:
-                    item = next(generator)
-                except StopIteration as stop:
-                    returned = stop.value
-                    break
-                finally:
-                    task.leave_user()
-                ports = self._outputs.item(item, task.sizes)
-                self._wait_for_credit(task)
-                self._data.send_item(task, ports)
-                del item, ports
+            returned = self._drain(task, generator)
         finally:
             generator.close()
         return self._outputs.returned(returned, task.sizes)
+
+    def _drain(self, task: RunningTask, generator: Generator[Any, Any, Any]) -> Any:
+        while True:
+            task.enter_user()
+            try:
+                item = next(generator)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                task.leave_user()
+            ports = self._outputs.item(item, task.sizes)
+            self._wait_for_credit(task)
+            self._data.send_item(task, ports)
+            del item, ports
 
     def _run_async(self, task: RunningTask, result: Any) -> Mapping[str, Any]:
         """Of a coroutine or asynchronous generator: on this thread's own loop, which is kept."""

@@ -307,7 +307,9 @@ class HostCore(Tasks):
         for instance in call.flow.abandon():
             if instance.phase is Phase.RUNNING:
                 instance.cancelled = True
-                self._stop_task(instance, "cancelled" if failure is None else failure.kind, now)
+                reason = "cancelled" if failure is None else failure.kind
+                self._stop_task(instance, reason, now)
+                self._warn(instance.promise, reason)
             else:
                 call.deployment.pools[instance.program.index].withdraw(instance)
         call.trace.finished = now
@@ -350,7 +352,7 @@ class HostCore(Tasks):
         self.ledger.check_integrity()
         for deployment in self._deployments.values():
             for pool in deployment.pools.values():
-                pool.check_integrity(lambda i: i.phase is Phase.RUNNING and i.task in self._tasks)
+                pool.check_integrity(lambda i: (i.phase is Phase.RUNNING or i.promised) and i.task in self._tasks)
         running: dict[str, int] = {}
         for task, instance in self._tasks.items():
             assert instance.task == task

@@ -150,12 +150,15 @@ class Instance:
         "emitter",
         "flow",
         "items",
+        "lost",
         "merges",
         "missing",
         "payloads",
         "phase",
         "pooled",
         "program",
+        "promise",
+        "promised",
         "satisfied",
         "streams",
         "tag",
@@ -190,6 +193,12 @@ class Instance:
         self.trace: TaskTrace | None = None
         self.cancelled = False
         self.timed_out = False
+        self.promise: Instance | None = None
+        """The instance that its container hands its outputs to, until it is known whether it did (`core.relay`)."""
+        self.promised = False
+        """Whether it is the other side of a promise: it has a place and a number, and waits for its inputs."""
+        self.lost = ""
+        """Why the container of a promised instance is gone."""
         self.pooled = False
         """Whether it stands in its stage's queue."""
 

@@ -163,6 +163,11 @@ class Flow:
             self._end_items(instance, instance.delivered)
         self._forget_if_heard(instance)
 
+    def expect(self, stage: int, tag: Tag) -> Instance | None:
+        """The instance of which nothing has been heard yet, for a promise; None if there is none such."""
+        instance = self._instance(stage, tag)
+        return instance if instance.phase is Phase.WAITING and not instance.promised else None
+
     def skip(self, instance: Instance) -> None:
         """It will not run: all its outputs are absent."""
         self.retire(instance)
@@ -287,6 +292,10 @@ class Flow:
             return
         instance.phase = Phase.QUEUED
         self.active += 1
+        if instance.promised:  # its container was given the inputs already
+            instance.promised = False
+            instance.phase = Phase.RUNNING
+            return
         for item in instance.items:
             item.use()
         for stream in instance.streams.values():

@@ -135,6 +135,13 @@ class Pool:
         self.queued -= 1
         return instance, free[-1]
 
+    def spare(self) -> Container | None:
+        """A container with a free place that nobody waits for."""
+        free = self._free
+        while free and not self._has_place(free[-1]):
+            free.pop()
+        return free[-1] if free and not self.queued and not self.closing else None
+
     def give_up(self) -> list[Instance]:
         """All tasks that wait, in order; the queue is empty afterwards."""
         waiting = [entry[2] for entry in sorted(self._queue, key=lambda e: e[:2]) if entry[2].pooled]

@@ -81,6 +81,14 @@ class InputProgram:
         return not self.name
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Follower:
+    """A stage all of whose inputs are value outputs of one other. `ports`: (input, output) pairs."""
+
+    stage: int
+    ports: tuple[tuple[str, str], ...]
+
+
 @dataclass(slots=True, eq=False)
 class StageProgram:
     """A stage with numbers for names."""
@@ -104,6 +112,8 @@ class StageProgram:
     data_inputs: tuple[tuple[int, str, bool], ...] = ()
     """(number, name, streams) of the inputs that a task is given."""
     is_sink: bool = False
+    follower: Follower | None = None
+    """A stage that can be given its inputs by this stage's container (see `core.relay`)."""
 
     @property
     def depth(self) -> int:
@@ -186,6 +196,7 @@ class _Compiler:
         roots = {c: element for element, consumers in gathers.items() for c in consumers if c.ordered}
         for program in self.programs[1:]:
             program.is_sink = not any((*program.values.values(), *program.streams.values()))
+            program.follower = self.follower(program)
         return Program(
             workflow=self.workflow,
             stages=self.programs,
@@ -197,6 +208,23 @@ class _Compiler:
             sources=[p for p in self.programs[1:] if not p.inputs],
             has_sinks=any(p.is_sink for p in self.programs[1:]),
         )
+
+    def follower(self, program: StageProgram) -> Follower | None:
+        """The first stage that needs nothing but value outputs of this one, under the same tag."""
+        if program.cases or program.streams or program.stage.batch is not None:
+            return None
+        found: dict[int, list[tuple[str, str]]] = {}
+        for port in program.stage.outputs:
+            for consumer in program.values[port.name]:
+                if consumer.stage != OUTPUT and consumer.mode is Mode.VALUE and not consumer.broadcast:
+                    name = self.programs[consumer.stage].inputs[consumer.input].name
+                    found.setdefault(consumer.stage, []).append((name, port.name))
+        for index in sorted(found):
+            stage = self.programs[index].stage
+            simple = stage.batch is None and stage.timeout_s is None and not stage.is_switch
+            if simple and self.programs[index].edges == len(found[index]) == len(self.programs[index].inputs):
+                return Follower(index, tuple(found[index]))
+        return None
 
     def declare_ports(self, program: StageProgram) -> None:
         for port in program.stage.outputs:
@@ -295,4 +323,4 @@ class _Compiler:
         return OutputProgram(output.name, stream=mode is not Mode.VALUE)
 
 
-__all__ = ["CALLER", "OUTPUT", "Consumer", "InputProgram", "Mode", "Program", "StageProgram", "compile_program"]
+__all__ = ["CALLER", "OUTPUT", "Consumer", "Follower", "InputProgram", "Mode", "Program", "StageProgram", "compile_program"]

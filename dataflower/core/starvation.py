@@ -72,6 +72,8 @@ class Starvation:
             return None
         sure = True
         for task, instance in self._tasks.items():
+            if instance.promised:
+                continue  # it waits for the one that promised
             if instance.is_doomed:
                 return None
             if self._starving.get(task) == self._containers[instance.container].released:

@@ -21,6 +21,7 @@ from dataflower.core.inputs import at_start
 from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
 from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.relay import Relays
 from dataflower.core.retry import Jitter, caught_by, next_delay_s
 from dataflower.core.starvation import Starvation
 from dataflower.core.timers import Timer, Timers
@@ -30,7 +31,7 @@ START_TRIES = 3
 """A container that dies this often in a row before it is ready takes the waiting tasks with it."""
 
 
-class Tasks(abc.ABC):
+class Tasks(Relays):
     """The part of a host core that runs what matching has made ready. `_settle` and `_finish` are the other part's."""
 
     def __init__(self, config: CoreConfig) -> None:
@@ -161,9 +162,11 @@ class Tasks(abc.ABC):
         self._out.append(Tell(container.number, wire.RunBatch(tuple(messages))))
 
     def _run(self, call: Call, instance: Instance, container: Container, now: float) -> None:
-        self._out.append(Tell(container.number, self._begin(call, instance, container, now)))
+        self._out.append(Tell(container.number, self._begin(call, instance, container, now, relay=True)))
 
-    def _begin(self, call: Call, instance: Instance, container: Container, now: float) -> wire.RunTask:
+    def _begin(
+        self, call: Call, instance: Instance, container: Container, now: float, *, relay: bool = False
+    ) -> wire.RunTask:
         """The task is in the container from now on; its inputs and limits for it."""
         self._last_task = task = self._last_task + 1
         stage = instance.program.stage
@@ -194,6 +197,7 @@ class Tasks(abc.ABC):
             call.flow.invocation,
             instance.tag,
             instance.attempt,
+            self._promise(call, instance) if relay and instance.program.follower is not None else None,
         )
 
     def _timed_out(self, instance: Instance, task: int, now: float) -> None:
@@ -340,14 +344,52 @@ class Tasks(abc.ABC):
         self._note_held(container, message.held)
         found = self._release_task(container, message.task, now)
         if found is not None:
+            instance, call = found
             pool = container.pool
             pool.offer(container)
-            if pool.queued and message.times.started:
+            if message.times.started:
                 pool.ran(message.times.ended - message.times.started)
-            self._conclude(*found, message, now)
+            if instance.promise is None:
+                self._conclude(instance, call, message, now)
+            else:
+                self._conclude_relay(instance, call, message, now)
             self._after_task(container, now)
         for value in values:
             self.ledger.drop(value)
+
+    def _conclude_relay(self, instance: Instance, call: Call, message: wire.TaskDone, now: float) -> None:
+        """The task has left its container with results, and there was a promise."""
+        after = instance.promise
+        assert after is not None
+        if message.forwarded != after.task:
+            freed = self._break(instance, now)
+            self._conclude(instance, call, message, now)
+            for container in freed:
+                self._after_task(container, now)
+            return
+        instance.promise = None
+        instance.timed_out = False  # too late for that: its results are being read
+        was_over = call.finished
+        self._keep(call, after, message, now)
+        self._conclude(instance, call, message, now)
+        if after.promised:  # a lie: not all of its inputs were there
+            self._out.append(Tell(after.container, wire.CancelTask(after.task, "a promise was broken")))
+            instance.promise = after
+            for container in self._break(instance, now):
+                self._after_task(container, now)
+        elif after.lost:
+            reason, after.lost = after.lost, ""
+            self._attempt_failed(call, after, crashed(after.program.name, 1, reason), now)
+        elif was_over and after.phase is Phase.RUNNING:
+            self._stop_task(after, "cancelled", now)
+
+    def _warn(self, promised: Instance | None, reason: str) -> None:
+        """Tell promised tasks to stop: some may be on their way without our knowing yet."""
+        while promised is not None:
+            promised.cancelled = True
+            if not promised.lost:
+                self._out.append(Tell(promised.container, wire.CancelTask(promised.task, reason)))
+            promised = promised.promise
 
     def _conclude(self, instance: Instance, call: Call, message: wire.TaskDone, now: float) -> None:
         """The task has left its container with results."""
@@ -367,8 +409,10 @@ class Tasks(abc.ABC):
         if found is None:
             return
         container.pool.offer(container)
+        freed = [container, *self._break(found[0], now)] if found[0].promise is not None else [container]
         self._conclude_failed(*found, message, now)
-        self._after_task(container, now)
+        for other in freed:
+            self._after_task(other, now)
 
     def _conclude_failed(self, instance: Instance, call: Call, message: wire.TaskFailed, now: float) -> None:
         """The task has left its container without results."""
@@ -463,7 +507,13 @@ class Tasks(abc.ABC):
         pool = container.pool
         was_starting = container.phase is ContainerPhase.STARTING
         pool.remove(container)
-        lost = [found for task in tuple(container.tasks) if (found := self._release_task(container, task, now))]
+        gone = [found for task in tuple(container.tasks) if (found := self._release_task(container, task, now))]
+        freed: list[Container] = []
+        for instance, _ in gone:
+            freed += self._break(instance, now)
+            if instance.promised:
+                instance.lost = event.reason  # what becomes of it is known when its inputs are
+        lost = [found for found in gone if not found[0].promised]
         for instance, _ in lost:  # before the first of them ends an invocation that others belong to
             instance.phase = Phase.RETRYING
         for instance, call in lost:
@@ -480,3 +530,5 @@ class Tasks(abc.ABC):
             self._note_failed_start(pool, failure, now, at_once=False)
         else:
             self._dispatch(pool, now)
+        for other in freed:
+            self._after_task(other, now)

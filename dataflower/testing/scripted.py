@@ -65,6 +65,8 @@ class Script:
         self.most_containers = 0
         """How many there were at the same time."""
         self.largest_batch = 0
+        self.relayed = 0
+        """Tasks that got their inputs straight from another container."""
         self._behaviours: dict[str, Mapping[str, Behaviour]] = {}
         self._random = Random(seed)
         self._seed = seed
@@ -141,6 +143,11 @@ class Script:
         self.log.append((event, now))
         answer = self.core.handle(event, now)
         self.answers.append(answer)
+        for container in self.containers.values():
+            for task in container.started:
+                self.ran.append((task.invocation, container.stage.name, task.tag, task.attempt))
+                self.relayed += 1
+            container.started.clear()
         for command in answer:
             self._do(command)
         self.core.check_integrity()
@@ -166,7 +173,7 @@ class Script:
                 assert number not in self.containers, f"container {number} started twice"
                 assert not stage.is_switch, f"switch {stage.name} needs no container"
                 behaviour = self._behaviours[key][stage.name]
-                container = ScriptedContainer(number, stage, behaviour, self.slots)
+                container = ScriptedContainer(number, stage, behaviour, self.slots, self.containers)
                 container.stubborn = self._stubborn and self._random.random() < 0.5
                 self.containers[number] = container
                 alive = sum(1 for other in self.containers.values() if other.phase is not Phase.GONE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from random import Random
 from typing import Any
@@ -76,6 +76,8 @@ class ScriptedTask:
                 inputs.setdefault(port.name, port.default)
             assert port.stream == (port.name in self.inboxes), f"input {port.name!r} comes in the wrong form"
         streams = tuple(port.name for port in stage.input_ports if port.stream)
+        self.then = message.then
+        self.run = message
         self.steps = behaviour.start(stage, message.tag, inputs, streams, message.attempt)
         self.request: Any = None
         self.outcome: Any = None
@@ -100,8 +102,21 @@ class ScriptedTask:
 class ScriptedContainer:
     """Plays one container; `moves` are what it could do next."""
 
-    def __init__(self, number: int, stage: Stage, behaviour: Behaviour, slots: FakeSlots) -> None:
+    def __init__(
+        self,
+        number: int,
+        stage: Stage,
+        behaviour: Behaviour,
+        slots: FakeSlots,
+        peers: Mapping[int, ScriptedContainer] | None = None,
+    ) -> None:
+        """`peers`: all containers of the host, for outputs that are handed on directly."""
         self.number = number
+        self.started: list[wire.RunTask] = []
+        """Tasks that other containers handed it, for whoever keeps the books to take."""
+        self._peers = {} if peers is None else peers
+        self._early: set[int] = set()
+        """Promised tasks that were cancelled before they came."""
         self.stage = stage
         self.stubborn = False
         """Whether its tasks ignore that they were cancelled."""
@@ -145,7 +160,10 @@ class ScriptedContainer:
                 assert nbytes >= task.credit_bytes, "credit taken back"
                 task.credit_items, task.credit_bytes = items, nbytes
             case wire.CancelTask(number):
-                self.tasks[number].cancelled = True
+                if number in self.tasks:
+                    self.tasks[number].cancelled = True
+                else:
+                    self._early.add(number)
             case wire.AttachArena() | wire.DetachArena() | wire.ReleaseSlots():
                 pass
 
@@ -306,7 +324,27 @@ class ScriptedContainer:
             error = wire.ErrorRecord(Code.INTERNAL, outcome.kind, outcome.message)
             return wire.TaskFailed(task.number, error, wire.Times(), self._leave(task, random))
         outputs = self._pack_all(dict(outcome))
-        return wire.TaskDone(task.number, outputs, task.emitted, wire.Times(), self._leave(task, random))
+        forwarded = self._forward(task, outputs, random)
+        times = wire.Times(started=1.0, ended=1.0001)
+        return wire.TaskDone(task.number, outputs, task.emitted, times, self._leave(task, random), forwarded)
+
+    def _forward(self, task: ScriptedTask, outputs: dict[str, Value], random: Random) -> int:
+        """Hand the outputs straight to the container that was promised them, if nothing speaks against it."""
+        then = task.then
+        if then is None or task.cancelled or random.random() < 0.2:
+            return 0
+        peer = self._peers[then.container]
+        if peer.phase is not Phase.READY or any(port not in outputs for _, port in then.ports):
+            return 0
+        inputs = tuple(wire.Single(name, outputs[port]) for name, port in then.ports)
+        run = task.run
+        message = wire.RunTask(
+            then.task, inputs, run.deadline_s, then.credit_items, then.credit_bytes, run.invocation, run.tag, 1, then.then
+        )
+        peer.receive(message)
+        peer.tasks[then.task].cancelled = then.task in peer._early
+        peer.started.append(message)
+        return then.task
 
     def _cancelled(self, task: ScriptedTask, random: Random) -> Event:
         return self._say(self._stopped(task, random))

@@ -1,0 +1,100 @@
+"""Relays: a stage's outputs go straight from its container to the container of the next stage.
+
+A hop by way of the host costs two wake-ups. So when a task is given out whose stage takes next to no time, and the
+next stage needs nothing but its outputs, the core picks the next container at once and reserves a place in it: a
+*promise*. The first container hands the inputs on itself and then reports; the core learns from the report whether the
+promise was kept, and goes on by the usual way where it was not (no room, a port left out, an error, a death).
+
+The promised instance waits like any other until the report comes; but its task has a number and a place from the
+beginning, so that cancelling reaches it wherever it is.
+"""
+
+from __future__ import annotations
+
+import abc
+
+from dataflower import wire
+from dataflower.core.call import Call
+from dataflower.core.instance import Emitter, Instance, Phase
+from dataflower.core.ledger import Ledger
+from dataflower.core.pool import Container
+
+WITHIN_S = 0.005
+"""No promise while the task before takes longer: a place is not kept free for that."""
+
+
+class Relays(abc.ABC):
+    """The part of a host core that makes promises and learns what became of them."""
+
+    ledger: Ledger
+    _tasks: dict[int, Instance]
+    _containers: dict[int, Container]
+    _last_task: int
+
+    @abc.abstractmethod
+    def _release_task(self, container: Container, task: int, now: float) -> tuple[Instance, Call] | None:
+        """A task left its container, one way or the other."""
+
+    def _promise(self, call: Call, instance: Instance) -> wire.Next | None:
+        """The task is about to be given out: where its outputs may go, and theirs, as far as places are free."""
+        follower = instance.program.follower
+        if follower is None:
+            return None
+        pools = call.deployment.pools
+        if not 0 < pools[instance.program.index].run_s < WITHIN_S:
+            return None
+        pool = pools[follower.stage]
+        container = pool.spare()
+        after = None if container is None else call.flow.expect(follower.stage, instance.tag)
+        if container is None or after is None:
+            return None
+        self._last_task = task = self._last_task + 1
+        after.task = task
+        after.container = container.number
+        after.promised = True
+        self._tasks[task] = container.tasks[task] = after
+        call.running += 1
+        instance.promise = after
+        credit = pool.stage.credit
+        items, nbytes = (credit.items, credit.bytes) if after.program.streams else (0, 0)
+        return wire.Next(container.number, task, follower.ports, items, nbytes, self._promise(call, after))
+
+    def _keep(self, call: Call, after: Instance, message: wire.TaskDone, now: float) -> None:
+        """The inputs were handed on: the promised task is where it was to be. Matching tells it so in a moment."""
+        after.attempt = 1
+        stage = after.program.stage
+        if call.finished and after.lost:
+            after.promised = False
+            after.lost = ""
+            return
+        if after.program.streams:
+            after.emitter = Emitter(stage.credit.items, stage.credit.bytes, after)
+        if call.finished:  # abandoned meanwhile, but its inputs are read until it is heard of
+            after.promised = False
+            after.phase = Phase.RUNNING
+            after.flow.active += 1
+            after.payloads = list(message.outputs.values())
+            for value in message.outputs.values():
+                self.ledger.hold(value)
+            return
+        call.record(after, message.times.ended or now)
+        trace = after.trace
+        if trace is not None:
+            trace.attempt = 1
+            trace.container = after.container
+            trace.dispatched = now
+
+    def _break(self, instance: Instance, now: float) -> list[Container]:
+        """The inputs were not handed on: places are free again (of the containers returned), instances wait on."""
+        freed: list[Container] = []
+        after, instance.promise = instance.promise, None
+        while after is not None:
+            container = self._containers.get(after.container)
+            if container is not None and self._release_task(container, after.task, now) is not None:
+                container.pool.offer(container)
+                freed.append(container)
+            after.promised = False
+            after.lost = ""
+            after.task = 0
+            after.promise, after = None, after.promise
+        return freed
