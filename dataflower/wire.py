@@ -4,9 +4,10 @@ All messages are MessagePack arrays written by msgspec from the structs below; t
 values are MessagePack too, but opaque here: `Value.body` is packed and unpacked by `channel.tensor` alone, and tensors
 inside it are extension types that point into `Value.tensors`. No pickle anywhere.
 
-Sockets per container (SEQPACKET, both created by the host):
+Sockets per container (SEQPACKET, all created by the host):
 
-* *task* socket: host -> container `RunTask`; container -> host everything that the container says.
+* *inbox*: `RunTask` and `RunBatch`, from the host and from other containers that it gave a way there (`OpenLink`).
+* *task* socket: everything that the container says to the host.
 * *control* socket: host -> container everything that must get through while user code runs.
 
 Closing them is the order to stop. Descriptors ride along as ancillary data where a message says so.
@@ -180,7 +181,7 @@ class AttachArena(msgspec.Struct, frozen=True, array_like=True, tag="attach"):
 
 
 class OpenLink(msgspec.Struct, frozen=True, array_like=True, tag="link"):
-    """Carries one descriptor: a way to the task socket of another container of the workflow, for `Next`."""
+    """Carries one descriptor: a way to the inbox of another container of the workflow, for `Next`."""
 
     container: int
 
@@ -330,7 +331,7 @@ class InputPort(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
-    """Start a container. Carries three descriptors: task socket, control socket, log file."""
+    """Start a container. Carries four descriptors: inbox, task socket, control socket, log file."""
 
     container: int
     function: str

@@ -38,7 +38,8 @@ from mypyc.build import mypycify
 from setuptools import setup
 import sys
 modules = mypycify(sys.argv[2:], opt_level="2", debug_level="0", multi_file=True, group_name={library!r})
-setup(name="dataflower-native", py_modules=[], packages=[], ext_modules=modules, script_args=["build_ext", "--build-lib", sys.argv[1], "--build-temp", sys.argv[1] + "/temp"])
+command = ["build_ext", "--build-lib", sys.argv[1], "--build-temp", sys.argv[1] + "/temp"]
+setup(name="dataflower-native", py_modules=[], packages=[], ext_modules=modules, script_args=command)
 """
 
 
@@ -59,7 +60,11 @@ def stale() -> list[str]:
     if not there:
         return []
     oldest = min(path.stat().st_mtime for path in there)
-    return [f"{path.relative_to(ROOT)} is newer than its compiled form" for path in sources() if path.stat().st_mtime > oldest]
+    return [
+        f"{path.relative_to(ROOT)} is newer than its compiled form"
+        for path in sources()
+        if path.stat().st_mtime > oldest
+    ]
 
 
 def remove() -> None:

@@ -142,6 +142,13 @@ class Link:
         if not self._busy:
             self._socket.close()
 
+    def hang_up(self) -> None:
+        """End the connection for both sides, whoever else holds a copy of this end, and close. Idempotent."""
+        if not self._closed:
+            with contextlib.suppress(OSError):  # the peer is gone
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self.close()
+
     def statistics(self) -> LinkStatistics:
         """What went through so far."""
         return LinkStatistics(self._sent, self._received, self._sent_bytes, self._received_bytes, self._spilled)

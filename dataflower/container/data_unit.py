@@ -25,6 +25,7 @@ from dataflower.clock import SystemClock
 from dataflower.container.batch import BatchMember, RunningBatch
 from dataflower.container.failpoints import FailPoints, Point
 from dataflower.container.failure import Cancelled, TypeMismatch
+from dataflower.container.relay import Relay
 from dataflower.container.running import RunningTask
 from dataflower.container.stream import StreamReader, refs_of
 from dataflower.errors import Closed, EndOfStream, InvalidArgument, PeerGone
@@ -39,6 +40,8 @@ BROKEN_STATUS = 70
 
 _UNLIMITED_BYTES = 1 << 46
 _FINISHED_KEPT = 4096
+_EARLY_KEPT = 4096
+_INBOX, _CONTROL = 1, 2
 
 _monotonic = SystemClock().monotonic
 _encode = wire.encode
@@ -50,6 +53,7 @@ class DataUnit:
     def __init__(
         self,
         container: int,
+        inbox: Link,
         tasks: Link,
         control: Link,
         *,
@@ -58,8 +62,12 @@ class DataUnit:
         failpoints: FailPoints | None = None,
         leave: Callable[[int], None] = os._exit,
     ) -> None:
-        """Take over both links. `arena_cap_bytes` 0: no cap; above it, `spill`. `leave` ends the process at once."""
+        """Take over the links: inbox, task and control socket.
+
+        `arena_cap_bytes` 0: no cap; above it, `spill`. `leave` ends the process at once.
+        """
         self._container = container
+        self._inbox = inbox
         self._tasks = tasks
         self._control = control
         self._failpoints = failpoints
@@ -72,10 +80,12 @@ class DataUnit:
             spill=spill,
         )
         self._unheld: queue.SimpleQueue[Slots] = queue.SimpleQueue()
-        self.views = Views(on_unheld=self._unheld.put, files_on=ANY_DEVICE)  # the host has checked which
+        # The host has checked on which device the files of other containers lie.
+        self.views = Views(on_unheld=self._unheld.put, keep_descriptors=True, files_on=ANY_DEVICE)
         self._lock = threading.Lock()
         self._attached: dict[int, int] = {}
-        """Arenas, and over how many sockets each was announced (the host detaches it over each of these)."""
+        """Arenas, and over which sockets each was announced (the host detaches it over each of these)."""
+        self._relay = Relay(container, self.views)
         self._running: dict[int, RunningTask] = {}
         self._early: dict[int, list[wire.ToContainer]] = {}
         """Control messages that overtook their RunTask."""
@@ -112,7 +122,7 @@ class DataUnit:
             busy = bool(self._running) or not self._ready
         if busy:
             self._quit(STOPPED_STATUS)
-        self._tasks.close()
+        self._inbox.close()
 
     def _quit(self, status: int) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -126,7 +136,7 @@ class DataUnit:
         """Block until there is a task for the calling thread; None when it is time to leave."""
         while True:
             try:
-                payload, fds = self._tasks.receive()
+                payload, fds = self._inbox.receive()
             except (EndOfStream, PeerGone, Closed):
                 self._stop()
                 return None
@@ -136,7 +146,7 @@ class DataUnit:
                 return self._begin(RunningTask(message, received))
             if type(message) is wire.RunBatch:
                 return self._begin_batch(RunningBatch(message, received))
-            self._handle(message, fds)
+            self._handle(message, fds, _INBOX)
 
     def _begin(self, task: RunningTask) -> RunningTask | None:
         with self._lock:
@@ -237,7 +247,11 @@ class DataUnit:
         times = wire.Times(task.received, task.fetched, task.started, first, ended)
         if self._failpoints is not None:
             self._failpoints.hit(Point.MID_WRITE, task.run.attempt)
-        self._end(task, lambda held: wire.TaskDone(task.number, outputs, task.emitted_items, times, held))
+        then = task.run.then
+        if then is not None and (task.reason is not None or not self._relay.forward(task.run, then, outputs)):
+            then = None
+        forwarded = 0 if then is None else then.task
+        self._end(task, lambda held: wire.TaskDone(task.number, outputs, task.emitted_items, times, held, forwarded))
         if self._failpoints is not None:
             self._failpoints.hit(Point.AFTER_HANDOVER, task.run.attempt)
 
@@ -345,21 +359,27 @@ class DataUnit:
                 except (EndOfStream, PeerGone, Closed):
                     self._stop()
                     return
-                self._handle(wire.decode_to_container(payload), fds)
+                self._handle(wire.decode_to_container(payload), fds, _CONTROL)
         except BaseException:  # the host broke the protocol, or this is a bug: say so and let it see the death
             traceback.print_exc()
             self._quit(BROKEN_STATUS)
 
-    def _handle(self, message: wire.ToContainer, fds: list[int]) -> None:
+    def _handle(self, message: wire.ToContainer, fds: list[int], socket: int) -> None:
         if isinstance(message, wire.AttachArena):
-            self._attach(message, fds)
+            self._attach(message, fds, socket)
+            return
+        if isinstance(message, wire.OpenLink):
+            (fd,) = fds
+            self._relay.open(message.container, fd)
             return
         for fd in fds:
             os.close(fd)
         if isinstance(message, wire.ReleaseSlots):
             self.arena.release(message.slots)
         elif isinstance(message, wire.DetachArena):
-            self._detach(message.arena)
+            self._detach(message.arena, socket)
+        elif isinstance(message, wire.CloseLink):
+            self._relay.close(message.container)
         elif not isinstance(message, wire.RunBatch):
             self._tell(message)
 
@@ -369,30 +389,36 @@ class DataUnit:
             if task is None:
                 if message.task not in self._finished:
                     self._early.setdefault(message.task, []).append(message)
+                    if len(self._early) > _EARLY_KEPT:  # promised to us, cancelled, and never handed on
+                        del self._early[next(iter(self._early))]
                 return
             _apply(task, message)
         if isinstance(message, wire.CancelTask):
             self.arena.interrupt()
 
-    def _attach(self, message: wire.AttachArena, fds: list[int]) -> None:
+    def _attach(self, message: wire.AttachArena, fds: list[int], socket: int) -> None:
+        """Other containers announce arenas too, so it may be known already."""
         (fd,) = fds
         with self._lock:
-            times = self._attached.get(message.arena, 0)
-            if times:
+            sockets = self._attached.get(message.arena, 0)
+            if sockets:
                 os.close(fd)
             else:
                 self.views.attach(message.arena, message.nbytes, fd)
-            self._attached[message.arena] = times + 1
+                self._relay.know(message.arena, message.nbytes)
+            self._attached[message.arena] = sockets | socket
 
-    def _detach(self, arena: int) -> None:
+    def _detach(self, arena: int, socket: int) -> None:
         with self._lock:
-            times = self._attached.pop(arena) - 1
-            if times:
-                self._attached[arena] = times
-            else:
+            sockets = self._attached.pop(arena, 0)
+            if sockets & ~socket:
+                self._attached[arena] = sockets & ~socket
+            elif sockets:
+                self._relay.forget(arena)
                 self.views.detach(arena)
 
     def _announce(self, arena: int, nbytes: int, fd: int) -> None:
+        self._relay.know(arena, nbytes, fd)
         self._send(wire.ArenaMade(arena, nbytes), (fd,))
 
     def _send(self, message: wire.FromContainer, fds: tuple[int, ...] = ()) -> None:

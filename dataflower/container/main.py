@@ -36,12 +36,15 @@ START_FAILED_STATUS = 3
 _monotonic = SystemClock().monotonic
 
 
-def run(fork: Fork, task_fd: int, control_fd: int, log_fd: int) -> NoReturn:
-    """Be the container that `fork` describes. Takes over the descriptors; never returns to the zygote's stack."""
+def run(fork: Fork, sockets: tuple[int, int, int], log_fd: int) -> NoReturn:
+    """Be the container that `fork` describes: `sockets` are inbox, task and control socket.
+
+    Takes over the descriptors; never returns to the zygote's stack.
+    """
     status = BROKEN_STATUS
     try:
         _settle_in(fork, log_fd)
-        status = _serve(fork, task_fd, control_fd)
+        status = _serve(fork, sockets)
     except BaseException:  # the last line of defence: whatever it is, it belongs in the log
         traceback.print_exc()
     finally:
@@ -89,12 +92,11 @@ def _line_writer(fd: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def _serve(fork: Fork, task_fd: int, control_fd: int) -> int:
+def _serve(fork: Fork, sockets: tuple[int, int, int]) -> int:
     points = failpoints.load(os.environ, fork.stage)
     data = DataUnit(
         fork.container,
-        Link(task_fd),
-        Link(control_fd),
+        *(Link(socket) for socket in sockets),
         arena_cap_bytes=fork.arena_cap_bytes,
         spill=Spill(fork.spill_dir, fork.spill_cap_bytes, fork.spill_device) if fork.spill_dir else None,
         failpoints=points,

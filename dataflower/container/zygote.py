@@ -59,14 +59,14 @@ class Zygote:
     def _take_order(self) -> None:
         payload, fds = self._link.receive()
         order = wire.decode_fork(payload)
-        task, control, log = fds
+        inbox, task, control, log = fds
         try:
             pid = os.fork()
         except OSError as error:  # no memory or no process left: the host may try again later
             print(f"zygote: can't fork: {error}", file=sys.stderr, flush=True)
             pid = -1
         if not pid:
-            self._become_container(order, task, control, log)
+            self._become_container(order, (inbox, task, control), log)
         for fd in fds:
             os.close(fd)
         if pid < 0:
@@ -77,7 +77,7 @@ class Zygote:
         self._poll.register(pidfd, select.EPOLLIN)
         self._link.send(wire.encode(wire.Forked(order.container, pid)))
 
-    def _become_container(self, order: wire.Fork, task: int, control: int, log: int) -> None:
+    def _become_container(self, order: wire.Fork, sockets: tuple[int, int, int], log: int) -> None:
         """In the child: let go of all that is the zygote's, then never come back."""
         try:
             os.close(self._link.detach())
@@ -88,7 +88,7 @@ class Zygote:
                 sandbox.die_with_host(self._lifeline)
             from dataflower.container import main as container
 
-            container.run(order, task, control, log)
+            container.run(order, sockets, log)
         finally:
             os._exit(70)
 

@@ -323,4 +323,14 @@ class _Compiler:
         return OutputProgram(output.name, stream=mode is not Mode.VALUE)
 
 
-__all__ = ["CALLER", "OUTPUT", "Consumer", "Follower", "InputProgram", "Mode", "Program", "StageProgram", "compile_program"]
+__all__ = [
+    "CALLER",
+    "OUTPUT",
+    "Consumer",
+    "Follower",
+    "InputProgram",
+    "Mode",
+    "Program",
+    "StageProgram",
+    "compile_program",
+]

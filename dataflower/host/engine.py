@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -29,8 +29,9 @@ from dataflower.core.ledger import Ledger
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.links import Memory, Peer, ProtocolViolation
+from dataflower.host.promises import Promises
 from dataflower.host.settings import HostConfig
-from dataflower.wire import ArenaMade, BatchDone, Hello, ReleaseSlots, TaskDone, TaskFailed, Value
+from dataflower.wire import ArenaMade, BatchDone, Hello, ReleaseSlots, RunTask, TaskDone, TaskFailed, Value
 
 _log = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ class Engine:
         )
         self._launcher = Launcher(clock, config, self._on_exit, spill)
         self._peers: dict[int, Peer] = {}
+        self._promises = Promises(self._peers)
         self.receivers: dict[str, Receiver] = {}
         """By invocation; an entry is added before its arrival is fed and removed by `FinishInvocation`."""
         self._done: dict[tuple[str, str], list[int]] = {}
@@ -167,22 +169,23 @@ class Engine:
             self._feeding = False
 
     def _on_readable(self, peer: Peer, burst: int = BURST) -> None:
-        receive = peer.task.link.receive_nowait
+        receive = peer.task.receive_nowait
+        promises = self._promises
         try:
+            while peer.stalled:
+                if promises.is_early(peer.stalled[0][0]):
+                    return
+                self._take(peer, *peer.stalled.popleft())
             for _ in range(burst):
                 payload, descriptors = receive()
                 message = _decode(payload)
-                if descriptors or type(message) is ArenaMade or type(message) is Hello:
-                    self._on_rare(peer, message, descriptors)
-                else:
-                    peer.check(message)
-                self.feed(ContainerSaid(peer.number, message))
-                if type(message) is TaskDone or type(message) is TaskFailed:
-                    peer.done[0] += 1
-                    if burst == BURST:
-                        return  # as a rule its last word for now; if not, the loop calls again at once
-                elif type(message) is BatchDone:
-                    peer.done[0] += len(message.results)
+                if promises and promises.is_early(message):
+                    peer.stalled.append((message, descriptors))
+                    self._loop.remove_reader(peer.task.fileno())
+                    return
+                self._take(peer, message, descriptors)
+                if burst == BURST and (type(message) is TaskDone or type(message) is TaskFailed):
+                    return  # as a rule its last word for now; if not, the loop calls again at once
         except WouldBlock:
             return
         except (EndOfStream, PeerGone, Closed):
@@ -194,6 +197,35 @@ class Engine:
         except Exception:  # a fault of ours must not take the other containers along
             _log.exception("handling a message of container %d failed", peer.number)
             self._reject(peer, "the host failed to handle its message")
+
+    def _take(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
+        """Check a message and let the core know. Raises ProtocolViolation."""
+        if descriptors or type(message) is ArenaMade or type(message) is Hello:
+            self._on_rare(peer, message, descriptors)
+        else:
+            peer.check(message)
+        freed: tuple[int, ...] = ()
+        if type(message) is TaskDone or type(message) is TaskFailed:
+            peer.done[0] += 1
+            if peer.promises or (type(message) is TaskDone and message.forwarded):
+                freed = self._promises.settle(peer, message)
+        elif type(message) is BatchDone:
+            peer.done[0] += len(message.results)
+        self.feed(ContainerSaid(peer.number, message))
+        self._resume(freed)
+
+    def _resume(self, containers: Iterable[int]) -> None:
+        """What these containers said may have waited for what was just heard."""
+        for number in containers:
+            peer = self._peers.get(number)
+            if peer is None or not peer.stalled:
+                continue
+            if peer.exit_reason:
+                self._on_exit(number, peer.exit_reason)
+                continue
+            self._on_readable(peer)
+            if not peer.stalled and peer.task.fileno() >= 0:
+                self._loop.add_reader(peer.task.fileno(), functools.partial(self._on_readable, peer))
 
     def _on_rare(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
         """Messages outside the way of tokens: those with descriptors, or that change what the host knows."""
@@ -222,7 +254,7 @@ class Engine:
         self._launcher.kill(peer.number, reason)
 
     def _hang_up(self, peer: Peer) -> None:
-        descriptor = peer.task.link.fileno()
+        descriptor = peer.task.fileno()
         if descriptor >= 0:
             self._loop.remove_reader(descriptor)
             peer.close()
@@ -231,13 +263,20 @@ class Engine:
         peer = self._peers.get(container)
         if peer is not None:
             # What it said before it died counts; the bound is against a process that it left behind with its socket.
-            if peer.task.link.fileno() >= 0:
+            if peer.task.fileno() >= 0:
                 self._on_readable(peer, LAST_WORDS)
+            if peer.stalled and not self._closing:
+                peer.exit_reason = reason  # whether these words count is known when another container has spoken
+                return
             self._hang_up(peer)
             del self._peers[container]
+            for other in self._peers.values():
+                other.lost(container)
         if not self._closing:
             self.feed(ContainerExited(container, reason))
             self._tell_watchers()
+            if peer is not None:
+                self._resume(self._promises.void_all(peer))
 
     # --- commands --------------------------------------------------------------------------------------------
 
@@ -245,7 +284,10 @@ class Engine:
         if command.container:
             peer = self._peers.get(command.container)
             if peer is not None:
-                peer.tell(command.message)
+                message = command.message
+                if type(message) is RunTask and message.then is not None:
+                    self._promises.note(message.then)
+                peer.tell(message)
         elif type(command.message) is ReleaseSlots:
             self.arena.release(command.message.slots)
 
@@ -261,10 +303,10 @@ class Engine:
             self._launcher.kill(number, f"could not be started: {error}")
             self._backlog.append(ContainerExited(number, f"could not be started: {error}"))
             return
-        peer = Peer(self._loop, command, links, self._memory)
+        peer = Peer(self._loop, command, links, self._memory, self._peers)
         peer.done = self._done.setdefault((command.key, command.stage.name), [0])
         self._peers[number] = peer
-        self._loop.add_reader(links[0].fileno(), functools.partial(self._on_readable, peer))
+        self._loop.add_reader(peer.task.fileno(), functools.partial(self._on_readable, peer))
 
     def _stop(self, command: commands.StopContainer) -> None:
         peer = self._peers.get(command.container)

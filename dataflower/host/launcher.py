@@ -46,7 +46,7 @@ class Order:
     """A container that waits for its zygote. Owns its ends of the sockets and the log's descriptor."""
 
     fork: wire.Fork
-    links: tuple[Link, Link]
+    links: tuple[Link, Link, Link]
     log: int
 
     def close(self) -> None:
@@ -105,13 +105,16 @@ class Launcher:
 
     # --- containers ------------------------------------------------------------------------------------------
 
-    def start(self, command: StartContainer) -> tuple[Link, Link]:
-        """Order a container; returns the host's ends of its task and control sockets, which the caller owns.
+    def start(self, command: StartContainer) -> tuple[Link, Link, Link]:
+        """Order a container; returns the host's ends of its inbox, task and control sockets, which the caller owns.
 
         Raises OSError when the machine has no descriptors or processes left; nothing was started then.
         """
         workflow = command.key.rpartition("@")[0]
         with contextlib.ExitStack() as undo:
+            inbox, inbox_end = Link.pair()
+            undo.callback(inbox.close)
+            undo.callback(inbox_end.close)
             task, task_end = Link.pair()
             undo.callback(task.close)
             undo.callback(task_end.close)
@@ -120,7 +123,8 @@ class Launcher:
             undo.callback(control_end.close)
             log = self._open_log(workflow, command.stage.name)
             undo.pop_all()
-        order = Order(_fork_order(command, workflow, self._config, self._spill), (task_end, control_end), log)
+        links = (inbox_end, task_end, control_end)
+        order = Order(_fork_order(command, workflow, self._config, self._spill), links, log)
         self._processes[command.container] = Process(command.container)
         preload = self._kind(command.stage.preload)
         nursery = self._nurseries.setdefault(preload, Nursery())
@@ -129,7 +133,7 @@ class Launcher:
             self._send_waiting(nursery)
         elif nursery.timer is None:
             self._start_zygote(preload)
-        return task, control
+        return inbox, task, control
 
     def preload(self, modules: tuple[str, ...]) -> None:
         """Have a zygote with these libraries, ready or getting ready."""
@@ -225,7 +229,7 @@ class Launcher:
         assert zygote is not None
         for order in nursery.waiting:
             self._processes[order.fork.container].zygote = zygote
-            zygote.fork(order.fork, (order.links[0].fileno(), order.links[1].fileno(), order.log))
+            zygote.fork(order.fork, (*(link.fileno() for link in order.links), order.log))
             order.close()
         nursery.waiting.clear()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -19,8 +19,11 @@ from dataflower.errors import Closed, PeerGone, WouldBlock
 from dataflower.wire import (
     AttachArena,
     BatchDone,
+    CloseLink,
     DetachArena,
     Feed,
+    Next,
+    OpenLink,
     RunBatch,
     RunTask,
     Single,
@@ -109,6 +112,15 @@ class Outbox:
         self._drop_queue()
         self.link.close()
 
+    def hang_up(self) -> None:
+        """`close`, for a socket of which others hold copies of our end. Idempotent."""
+        descriptor = self.link.fileno()
+        if descriptor < 0:
+            return
+        self._loop.remove_writer(descriptor)
+        self._drop_queue()
+        self.link.hang_up()
+
     def statistics(self) -> OutboxStatistics:
         """Counts now."""
         return OutboxStatistics(self._sent, len(self._queue))
@@ -124,23 +136,52 @@ class Memory:
 
 
 class Peer:
-    """A container as the host talks to it. Owns both sockets."""
+    """A container as the host talks to it. Owns the sockets."""
 
-    __slots__ = ("_memory", "_sizes", "control", "done", "key", "number", "stage", "task")
+    __slots__ = (
+        "_memory",
+        "_peers",
+        "_sizes",
+        "control",
+        "done",
+        "exit_reason",
+        "inbox",
+        "key",
+        "linked",
+        "links",
+        "number",
+        "promises",
+        "stage",
+        "stalled",
+        "task",
+    )
 
     def __init__(
         self,
         loop: AbstractEventLoop,
         command: StartContainer,
-        links: tuple[Link, Link],
+        links: tuple[Link, Link, Link],
         memory: Memory,
+        peers: Mapping[int, Peer],
     ) -> None:
-        """`links`: task, control."""
+        """`links`: inbox, task, control. `peers`: all containers, for links between them."""
         self.number = command.container
         self.key = command.key
         self.stage = command.stage.name
-        self.task = Outbox(loop, links[0])
-        self.control = Outbox(loop, links[1])
+        self.inbox = Outbox(loop, links[0])
+        self.task = links[1]
+        self.control = Outbox(loop, links[2])
+        self.links: set[int] = set()
+        """Containers to whose inboxes it was given a way."""
+        self.linked = False
+        """Whether another was given a way to its inbox."""
+        self.promises: dict[int, Next] = {}
+        """By task: what it may hand on when that is done."""
+        self.stalled: deque[tuple[wire.FromContainer, list[int]]] = deque()
+        """What it said about a task before the host heard that the task was handed to it."""
+        self.exit_reason = ""
+        """Why it is gone, while `stalled` must wait."""
+        self._peers = peers
         self._memory = memory
         self._sizes = memory.sizes
         self.done = [0]
@@ -152,7 +193,11 @@ class Peer:
         """Send a message on the socket where it belongs, behind the arenas that it refers to."""
         kind = type(message)
         if kind is RunTask:
-            box = self.task
+            box = self.inbox
+            then = message.then  # type: ignore[union-attr]
+            if then is not None:
+                self.promises[message.task] = then  # type: ignore[union-attr]
+                self._open_links(then)
             for item in message.inputs:  # type: ignore[union-attr]
                 if type(item) is Single:
                     value = item.value
@@ -161,7 +206,7 @@ class Peer:
                 else:
                     self._introduce_all(box, item.values)  # type: ignore[union-attr]
         elif kind is RunBatch:
-            box = self.task
+            box = self.inbox
             for task in message.tasks:  # type: ignore[union-attr]
                 for entry in task.inputs:
                     self._introduce_all(box, (entry.value,) if isinstance(entry, Single) else entry.values)
@@ -170,6 +215,34 @@ class Peer:
             if kind is Feed:
                 self._introduce_all(box, message.values)  # type: ignore[union-attr]
         box.send(_encode(message))
+
+    def _open_links(self, then: Next | None) -> None:
+        """Give each sender along the way to the next inbox, once; what comes later in the same inbox finds it."""
+        sender = self
+        while then is not None:
+            receiver = self._peers.get(then.container)
+            if receiver is None or receiver.inbox.link.fileno() < 0:
+                return
+            if receiver.number not in sender.links:
+                sender.links.add(receiver.number)
+                receiver.linked = True
+                sender.inbox.send(_encode(OpenLink(receiver.number)), (receiver.inbox.link.fileno(),))
+            sender, then = receiver, then.then
+
+    def lost(self, other: int) -> None:
+        """Another container is gone."""
+        if other in self.links:
+            self.links.discard(other)
+            self.inbox.send(_encode(CloseLink(other)))
+
+    def was_given(self, outputs: Mapping[str, Value], then: Next) -> None:
+        """Another container handed it these outputs, and has announced the arenas that they lie in."""
+        attached = self.inbox.attached
+        for _, port in then.ports:
+            value = outputs[port]
+            attached.update(ref.arena for ref in value.tensors if ref.arena >> 16 != self.number)
+            if value.spilled is not None and value.spilled.arena >> 16 != self.number:
+                attached.add(value.spilled.arena)
 
     def _introduce_all(self, box: Outbox, values: Iterable[Value]) -> None:
         for value in values:
@@ -191,8 +264,9 @@ class Peer:
 
     def drop_arena(self, arena: int) -> None:
         """Tell the container, if it knows the arena, that no message will refer to it again."""
-        for box in (self.task, self.control):
-            if arena in box.attached:
+        for box in (self.inbox, self.control):
+            # Another container may have announced it and died before it could say so.
+            if arena in box.attached or (self.linked and box is self.inbox):
                 box.attached.discard(arena)
                 box.send(_encode(DetachArena(arena)))
 
@@ -223,7 +297,7 @@ class Peer:
     def _knows(self, arena: int) -> bool:
         if arena >> 16 == self.number:
             return arena in self._sizes
-        return arena in self.task.attached or arena in self.control.attached
+        return arena in self.inbox.attached or arena in self.control.attached
 
     def _check_ref(self, ref: TensorRef) -> None:
         if not self._knows(ref.arena):
@@ -239,7 +313,8 @@ class Peer:
                 raise ProtocolViolation(f"named memory that it was not given (arena {arena:#x})")
 
     def close(self) -> None:
-        """Close both sockets, which is the order to leave. Idempotent."""
+        """Close the sockets, which is the order to leave. Idempotent."""
+        self.inbox.hang_up()
         self.task.close()
         self.control.close()
 

@@ -80,6 +80,7 @@ class ZygoteDriver:
         **options: Any,
     ) -> ContainerDriver:
         """Ask for a container (not waiting for its `Hello`). `options`: further fields of `wire.Fork`."""
+        inbox, their_inbox = Link.pair()
         tasks, their_tasks = Link.pair()
         control, their_control = Link.pair()
         number = next(self._numbers)
@@ -95,11 +96,12 @@ class ZygoteDriver:
                 code_path=code_path,
                 **options,
             )
-            self.link.send(wire.encode(order), (their_tasks.fileno(), their_control.fileno(), file.fileno()))
-        their_tasks.close()
-        their_control.close()
+            theirs = (their_inbox, their_tasks, their_control)
+            self.link.send(wire.encode(order), (*(link.fileno() for link in theirs), file.fileno()))
+        for link in theirs:
+            link.close()
         pid = self.next(wire.Forked).pid
-        container = ContainerDriver(number, pid, tasks, control, log)
+        container = ContainerDriver(number, pid, (inbox, tasks, control), log)
         self.containers.append(container)
         return container
 
@@ -129,11 +131,10 @@ class ZygoteDriver:
 class ContainerDriver:
     """The host's ends of one container's sockets."""
 
-    def __init__(self, number: int, pid: int, tasks: Link, control: Link, log: Path) -> None:
+    def __init__(self, number: int, pid: int, links: tuple[Link, Link, Link], log: Path) -> None:
         self.number = number
         self.pid = pid
-        self.tasks = tasks
-        self.control = control
+        self.inbox, self.tasks, self.control = links
         self.hello: wire.Hello | None = None
         self.views = Views(keep_descriptors=True)
         """The container's arenas, as the host has them."""
@@ -160,7 +161,7 @@ class ContainerDriver:
         for name, value in (raw or {}).items():
             entries.append(wire.Gathered(name, value) if isinstance(value, tuple) else wire.Single(name, value))
         message = wire.RunTask(number, tuple(entries), credit_items=credit[0], credit_bytes=credit[1], **options)
-        self.tasks.send(wire.encode(message))
+        self.inbox.send(wire.encode(message))
         return number
 
     def tell(self, message: wire.ToContainer, fds: Sequence[int] = ()) -> None:
@@ -205,11 +206,11 @@ class ContainerDriver:
         return self._log.read_text()
 
     def close(self) -> None:
-        """Close both sockets, which is the order to stop, and let go of all memory. Idempotent."""
-        self.tasks.close()
-        self.control.close()
+        """Close all sockets, which is the order to stop, and let go of all memory. Idempotent."""
+        for link in (self.inbox, self.tasks, self.control):
+            link.close()
         self.views.close()
         self.arena.close()
 
     def _announce(self, arena: int, nbytes: int, fd: int) -> None:
-        self.tasks.send(wire.encode(wire.AttachArena(arena, nbytes)), (fd,))
+        self.inbox.send(wire.encode(wire.AttachArena(arena, nbytes)), (fd,))

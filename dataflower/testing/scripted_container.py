@@ -339,7 +339,15 @@ class ScriptedContainer:
         inputs = tuple(wire.Single(name, outputs[port]) for name, port in then.ports)
         run = task.run
         message = wire.RunTask(
-            then.task, inputs, run.deadline_s, then.credit_items, then.credit_bytes, run.invocation, run.tag, 1, then.then
+            then.task,
+            inputs,
+            run.deadline_s,
+            then.credit_items,
+            then.credit_bytes,
+            run.invocation,
+            run.tag,
+            1,
+            then.then,
         )
         peer.receive(message)
         peer.tasks[then.task].cancelled = then.task in peer._early

@@ -189,7 +189,7 @@ class TestTensors:
         container.tell(wire.DetachArena(arena))
         container.run(raw={"x": sent})  # still attached by the task socket
         assert container.next(wire.TaskDone).outputs["out"].tensors == sent.tensors
-        container.tasks.send(wire.encode(wire.DetachArena(arena)))
+        container.inbox.send(wire.encode(wire.DetachArena(arena)))
         assert container.result({"x": 1}) == 1
 
     def test_full_arena_waits_for_a_release(self, start: Any) -> None:
@@ -523,7 +523,7 @@ class TestErrors:
 
 
 class TestStop:
-    @pytest.mark.parametrize("which", ["tasks", "control"])
+    @pytest.mark.parametrize("which", ["inbox", "control"])
     def test_idle_container_leaves_when_a_socket_closes(self, zygote: ZygoteDriver, start: Any, which: str) -> None:
         container = start("Counter")
         link: Link = getattr(container, which)

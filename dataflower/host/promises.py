@@ -1,0 +1,72 @@
+"""Which tasks containers may hand to each other, as long as the host has not heard whether they did.
+
+A container may speak of such a task before its giver's report is read: from two sockets nothing comes in order. What it
+says waits then (`Peer.stalled`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dataflower import wire
+from dataflower.host.links import Peer, ProtocolViolation
+from dataflower.wire import Next, TaskDone
+
+
+class Promises:
+    """The book of promises of one engine."""
+
+    def __init__(self, peers: Mapping[int, Peer]) -> None:
+        self._peers = peers
+        self._open: dict[int, int] = {}
+        """Receiver by task."""
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def note(self, then: Next | None) -> None:
+        """A task goes out with this promise."""
+        while then is not None:
+            self._open[then.task] = then.container
+            then = then.then
+
+    def is_early(self, message: wire.FromContainer) -> bool:
+        """Whether a message is about a task that the host doesn't know to have been handed on."""
+        return getattr(message, "task", 0) in self._open
+
+    def settle(self, peer: Peer, message: TaskDone | wire.TaskFailed) -> tuple[int, ...]:
+        """A task is over: was the promise kept? Gives the containers that may speak again.
+
+        Raises ProtocolViolation if it says that it handed on what it could not have.
+        """
+        then = peer.promises.pop(message.task, None)
+        forwarded = message.forwarded if type(message) is TaskDone else 0
+        if then is None:
+            if forwarded:
+                raise ProtocolViolation("handed on a task that it was not to hand on")
+            return ()
+        if not forwarded:
+            return self._void(then)
+        assert type(message) is TaskDone
+        if forwarded != then.task or any(port not in message.outputs for _, port in then.ports):
+            raise ProtocolViolation("handed on what it does not have")
+        del self._open[then.task]
+        receiver = self._peers.get(then.container)
+        if receiver is None:
+            return () if then.then is None else self._void(then.then)
+        receiver.was_given(message.outputs, then)
+        if then.then is not None:
+            receiver.promises[then.task] = then.then
+        return (then.container,)
+
+    def void_all(self, peer: Peer) -> tuple[int, ...]:
+        """A container is gone, and its promises with it. Gives the containers that may speak again."""
+        return tuple(number for then in peer.promises.values() for number in self._void(then))
+
+    def _void(self, then: Next | None) -> tuple[int, ...]:
+        freed = []
+        while then is not None:
+            self._open.pop(then.task, None)
+            freed.append(then.container)
+            then = then.then
+        return tuple(freed)
