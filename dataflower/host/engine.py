@@ -94,6 +94,8 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     events: int
     commands: int
     violations: int
+    relayed: int
+    """Tasks that containers handed to each other."""
     peers: int
     arenas: int
     arena_bytes: int
@@ -410,6 +412,7 @@ class Engine:
             events=self._events,
             commands=self._commands,
             violations=self._violations,
+            relayed=self._promises.kept,
             peers=len(self._peers),
             arenas=len(self._sizes),
             arena_bytes=sum(self._sizes.values()),

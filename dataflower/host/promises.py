@@ -20,6 +20,7 @@ class Promises:
         self._peers = peers
         self._open: dict[int, int] = {}
         """Receiver by task."""
+        self.kept = 0
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -51,6 +52,7 @@ class Promises:
         if forwarded != then.task or any(port not in message.outputs for _, port in then.ports):
             raise ProtocolViolation("handed on what it does not have")
         del self._open[then.task]
+        self.kept += 1
         receiver = self._peers.get(then.container)
         if receiver is None:
             return () if then.then is None else self._void(then.then)

@@ -183,11 +183,27 @@ class Story:
         self.emitted[message.task] = index + 1
         self.tell(events.ContainerSaid(number, wire.TokenSent(message.task, index, _values(outputs))))
 
-    def done(self, stage_name: str, *tag: int, held: Sequence[events.Slot] = (), **outputs: Any) -> None:
-        """A running task returns; its container keeps views of the slots `held`."""
+    def done(
+        self, stage_name: str, *tag: int, held: Sequence[events.Slot] = (), took: float = 0.0, **outputs: Any
+    ) -> None:
+        """A running task returns after `took` seconds; its container keeps views of the slots `held`."""
         number, message = self.running.pop((stage_name, tag))
         items = self.emitted.get(message.task, 0)
-        said = wire.TaskDone(message.task, _values(outputs), items, wire.Times(), tuple(held))
+        times = wire.Times(started=1.0, ended=1.0 + took) if took else wire.Times()
+        self.tell(
+            events.ContainerSaid(number, wire.TaskDone(message.task, _values(outputs), items, times, tuple(held)))
+        )
+
+    def hand_on(self, stage_name: str, *tag: int, **outputs: Any) -> None:
+        """A running task returns; its container has given the outputs to the container that was promised them."""
+        number, message = self.running.pop((stage_name, tag))
+        then = message.then
+        assert then is not None, f"{stage_name} was not told whom to give its outputs to"
+        values = _values(outputs)
+        inputs = tuple(wire.Single(name, values[port]) for name, port in then.ports if port in values)
+        given = wire.RunTask(then.task, inputs, message.deadline_s, tag=message.tag, then=then.then)
+        self.running[self.stages[then.container], tag] = (then.container, given)
+        said = wire.TaskDone(message.task, values, 0, wire.Times(), (), then.task)
         self.tell(events.ContainerSaid(number, said))
 
     def done_together(self, stage_name: str, *tags: wire.Tag, out: Any = 0) -> None:

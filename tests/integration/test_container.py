@@ -552,4 +552,4 @@ class TestStop:
             first.tasks.receive()
         assert second.result({"x": 1}) == 1
         names = [os.readlink(f"/proc/{second.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{second.pid}/fd")]
-        assert sum(name.startswith("socket:") for name in names) == 2
+        assert sum(name.startswith("socket:") for name in names) == 3
