@@ -14,7 +14,7 @@ TESTS := $(foreach kind,unit property conformance integration fault,$(wildcard t
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check proto models adapters bench bench-peers fmt clean install
+.PHONY: help demo test check proto models adapters bench bench-peers fmt clean install native pure
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,12 @@ bench: $(VENV)/.installed-dev ## run every bench quickly (one alone: python -m b
 	done
 
 bench-peers: $(PEERS)/.installed ## install what the benches compare with, in an environment of its own
+
+native: $(VENV)/.installed-dev ## compile the modules on a token's way (needs a C compiler, takes minutes; hops take half the time)
+	@$(BIN)/python -m tools.native
+
+pure: $(VENV)/.installed-dev ## back to plain Python
+	@$(BIN)/python -m tools.native --remove
 
 fmt: $(VENV)/.installed-dev ## format and mend what can be mended
 	$(BIN)/ruff format $(SOURCES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -118,13 +119,19 @@ def summary(samples: Sequence[float]) -> dict[str, float]:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that matter."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "modules": modules()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def modules() -> str:
+    """Whether the modules on a token's way run as machine code (`make native`)."""
+    spec = importlib.util.find_spec("dataflower.core.host")
+    return "compiled" if spec is not None and spec.origin is not None and not spec.origin.endswith(".py") else "plain"
 
 
 def machine() -> dict[str, Any]:

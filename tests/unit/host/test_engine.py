@@ -26,6 +26,7 @@ from dataflower.spec.workflow import Stage
 from dataflower.wire import TensorRef, Value
 
 NO_TIMES = wire.Times()
+INBOX, TASK, CONTROL = 0, 1, 2
 
 
 class ScriptedCore:
@@ -46,14 +47,14 @@ class ScriptedLauncher:
 
     def __init__(self, clock: Any, config: Any, on_exit: Callable[[int, str], None], spill: Any = None) -> None:
         self.on_exit = on_exit
-        self.theirs: dict[int, tuple[Link, Link]] = {}
+        self.theirs: dict[int, tuple[Link, Link, Link]] = {}
         self.killed: dict[int, str] = {}
         self.stopped: list[int] = []
 
-    def start(self, command: commands.StartContainer) -> tuple[Link, Link]:
-        (task, task_end), (control, control_end) = Link.pair(), Link.pair()
-        self.theirs[command.container] = (task_end, control_end)
-        return task, control
+    def start(self, command: commands.StartContainer) -> tuple[Link, Link, Link]:
+        (inbox, inbox_end), (task, task_end), (control, control_end) = Link.pair(), Link.pair(), Link.pair()
+        self.theirs[command.container] = (inbox_end, task_end, control_end)
+        return inbox, task, control
 
     def stop(self, container: int) -> None:
         self.stopped.append(container)
@@ -84,12 +85,12 @@ class Rig:
 
     async def say(self, container: int, message: Any, fds: tuple[int, ...] = ()) -> None:
         payload = message if isinstance(message, bytes) else wire.encode(message)
-        self.launcher.theirs[container][0].send(payload, fds)
+        self.launcher.theirs[container][TASK].send(payload, fds)
         for _ in range(5):
             await asyncio.sleep(0)
 
-    def hear(self, container: int, socket: int = 0) -> list[Any]:
-        """What the container was told on its task (0) or control (1) socket; descriptors are closed."""
+    def hear(self, container: int, socket: int = INBOX) -> list[Any]:
+        """What the container was told in its inbox or on its control socket; descriptors are closed."""
         heard = []
         while True:
             try:
@@ -137,7 +138,7 @@ async def test_messages_reach_the_core_in_order(rig: Rig) -> None:
     rig.start(1)
     said = [wire.Hello(wire.VERSION, 7), wire.TaskDone(1, {"out": Value(b"\x01")}, 0, NO_TIMES), wire.Unheld(())]
     for message in said:
-        rig.launcher.theirs[1][0].send(wire.encode(message))
+        rig.launcher.theirs[1][TASK].send(wire.encode(message))
     await rig.say(1, wire.Taken(1, "x", 3))
     assert rig.core.events[1:] == [ContainerSaid(1, m) for m in (*said, wire.Taken(1, "x", 3))]
 
@@ -148,8 +149,8 @@ async def test_an_arena_is_introduced_once_on_each_socket_before_it_is_named(rig
     value = by_reference(arena)
     feed = wire.Feed(1, "x", (value,))
     rig.do(Tell(2, run_with(value, value)), Tell(2, feed), Tell(2, run_with(value, task=2)), Tell(2, feed))
-    assert rig.hear(2, 0) == [(wire.AttachArena(arena, 4096), 1), run_with(value, value), run_with(value, task=2)]
-    assert rig.hear(2, 1) == [(wire.AttachArena(arena, 4096), 1), feed, feed]
+    assert rig.hear(2) == [(wire.AttachArena(arena, 4096), 1), run_with(value, value), run_with(value, task=2)]
+    assert rig.hear(2, CONTROL) == [(wire.AttachArena(arena, 4096), 1), feed, feed]
 
 
 async def test_an_own_arena_needs_no_introduction(rig: Rig) -> None:
@@ -177,7 +178,7 @@ async def test_a_full_socket_delays_messages_but_not_the_host(rig: Rig) -> None:
     rig.do(*(Tell(1, message) for message in sent))
     heard: list[Any] = []
     while len(heard) < len(sent):
-        heard += rig.hear(1, 1)
+        heard += rig.hear(1, CONTROL)
         await asyncio.sleep(0)
     assert heard == sent
 
@@ -241,7 +242,7 @@ async def test_an_arena_under_a_foreign_number_or_without_seals_is_refused(rig: 
 
 async def test_last_words_are_heard_before_the_death_is_told(rig: Rig) -> None:
     rig.start(1)
-    task_end, _ = rig.launcher.theirs[1]
+    _, task_end, _ = rig.launcher.theirs[1]
     for task in range(100):
         task_end.send(wire.encode(wire.TaskDone(task, {}, 0, NO_TIMES)))
     task_end.close()
@@ -274,3 +275,89 @@ async def test_the_timer_wakes_the_core_at_the_latest_time_it_asked_for(rig: Rig
 
     rig.engine._handle = watch
     assert await woken >= due
+
+
+# --- containers that hand on --------------------------------------------------------------------------------------
+
+
+def handing_on(task: int = 1, *receivers: int) -> wire.RunTask:
+    """A task whose outputs may go to these containers, one after the other, as tasks 11, 12, ..."""
+    then = None
+    for position in reversed(range(len(receivers))):
+        then = wire.Next(receivers[position], 11 + position, (("x", "out"),), then=then)
+    return wire.RunTask(task, (), then=then)
+
+
+def done(task: int, forwarded: int = 0, value: Value | None = None) -> wire.TaskDone:
+    return wire.TaskDone(task, {"out": value or Value(b"\x01")}, 0, NO_TIMES, (), forwarded)
+
+
+def tasks_heard(rig: Rig) -> list[int]:
+    said = [event.message for event in rig.core.events if isinstance(event, ContainerSaid)]
+    return [message.task for message in said if isinstance(message, wire.TaskDone)]
+
+
+async def test_ways_are_opened_once_and_before_they_are_needed(rig: Rig) -> None:
+    rig.start(1, 2, 3)
+    rig.do(Tell(1, handing_on(1, 2, 3)), Tell(1, handing_on(2, 2, 3)))
+    assert rig.hear(1) == [(wire.OpenLink(2), 1), handing_on(1, 2, 3), handing_on(2, 2, 3)]
+    assert rig.hear(2) == [(wire.OpenLink(3), 1)]
+    rig.launcher.on_exit(2, "died")
+    assert rig.hear(1) == [wire.CloseLink(2)]
+
+
+async def test_words_about_a_task_wait_for_the_report_of_its_giver(rig: Rig) -> None:
+    rig.start(1, 2, 3)
+    rig.do(Tell(1, handing_on(1, 2, 3)))
+    await rig.say(3, done(12))
+    await rig.say(2, done(11, forwarded=12))
+    assert tasks_heard(rig) == []
+    await rig.say(1, done(1, forwarded=11))
+    assert tasks_heard(rig) == [1, 11, 12]
+    await rig.say(3, done(13))  # and it is listened to again
+    assert tasks_heard(rig) == [1, 11, 12, 13]
+    assert rig.engine.statistics().relayed == 2
+
+
+async def test_words_about_a_task_that_was_never_handed_on_are_heard_when_that_is_known(rig: Rig) -> None:
+    rig.start(1, 2, 3)
+    rig.do(Tell(1, handing_on(1, 2, 3)))
+    await rig.say(3, done(12))
+    rig.launcher.on_exit(1, "died")
+    assert rig.core.events[-2:] == [ContainerExited(1, "died"), ContainerSaid(3, done(12))]
+
+
+async def test_a_death_is_told_after_last_words_that_had_to_wait(rig: Rig) -> None:
+    rig.start(1, 2)
+    rig.do(Tell(1, handing_on(1, 2)))
+    await rig.say(2, done(11))
+    rig.launcher.on_exit(2, "died")
+    assert not any(isinstance(event, ContainerExited) for event in rig.core.events)
+    await rig.say(1, done(1, forwarded=11))
+    said = [ContainerSaid(1, done(1, forwarded=11)), ContainerSaid(2, done(11)), ContainerExited(2, "died")]
+    assert rig.core.events[-3:] == said
+
+
+async def test_what_was_handed_over_counts_as_known_to_the_receiver(rig: Rig) -> None:
+    rig.start(1, 2)
+    arena = await rig.give_arena(1)
+    value = by_reference(arena)
+    rig.do(Tell(1, handing_on(1, 2)))
+    rig.core.ledger.hold(value)
+    await rig.say(1, done(1, forwarded=11, value=value))
+    await rig.say(2, done(11, value=value))
+    assert tasks_heard(rig)[-2:] == [1, 11]
+    assert rig.launcher.killed == {}
+    rig.hear(2)
+    rig.do(commands.DropArena(arena))
+    assert rig.hear(2) == [wire.DetachArena(arena)]
+
+
+@pytest.mark.parametrize(
+    "lie", [done(1, forwarded=12), wire.TaskDone(1, {}, 0, NO_TIMES, (), 11), done(7, forwarded=11)]
+)
+async def test_who_hands_on_what_it_can_not_have_is_killed(rig: Rig, lie: wire.TaskDone) -> None:
+    rig.start(1, 2)
+    rig.do(Tell(1, handing_on(1, 2)))
+    await rig.say(1, lie)
+    assert "handed on" in rig.launcher.killed[1]
