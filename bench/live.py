@@ -236,4 +236,3 @@ def _sweeps(report: Report, served: Served, client: Client, known: Known, scale:
         words = f"highest rate within the SLO {question}: {rates['ours']:.3g}/s and {rates[method]:.3g}/s"
         missing = "" if ratio is not None else f"{method} met the SLO at no rate"
         report.add(f"rate_vs_{method}", words, ratio, at_least=1.5, missing=missing)
-

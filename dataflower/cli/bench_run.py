@@ -120,6 +120,14 @@ class _Ready:
     device: tuple[str, float, float] | None
     plan: PlanDocument | None
 
+    def by(self, info: WorkflowInfo) -> _Ready:
+        """With the budgets and the cost of the plan that the server runs the workflow by, if none was named."""
+        if self.plan is not None or not info.plan:
+            return self
+        plan = parse_plan(info.plan, "<plan>")
+        cost = ("all machines of the plan", 1.0, plan.cost_per_hour)
+        return replace(self, budgets_ms={**_budgets(plan), **self.budgets_ms}, device=self.device or cost, plan=plan)
+
     @staticmethod
     def of(asked: Asked) -> _Ready:
         if asked.rate is not None and not asked.rate > 0:
@@ -135,7 +143,7 @@ class _Ready:
         device = bench_inputs.device(asked.prices, asked.device)
         budgets_ms = bench_inputs.budgets(asked.budget)
         if plan is not None:
-            budgets_ms = {name: stage.budget_ms for name, stage in plan.stages.items()} | budgets_ms
+            budgets_ms = _budgets(plan) | budgets_ms
             device = device or ("all machines of the plan", 1.0, plan.cost_per_hour)
         return _Ready(
             Arrivals(Shape.TRACE) if recorded is not None else _process(asked),
@@ -149,6 +157,14 @@ class _Ready:
             device,
             plan,
         )
+
+
+def _budgets(plan: PlanDocument) -> dict[str, float]:
+    return {name: stage.budget_ms for name, stage in plan.stages.items()}
+
+
+def _plan_text(asked: Asked) -> str | None:
+    return None if asked.plan is None else read_text(asked.plan)
 
 
 def _seconds(option: str, text: str | None) -> float | None:
@@ -214,8 +230,9 @@ def _server(asked: Asked, ready: _Ready) -> Iterator[tuple[Config, Served | None
 async def _bench(asked: Asked, ready: _Ready, config: Config, served: Served | None, source: str) -> Report:
     client = AsyncClient(config.server, api_key=config.api_key or None, ca_file=config.tls_ca_file)
     async with client:
-        name = asked.workflow if served is None else (await client.apply(source)).name
+        name = asked.workflow if served is None else (await client.apply(source, plan=_plan_text(asked))).name
         info = await client.workflow(name)
+        ready = ready.by(info)
         sets, picks = _inputs(asked, ready, info)
         rate = await _called_first(asked, ready, client, info, sets[0])
     load = _load(asked, ready, rate, picks)

@@ -39,6 +39,30 @@ stages:
   second: {function: "stock:nap", inputs: {text: first.out}}
 outputs: {out: second.out}
 """
+PLAN = """
+apiVersion: dataflower/v1
+kind: Plan
+workflow: nap
+rate_per_s: 10
+slo_ms: 8000
+percentile: 90
+arrivals: poisson
+billing: integer
+cost_per_hour: 2.0
+cost_per_1000: 0.06
+worst_ms: 400
+stages:
+""" + "".join(
+    f"""
+  {name}:
+    budget_ms: 4000
+    rate_per_s: 10
+    groups:
+      - {{device: cpu, batch: 1, machines: 1, replicas: 1, rate_per_s: 10, duration_ms: 40, worst_ms: 200,
+         timeout_ms: 0}}
+"""
+    for name in ("first", "second")
+)
 TRACE = "\n".join(["time,said", *(f"{i / 8},w{i % 2}" for i in range(20))])
 
 
@@ -46,6 +70,7 @@ TRACE = "\n".join(["time,said", *(f"{i / 8},w{i % 2}" for i in range(20))])
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "stock.py").write_text(FUNCTIONS)
     (tmp_path / "nap.yaml").write_text(NAP)
+    (tmp_path / "plan.yaml").write_text(PLAN)
     (tmp_path / "trace.csv").write_text(TRACE)
     (tmp_path / "prices.csv").write_text("hardware,price\ncpu,0.5\n")
     return tmp_path
@@ -70,15 +95,17 @@ def bench(folder: Path, *args: str) -> tuple[int, str, str]:
 
 def test_a_file_is_loaded_on_a_server_of_its_own(folder: Path) -> None:
     files = ("--json", "out/a.json", "--csv", "out/a.csv", "--html", "out/a.html")
-    more = ("--prices", "prices.csv", "--budget", "first=4s", "--warmup", "0.5s")
-    code, out, err = bench(folder, "nap.yaml", "text=hi", "--rate", "20", "--duration", "2s", *more, *files)
+    more = ("--prices", "prices.csv", "--budget", "first=5s", "--warmup", "0.5s", "--plan", "plan.yaml")
+    code, out, err = bench(folder, "nap.yaml", "text=hi", "--duration", "3s", *more, *files)
     report = json.loads((folder / "out/a.json").read_text())
-    assert report["counts"]["ok"] == report["counts"]["measured"] > 20
+    assert report["counts"]["ok"] == report["counts"]["measured"] > 10, err
+    assert report["settings"]["rate"] == 10  # the plan's
     assert report["verdict"]["outcome"] in ("met", "unproven"), err  # a busy machine may keep the generator waiting
     assert code == (0 if report["verdict"]["outcome"] == "met" else 1)
     assert [row["stage"] for row in report["stages"]] == ["first", "second"]
     assert report["stages"][0]["parts_ms"]["compute"] >= 20
     assert report["stages"][0]["attainment"] == 1.0
+    assert [row["budget_ms"] for row in report["stages"]] == [5000, 4000]
     assert report["cost"]["per_1000_good"] > 0
     assert report["settings"]["seed"] == 0
     assert "seed 0" in out
