@@ -171,9 +171,8 @@ def highest(served: Served, client: Client, known: Known, method: str, scale: Sc
     if planned == 0.0:
         return 0.0
     applied(client, known, options, planned, folder)
-    swept = asyncio.run(
-        session(served, known, planned * SHARE, scale.sweep_s).sweep(Sweep(planned * SHARE, repeats=2, tolerance=0.1))
-    )
+    searched = Sweep(planned * SHARE, factor=1.5, repeats=2, tolerance=0.1)
+    swept = asyncio.run(session(served, known, planned * SHARE, scale.sweep_s).sweep(searched))
     assert swept.sweep is not None
     return swept.sweep.best_rate or 0.0
 

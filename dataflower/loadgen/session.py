@@ -30,6 +30,8 @@ from dataflower.loadgen.sweep import Sweep
 
 FIRST_CALL_S = 300.0
 """A first call that takes longer than this is given up."""
+MIN_REQUESTS = 10
+"""A sweep does not go down to rates at which fewer requests are to be expected in a run."""
 FATAL = frozenset(
     {
         Code.INVALID_ARGUMENT,
@@ -160,6 +162,8 @@ class Session:
         """
         if self.terms.slo is None:
             raise InvalidArgument("a sweep wants an SLO: none in the workflow, so give one with --slo e2e=400ms")
+        if self.load.recorded is None:  # fewer would say nothing
+            sweep.floor = max(sweep.floor, MIN_REQUESTS / self.load.duration_s)
         points: list[Point] = []
         best: Report | None = None
         last: Report | None = None
