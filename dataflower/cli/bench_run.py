@@ -265,8 +265,12 @@ async def _bench(asked: Asked, ready: _Ready, config: Config, served: Served | N
     terminal().note(f"load: {session.described(load)}; seed {asked.seed}; {load.warmup_s:g} s of warm-up")
     async with _stoppable(session, served):
         if asked.sweep:
-            return await session.sweep(Sweep(rate, repeats=asked.repeats, tolerance=asked.tolerance))
-        return await session.once()
+            report = await session.sweep(Sweep(rate, repeats=asked.repeats, tolerance=asked.tolerance))
+        else:
+            report = await session.once()
+    if served is not None and report.verdict.cut_short and not session.stop.is_set():
+        terminal().note(f"the local server went away; the last that it said:\n{served.tail()}".rstrip())
+    return report
 
 
 def _http_url(asked: Asked, config: Config, served: Served | None) -> str:
