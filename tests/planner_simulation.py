@@ -98,8 +98,8 @@ def latencies(
                 finish(i, name, now)
                 continue
             for _ in range(left[i][name]):
-                if not stage.open:
-                    push(now + stage.timeout_s, "timeout", name, stage.opened)
+                if not stage.open:  # it waits until its time before and here is used up but for the batch itself
+                    push(max(now, arrivals[i] + before[name] + stage.timeout_s), "timeout", name, stage.opened)
                 stage.open.append((now, i))
                 if len(stage.open) == stage.batch:
                     close(stage, name, now)

@@ -75,6 +75,9 @@ def plan(
         bool, typer.Option("--median", help="Reckon with median durations instead of their 90th percentile.")
     ] = False,
     mend: Annotated[bool, typer.Option("--mend", help="Accept tables whose times fall as batches grow.")] = False,
+    tight: Annotated[
+        bool, typer.Option("--tight", help="Cheaper: rehearsed on random arrivals instead of bounded; see the manual.")
+    ] = False,
     single: Annotated[bool, typer.Option("--batch-1", help="Plan without batches.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Add what other methods would pay (paced).")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say why each stage got its budget.")] = False,
@@ -115,6 +118,7 @@ def plan(
         high=not median,
         mend=mend,
         batching=not single,
+        tighten=tight,
         profile=profile,
     )
     cases, options = stock(request, compose({"code_path": code_path}, file=config).config)

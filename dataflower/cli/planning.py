@@ -44,6 +44,7 @@ class Request:
     high: bool
     mend: bool
     batching: bool
+    tighten: bool
     profile: str | None
 
 
@@ -89,6 +90,7 @@ def stock(request: Request, config: Config) -> tuple[list[Case], Options]:
         billing=Billing.USE if request.by_use else Billing.INTEGER,
         percentile=min(99.999, max(percentiles)),
         batching=request.batching,
+        tighten=request.tighten,
     )
     cases = []
     for file, workflow in zip(request.files, workflows, strict=True):

@@ -72,7 +72,7 @@ def _percentile_curve(problem: Problem, options: Options, name: str) -> Staircas
 def demand_of(problem: Problem, options: Options, name: str) -> stochastic.Demand:
     """What a stage is asked where arrivals are random."""
     module = problem.application.module(name)
-    late = stochastic.late_share(options.percentile, len(problem.rates))
+    late = min(0.5, stochastic.late_share(options.percentile, len(problem.rates)) * options.risk)
     return stochastic.Demand(problem.rates[name], module.factor, module.burst, late)
 
 

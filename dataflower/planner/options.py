@@ -107,6 +107,8 @@ class Options:
         pack: with INTEGER billing, let partial machines of different stages share one (`pack`; not for TRACED).
         arrivals: what the plan holds for. Other than PACED: GROUP scheduler only, and always whole machines, since
             machines that are billed by use would all stand ready for nothing.
+        tighten: with POISSON arrivals, also try plans that the bounds don't vouch for, and rehearse them (`rehearse`).
+        risk: each stage may be late so many times as often as adds up to the percentile; above 1 that is no promise.
         percentile: which share of the invocations must keep the SLO, unless arrivals are paced (then all do).
     """
 
@@ -126,6 +128,8 @@ class Options:
     pack: bool = True
     arrivals: Arrivals = Arrivals.PACED
     percentile: float = 99.0
+    tighten: bool = False
+    risk: float = 1.0
 
     def __post_init__(self) -> None:
         if (self.dispatch is Dispatch.GROUP) != (self.scheduler is Scheduler.GROUP):
@@ -142,3 +146,5 @@ class Options:
             raise ValueError("plans for a percentile need the GROUP scheduler and INTEGER billing")
         if not 0 < self.percentile <= 100 or (self.percentile == 100 and self.arrivals is not Arrivals.PACED):
             raise ValueError("the percentile must lie between 0 and 100")
+        if not self.risk >= 1:
+            raise ValueError("the risk must be at least 1")

@@ -11,6 +11,7 @@ from dataflower.planner.nearest import explain as explained
 from dataflower.planner.options import Arrivals, Billing, Options
 from dataflower.planner.profile import Profiles
 from dataflower.planner.question import Question
+from dataflower.planner.rehearse import tighten
 from dataflower.planner.result import Infeasible, Plan, StagePlan
 from dataflower.planner.traced import Trace
 
@@ -52,6 +53,13 @@ def plan(
     if found is None:
         return explained(asked, problem, rate, search=explain)
     (best,) = assemble([Draft(problem, rate, found)], options)
+    if options.tighten:
+
+        def make(others: Options) -> tuple[Plan, ...] | None:
+            riskier = asked.solve(problem, others)
+            return None if riskier is None else assemble([Draft(problem, rate, riskier)], options)
+
+        (best,) = tighten([best], [application], options, make)
     if packs(options) and options.arrivals is Arrivals.PACED:
         # partial machines that are cheap by use may pack better than whole ones that are cheap alone
         by_use = asked.solve(problem, replace(options, billing=Billing.USE))

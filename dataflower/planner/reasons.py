@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def _slope(quick: Stair | None, slow: Stair | None) -> float:
 
 def reasons(question: Question, plan: Plan) -> tuple[Reason, ...]:
     """A reason for each stage, in the order of the plan; the steps are those of the question's scheduler."""
-    options = question.options
+    options = replace(question.options, risk=plan.risk)
     problem = question.problem(plan.rate, plan.slo_s)
     stairs = curves(problem, options)
     found = []

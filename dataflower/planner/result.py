@@ -65,6 +65,7 @@ class Plan:
         shared: machines that partial tuples of several stages share (`pack`).
         path: the path with the largest worst-case latency.
         percentile: the share of invocations that keep the SLO; 100 for paced arrivals.
+        risk: how much oftener than the bounds ask each stage may be late; above 1 the plan was rehearsed (`rehearse`).
     """
 
     application: str
@@ -80,6 +81,7 @@ class Plan:
     path: tuple[str, ...]
     shared: tuple[Machine, ...] = ()
     percentile: float = 100.0
+    risk: float = 1.0
 
     @property
     def cost_per_1000(self) -> float:

@@ -11,6 +11,7 @@ from dataflower.planner.nearest import explain as explained
 from dataflower.planner.options import Arrivals, Billing, Options
 from dataflower.planner.pack import Machine
 from dataflower.planner.question import Question
+from dataflower.planner.rehearse import tighten
 from dataflower.planner.result import Infeasible, Plan
 
 
@@ -55,13 +56,26 @@ def plan_together(tenants: Sequence[Tenant], options: Options, *, explain: bool 
     by_use = packs(options) and options.arrivals is Arrivals.PACED
     ways = [options, replace(options, billing=Billing.USE)] if by_use else [options]
     found: list[Together] = []
+    problems = [tenant.question.problem(tenant.rate, tenant.slo_s) for tenant in tenants]
+
+    def make(others: Options) -> tuple[Plan, ...] | None:
+        drafts = []
+        for tenant, problem in zip(tenants, problems, strict=True):
+            solution = tenant.question.solve(problem, others)
+            if solution is None:
+                return None
+            drafts.append(Draft(problem, tenant.rate, solution))
+        return assemble(drafts, options)
+
     for way in ways:
         drafts = []
-        for tenant in tenants:
-            problem = tenant.question.problem(tenant.rate, tenant.slo_s)
+        for tenant, problem in zip(tenants, problems, strict=True):
             solution = tenant.question.solve(problem, way)
             if solution is None:
                 return explained(replace(tenant.question, options=way), problem, tenant.rate, search=explain)
             drafts.append(Draft(problem, tenant.rate, solution))
-        found.append(Together(assemble(drafts, options)))
+        plans = assemble(drafts, options)
+        if options.tighten:
+            plans = tighten(plans, [tenant.question.application for tenant in tenants], options, make)
+        found.append(Together(plans))
     return min(found, key=lambda t: t.cost)

@@ -30,6 +30,7 @@ from dataflower.planner import (
     plan,
 )
 from dataflower.planner.options import Dispatch
+from dataflower.planner.rehearse import keeps, rehearse
 from dataflower.planner.stochastic import Demand, curve, late_share, latencies, quantile, turn_s
 from dataflower.planner.traced import closing, percentile_of, replay, spread, starting
 from tests import planner_simulation as simulation
@@ -136,7 +137,8 @@ def planned(app: Application, rate: float, slo_s: float, options: Options, trace
 @pytest.mark.parametrize("app", [PIPELINE, DIAMOND], ids=lambda app: app.name)
 @pytest.mark.parametrize(("rate", "slo_s"), [(5.0, 0.3), (40.0, 0.25), (120.0, 0.6)])
 def test_poisson_plans_keep_their_percentile(app: Application, rate: float, slo_s: float, hold: bool) -> None:
-    found = planned(app, rate, slo_s, POISSON)
+    """What the bounds vouch for holds under their own rule too; what was rehearsed, when nothing is held back."""
+    found = planned(app, rate, slo_s, replace(POISSON, tighten=not hold, pack=False))
     assert found.percentile == 99.0
     arrivals = poisson(rate, 6_000, seed=3)
     counts = {m.name: spread(len(arrivals), m.factor, m.burst).tolist() for m in app.modules}
@@ -145,6 +147,26 @@ def test_poisson_plans_keep_their_percentile(app: Application, rate: float, slo_
         rng.shuffle(values)
     latency = simulation.latencies(app, document_of(found, POISSON), arrivals.tolist(), counts, hold=hold)
     assert simulation.late_share(found, latency) <= 0.01
+
+
+def test_what_is_rehearsed_is_cheaper_and_keeps_the_percentile_with_room_to_spare() -> None:
+    tightened = replace(POISSON, pack=False, tighten=True)
+    safe, tight = (planned(PIPELINE, 40.0, 0.25, replace(tightened, tighten=t)) for t in (False, True))
+    assert tight.cost < safe.cost
+    assert (safe.risk, tight.risk > 1, tight.exact) == (1.0, True, False)
+    assert keeps(PIPELINE, tight, POISSON)
+    assert tight == planned(PIPELINE, 40.0, 0.25, tightened)  # made up, but always the same
+
+
+def test_a_rehearsal_is_what_the_naive_replay_says() -> None:
+    """Batches of one have no time-outs, so both replays must agree to the last digit."""
+    found = planned(DIAMOND, 40.0, 0.3, replace(POISSON, batching=False, pack=False))
+    arrivals = poisson(40.0, 2_000, seed=9)
+    counts = {m.name: spread(len(arrivals), m.factor, m.burst) for m in DIAMOND.modules}
+    seen = rehearse(DIAMOND, found, arrivals, counts)
+    requests = {name: values.tolist() for name, values in counts.items()}
+    naive = simulation.latencies(DIAMOND, document_of(found, POISSON), arrivals.tolist(), requests)
+    assert seen == pytest.approx(np.array(naive), abs=1e-9)
 
 
 @pytest.mark.parametrize(("batch", "rate", "burst"), [(1, 2.0, 1), (4, 6.0, 1), (4, 6.0, 3), (1, 1.0, 4)])
