@@ -264,13 +264,14 @@ def test_a_plan_for_a_recording_holds_for_it() -> None:
 
 @pytest.mark.parametrize("options", [POISSON, TRACED])
 def test_what_is_called_nearest_is_feasible(options: Options) -> None:
-    trace = Trace.of(poisson(1.0, 300, seed=2).tolist()) if options is TRACED else None
-    found = plan(PIPELINE, PROFILES, 40.0, 0.02, options, trace=trace)
+    trace = Trace.of(poisson(1.0, 100, seed=2).tolist()) if options is TRACED else None
+    app = Application("one", (Module("a", "large", 2.0),))
+    found = plan(app, PROFILES, 40.0, 0.01, options, trace=trace)
     assert isinstance(found, Infeasible)
     assert found.nearest_slo_s is not None
-    again = plan(PIPELINE, PROFILES, 40.0, found.nearest_slo_s, options, trace=trace)
+    again = plan(app, PROFILES, 40.0, found.nearest_slo_s, options, trace=trace)
     assert isinstance(again, Plan)
-    tighter = plan(PIPELINE, PROFILES, 40.0, found.nearest_slo_s * 0.99, options, trace=trace, explain=False)
+    tighter = plan(app, PROFILES, 40.0, found.nearest_slo_s * 0.99, options, trace=trace, explain=False)
     assert isinstance(tighter, Infeasible)
 
 
