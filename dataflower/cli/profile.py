@@ -91,6 +91,8 @@ def profile(
     unknown = [name for name, stage in found.document.stages.items() if not stage.points]
     for name in unknown:
         terminal().note(f"stage {name} did not run: give inputs that lead to it, or `plan` can't reckon with it")
+    if any(not p.steady for name in found.cached for p in found.document.stages[name].points):
+        terminal().note("some of what was kept was not steady when it was measured: --no-cache measures again")
     terminal().note(f"written: {target}")
 
 
