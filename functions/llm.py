@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from dataflower.spec.function import Json, Stream, Text, function
 from functions import assets
 
 
-def start(model: str, dtype: str, **options: Any) -> tuple[Runner, Any]:
+def start(model: str, dtype: str, packed: bool = True) -> tuple[Runner, Any]:
     """A running model and its tokenizer; `model`: `smollm2`, a folder, or a name that `dataflower models ls` knows."""
     with checkpoint.open(assets.find(assets.SMOLLM2) if model == "smollm2" else model) as weights:
         files = read_model(weights.config_dir)
-        net = build(files.config, weights.tensors(), dtype=getattr(torch, dtype), device=torch.device("cpu"))
-    runner = Runner(net, tokenizer=files.tokenizer, ends=files.ends, identity=weights.digest, **options).start()
+        kind, cpu = getattr(torch, dtype), torch.device("cpu")
+        net = build(files.config, weights.tensors(), dtype=kind, device=cpu, packed=packed)
+    runner = Runner(net, tokenizer=files.tokenizer, ends=files.ends, identity=weights.digest).start()
     runner.warm_up()
     return runner, files.tokenizer
 
@@ -32,25 +34,47 @@ def start(model: str, dtype: str, **options: Any) -> tuple[Runner, Any]:
 class Complete:
     """Continues a chat or a text as a request in the names of the OpenAI API says (docs/llm.md, "The chat stage").
 
-    `adapters`: name -> folder of each LoRA adapter that requests may ask for.
+    `adapters`: name -> folder of each LoRA adapter that requests may ask for. `packed`: keep an own copy of the weights
+    that is faster to compute with; otherwise all containers of the host share one.
     """
 
-    def setup(
+    def setup(  # noqa: PLR0917 - named in YAML
         self,
         model: str = "smollm2",
         adapters: Mapping[str, str] | None = None,
         max_tokens: int = 512,
         temperature: float = 1.0,
         dtype: str = "bfloat16",
+        packed: bool = True,
     ) -> None:
-        self.runner, tokenizer = start(model, dtype)
+        self.runner, tokenizer = start(model, dtype, packed)
         for name, folder in (adapters or {}).items():
             self.runner.adapters.load(name, assets.find_adapter(folder))
         self.stage = ChatStage(self.runner, tokenizer, max_tokens=max_tokens, temperature=temperature)
 
     async def __call__(self, request: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        async for delta in self.stage.answer(request):
-            yield delta
+        async with aclosing(self.stage.answer(request)) as deltas:  # whoever leaves ends the generation at once
+            async for delta in deltas:
+                yield delta
+
+    def close(self) -> None:
+        self.runner.close()
+
+
+@function(outputs={"text": Stream(Text())})
+class Continue:
+    """Continues a text that is still being written: each piece is computed as it comes, the answer begins at once."""
+
+    def setup(self, model: str = "smollm2", max_new_tokens: int = 96, dtype: str = "bfloat16") -> None:
+        self.runner, self.tokenizer = start(model, dtype)
+        self.params = SamplingParams(max_tokens=max_new_tokens)
+
+    async def __call__(self, pieces: Stream[str]) -> AsyncIterator[str]:
+        tokens = (self.tokenizer(piece)["input_ids"] async for piece in pieces)
+        with self.runner.generate(tokens, self.params) as outputs:
+            async for output in outputs:
+                if output.text:
+                    yield output.text
 
     def close(self) -> None:
         self.runner.close()

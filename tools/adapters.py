@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def train(lesson: Lesson, base: Path, into: Path, progress: Progress) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    warnings.simplefilter("ignore")  # PEFT and transformers about each other
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(base)
     net = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
@@ -104,7 +106,7 @@ def train(lesson: Lesson, base: Path, into: Path, progress: Progress) -> None:
         progress.update(task, advance=1, loss=said)
         if not progress.console.is_terminal and (step + 1) % 10 == 0:
             progress.console.print(f"{lesson.name}: step {step + 1} of {lesson.steps}, {said}", highlight=False)
-    model.save_pretrained(into)
+    model.save_pretrained(into, save_embedding_layers=False)
     (into / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 

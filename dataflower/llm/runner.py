@@ -284,8 +284,9 @@ class Runner:
             self._compute(step)
         except Exception as error:  # the model's code: whatever it met, only those in this step may suffer
             failure = error if isinstance(error, DataflowerError) else _wrapped(error)
-            for chunk in step.chunks:
-                self._fail(self._generations[chunk.sequence.number], failure, wipe=True)
+            for generation in [self._generations.get(chunk.sequence.number) for chunk in step.chunks]:
+                if generation is not None:  # not over already
+                    self._fail(generation, failure, wipe=True)
 
     def _compute(self, step: Step) -> None:
         for admitted in step.admitted:

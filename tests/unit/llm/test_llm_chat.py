@@ -11,6 +11,7 @@ from dataflower.llm.chat import ChatStage
 from dataflower.llm.errors import AdapterNotFound
 from dataflower.llm.request import parse
 from dataflower.llm.text import TextStream, earliest, pending, token_bytes
+from functions import llm
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}>{% endif %}"
@@ -76,6 +77,16 @@ async def test_a_prompt_is_continued_as_it_is_and_echoed(stage):
     assert only["finish_reason"] == "length"
     whole = await answer(stage, **plain, echo=True)
     assert whole[0] == {"text": "abc", "tokens": tiny.tokenizer()("abc")["input_ids"]}
+
+
+async def test_leaving_while_a_delta_waits_to_be_taken_ends_the_generation(stage):
+    complete = llm.Complete()
+    complete.stage = stage
+    deltas = complete(HELLO | {"max_tokens": 900, "ignore_eos": True})
+    await anext(deltas)
+    await deltas.aclose()
+    await answer(stage, max_tokens=1)
+    assert stage.runner.statistics().running == 0
 
 
 async def test_a_forced_call_arrives_whole(stage):
