@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from dataflower.core.trace import TaskTrace
-from dataflower.host.api import HostApi, InvocationRecord
+from dataflower.host.api import ContainerStart, HostApi, InvocationRecord
 
 TIMES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 TOKEN_TIMES_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
@@ -91,6 +91,9 @@ class Metrics:
         self._cold = Histogram(
             "dataflower_stage_cold_start_seconds", "Queueing of tasks that waited for a container to start", stage
         )
+        self._starts = Histogram(
+            "dataflower_container_start_seconds", "Starts of containers by phase", ["workflow", "stage", "phase"]
+        )
         self._requests = Counter("dataflower_http_requests", "HTTP requests", ["method", "route", "status"])
         self._served = Histogram("dataflower_http_request_duration_seconds", "HTTP requests", ["method", "route"])
         self._tokens = Counter("dataflower_tokens", "Tokens of models", ["model", "kind"])
@@ -131,6 +134,11 @@ class Metrics:
             self._fetched.observe(labels, task.started - task.dispatched)
         if task.ended and task.started:
             self._ran.observe(labels, task.ended - task.started)
+
+    def started(self, start: ContainerStart) -> None:
+        """A container is ready."""
+        for phase, seconds in (("spawn", start.spawn_s), ("import", start.import_s), ("setup", start.setup_s)):
+            self._starts.observe((start.workflow, start.stage, phase), seconds)
 
     def requested(self, method: str, route: str, status: int, seconds: float) -> None:
         """An HTTP request is over."""

@@ -124,6 +124,7 @@ async def serve(
         reflection.enable_server_reflection((WORKFLOWS, INFERENCE, HEALTH, reflection.SERVICE_NAME), server)
     metrics = Metrics(host)
     host.on_over(metrics.finished)
+    host.on_start(metrics.started)
     site = Site(host, clock, config, version, clock.wall(), metrics)
     port = _bind(server, config)
     await server.start()

@@ -97,6 +97,22 @@ class HostUsage:
     zygotes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ContainerStart:
+    """How long a container took to be ready, by phase, in seconds."""
+
+    workflow: str
+    stage: str
+    spawn_s: float
+    """Until its process ran: a fork server, where there was none yet, the fork, the sandbox."""
+    import_s: float
+    """The import of the function's module."""
+    setup_s: float
+    """The function's `setup`: weights, warm-up."""
+
+
+StartListener = Callable[[ContainerStart], None]
+"""Told of a container that has become ready; must neither block nor raise."""
 Listener = Callable[[InvocationRecord], None]
 """Told of an invocation that is over, without its outputs; must neither block nor raise."""
 
@@ -209,6 +225,10 @@ class HostApi(Protocol):
 
     def on_over(self, listener: Listener) -> None:
         """Tell `listener` of every invocation from now on, whoever started it, when it is over."""
+        ...
+
+    def on_start(self, listener: StartListener) -> None:
+        """Tell `listener` of every container from now on, when it is ready."""
         ...
 
     def usage(self) -> HostUsage:

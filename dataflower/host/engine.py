@@ -27,6 +27,7 @@ from dataflower.core.commands import Command, FinishInvocation, Tell
 from dataflower.core.events import ContainerExited, ContainerSaid, Event, Woke
 from dataflower.core.ledger import Ledger
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
+from dataflower.host.api import ContainerStart, StartListener
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.promises import Promises
@@ -134,6 +135,8 @@ class Engine:
         self._violations = 0
         self._closing = False
         self._watchers: list[asyncio.Future[None]] = []
+        self.on_start: StartListener | None = None
+        """Told of containers that have become ready."""
         self._execute: dict[type, Callable[[Any], None]] = {
             Tell: self._tell,
             commands.EmitOutput: self._emit,
@@ -245,6 +248,11 @@ class Engine:
             if message.version != wire.VERSION:
                 raise ProtocolViolation(f"it speaks version {message.version} of the wire, the host {wire.VERSION}")
             self._loop.call_soon(self._tell_watchers)
+            if self.on_start is not None:
+                spawn_s = self._now() - peer.started_at - message.import_s - message.setup_s
+                workflow = peer.key.rpartition("@")[0]
+                start = ContainerStart(workflow, peer.stage, max(0.0, spawn_s), message.import_s, message.setup_s)
+                self.on_start(start)
         else:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -306,6 +314,7 @@ class Engine:
             self._backlog.append(ContainerExited(number, f"could not be started: {error}"))
             return
         peer = Peer(self._loop, command, links, self._memory, self._peers)
+        peer.started_at = self._now()
         peer.done = self._done.setdefault((command.key, command.stage.name), [0])
         self._peers[number] = peer
         self._loop.add_reader(peer.task.fileno(), functools.partial(self._on_readable, peer))

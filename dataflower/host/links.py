@@ -153,6 +153,7 @@ class Peer:
         "promises",
         "stage",
         "stalled",
+        "started_at",
         "task",
     )
 
@@ -184,6 +185,8 @@ class Peer:
         self._peers = peers
         self._memory = memory
         self._sizes = memory.sizes
+        self.started_at = 0.0
+        """CLOCK_MONOTONIC time at which it was ordered."""
         self.done = [0]
         """Tasks ended so far; the engine has all containers of a stage share one count."""
 

@@ -23,7 +23,15 @@ from dataflower.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from dataflower.host.api import HostUsage, InvocationRecord, Listener, State, WorkflowStatus
+from dataflower.host.api import (
+    ContainerStart,
+    HostUsage,
+    InvocationRecord,
+    Listener,
+    StartListener,
+    State,
+    WorkflowStatus,
+)
 from dataflower.host.database import DatabaseJournal
 from dataflower.host.engine import Engine
 from dataflower.host.inputs import split_inputs
@@ -75,6 +83,7 @@ class Runtime:
         self._accepting: dict[str, tuple[Entry, asyncio.Future[None]]] = {}
         """Submissions that are being journalled."""
         self._listeners: list[Listener] = []
+        self._start_listeners: list[StartListener] = []
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -90,6 +99,7 @@ class Runtime:
         try:
             self._core = HostCore(core_config)
             self._engine = Engine(self._core, self._clock, config)
+            self._engine.on_start = self._on_start
             self._border = Border(self._engine.arena, self._engine.views, config.max_input_bytes)
             self._registry = Registry(self._engine, self._core, self._journal, self._clock, self._load)
         except BaseException:
@@ -419,6 +429,14 @@ class Runtime:
     def on_over(self, listener: Listener) -> None:
         """See `HostApi.on_over`."""
         self._listeners.append(listener)
+
+    def on_start(self, listener: StartListener) -> None:
+        """See `HostApi.on_start`."""
+        self._start_listeners.append(listener)
+
+    def _on_start(self, start: ContainerStart) -> None:
+        for listener in self._start_listeners:
+            listener(start)
 
     def usage(self) -> HostUsage:
         """See `HostApi.usage`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from dataflower.clock import Clock, SystemClock
 from dataflower.errors import Code, DataflowerError, InvalidArgument, NotFound
-from dataflower.host.api import HostUsage, InvocationRecord, Listener, StageStatus, State, WorkflowStatus
+from dataflower.host.api import HostUsage, InvocationRecord, Listener, StageStatus, StartListener, State, WorkflowStatus
 from dataflower.spec.function import DTYPES, Kind, Port
 from dataflower.spec.workflow import Edge, Output, PortRef, Stage, Workflow
 from dataflower.testing.fake_invocation import FakeInvocation
@@ -180,6 +180,9 @@ class FakeHost:
     def _tell(self, record: InvocationRecord) -> None:
         for listener in self._listeners:
             listener(replace(record, outputs=None))
+
+    def on_start(self, listener: StartListener) -> None:
+        """As `HostApi.on_start`: there are no containers to tell of."""
 
     def usage(self) -> HostUsage:
         """As `HostApi.usage`: it holds nothing."""

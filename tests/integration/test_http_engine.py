@@ -117,6 +117,9 @@ async def test_the_engine_is_measured(server: Server) -> None:
     assert await server.metric(f"dataflower_stage_cold_start_seconds_count{stage}") == 1
     assert await server.metric(f"dataflower_stage_queue_seconds_count{stage}") == 2
     assert await server.metric(f"dataflower_stage_run_seconds_count{stage}") == 3
+    phases = [f'{{phase="{phase}",stage="only",workflow="double"}}' for phase in ("spawn", "import", "setup")]
+    assert [await server.metric(f"dataflower_container_start_seconds_count{phase}") for phase in phases] == [1, 1, 1]
+    assert await server.metric(f"dataflower_container_start_seconds_sum{phases[0]}") > 0
     done = 'dataflower_invocations_total{code="OK",state="succeeded",workflow="%s"}'
     assert await server.metric(done % "double") == 3
     assert await server.metric(done % "echo") == 1
