@@ -406,7 +406,7 @@ async def test_malformed_requests_end_their_connection_alone(door: Door, data: b
     assert (await door.get("/healthz"))[0] == 200
 
 
-async def test_a_body_that_breaks_off_starts_nothing(door: Door) -> None:
+async def test_a_body_that_breaks_off_starts_nothing(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     port = int(door.gateway.http_url.rpartition(":")[2])
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /v1/workflows/echo/invoke HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\n\r\n{")
@@ -415,6 +415,7 @@ async def test_a_body_that_breaks_off_starts_nothing(door: Door) -> None:
     await writer.wait_closed()
     assert (await door.get("/healthz"))[0] == 200
     assert door.host.invocations == {}
+    assert caplog.records == []  # it is no fault of the server's
 
 
 async def test_closing_lets_running_calls_end(host: FakeHost) -> None:

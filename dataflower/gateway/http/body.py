@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from dataflower.errors import InvalidArgument
+from dataflower.errors import InvalidArgument, InvocationFailed
+from dataflower.gateway.http.presence import LEFT
 from dataflower.gateway.http.status import BodyTooLarge
 
 JSON = "application/json"
@@ -39,17 +40,21 @@ async def read_body(request: Request, limit: int) -> bytes:
     Raises:
         BodyTooLarge: it has more than `limit` bytes, packed or unpacked.
         InvalidArgument: it can't be unpacked.
+        InvocationFailed: the caller left before its end.
     """
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit:
         raise _too_large(limit)
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise _too_large(limit)
+            parts.append(part)
+    except ClientDisconnect:
+        raise InvocationFailed(LEFT) from None
     body = b"".join(parts)
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     return body if coding == "identity" else _unpack(body, coding, limit)
