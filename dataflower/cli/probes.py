@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from dataflower.channel.segment import device_of
 from dataflower.config.settings import Config
 
 _SEALS = ("F_SEAL_GROW", "F_SEAL_SHRINK", "F_SEAL_SEAL")
@@ -212,6 +213,18 @@ def disk(config: Config) -> Finding:
     return ok("disk", f"{free:.1f} GiB free at {place}")
 
 
+def spill(config: Config) -> Finding:
+    """Whether what containers have no room for in memory can go to disk."""
+    if config.spill_dir is None:
+        return ok("spill", "off: tasks wait while their container's memory is full (setting spill_dir)")
+    try:
+        device_of(str(config.spill_dir))
+    except OSError as error:
+        mend = "tasks will wait while their container's memory is full; set DATAFLOWER_SPILL_DIR elsewhere"
+        return Finding("spill", Grade.WARNING, f"{config.spill_dir}: {error.strerror}", mend)
+    return ok("spill", f"to {config.spill_dir}, {shutil.disk_usage(config.spill_dir).free / _GIB:.1f} GiB free")
+
+
 def port(config: Config) -> Finding:
     """Whether `serve` could listen."""
     with socket.socket() as probe:
@@ -292,6 +305,7 @@ def probes(config: Config) -> tuple[Callable[[], Finding], ...]:
         pidfd,
         descriptors,
         lambda: disk(config),
+        lambda: spill(config),
         lambda: port(config),
         shm,
         user_namespaces,

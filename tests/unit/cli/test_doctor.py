@@ -94,3 +94,12 @@ def test_a_full_disk_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 class _Usage:
     free = 100 * 2**20
+
+
+def test_where_memory_goes_on_must_take_files(tmp_path: Path) -> None:
+    assert probes.spill(Config(spill_dir=tmp_path)).grade is Grade.OK
+    assert "tasks wait" in probes.spill(Config(spill_dir=None)).detail
+    missing = probes.spill(Config(spill_dir=tmp_path / "gone"))
+    assert missing.grade is Grade.WARNING
+    assert str(tmp_path / "gone") in missing.detail
+    assert "DATAFLOWER_SPILL_DIR" in missing.mend
