@@ -132,11 +132,21 @@ def exact_array(value: Any, dtype: str) -> np.ndarray[Any, Any]:
     if not dtype:
         return given
     wanted = numpy_dtype(dtype)
+    if wanted.kind in "iu" and given.dtype.kind == "f":
+        return _whole(value, wanted, dtype)  # numpy has no type for small and large ones together, and rounds
     with np.errstate(all="ignore"):
         array = given.astype(wanted)
     if wanted.kind in "biu" and not np.array_equal(array.astype(given.dtype), given):
         raise InvalidArgument(f"a number in it does not fit into {dtype}")
     return array
+
+
+def _whole(value: Any, wanted: np.dtype[Any], dtype: str) -> np.ndarray[Any, Any]:
+    numbers = np.asarray(value, object)
+    limits = np.iinfo(wanted)
+    if not all(limits.min <= number <= limits.max and number == int(number) for number in numbers.flat):
+        raise InvalidArgument(f"a number in it does not fit into {dtype}")
+    return numbers.astype(wanted)
 
 
 def _base64(value: Any) -> bytes:
