@@ -142,10 +142,34 @@ def busy(x: Any, seconds: float) -> dict[str, float]:
     return {"begin": begin, "end": time.monotonic()}
 
 
-@function
-def torch_resident(x: Any) -> int:
-    """One torch operation, then the process id: whoever asks looks at its memory."""
-    import torch
+class Resident:
+    """One torch operation, then a name that no other container has: process ids are not telling in sandboxes."""
 
-    torch.ones(4).sum()
-    return os.getpid()
+    def setup(self) -> None:
+        """Choose the name."""
+        self._name = os.urandom(8).hex()
+
+    def __call__(self, x: Any) -> str:
+        """The name."""
+        import torch
+
+        torch.ones(4).sum()
+        return self._name
+
+
+@function(outputs={"chunk": Stream()})
+def numbered(n: int, nbytes: int) -> Iterator[Any]:
+    """Arrays that carry their number, and bytes by which one sees that they are whole."""
+    for i in range(n):
+        array = np.full(nbytes, i % 251, np.uint8)
+        array[:8] = np.frombuffer(i.to_bytes(8, "little"), np.uint8)
+        yield array
+
+
+@function
+def linger(seconds: float, nbytes: int) -> Any:
+    """A tensor after a while, in steps that can be interrupted."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.001)
+    return np.zeros(nbytes, np.uint8)

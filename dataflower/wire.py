@@ -15,6 +15,8 @@ Closing them is the order to stop. Descriptors ride along as ancillary data wher
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 from dataflower.errors import Code
@@ -330,6 +332,19 @@ class InputPort(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int | str, ...] | None = None
 
 
+class Walls(enum.Enum):
+    """What keeps a container in its place.
+
+    ROOM      namespaces of its own: it sees only its own processes, files that it needs, and no network
+    LANDLOCK  the same files, no network and no signals to others, but it can see that others are there
+    NONE      a process like others
+    """
+
+    ROOM = "room"
+    LANDLOCK = "landlock"
+    NONE = "none"
+
+
 class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
     """Start a container. Carries four descriptors: inbox, task socket, control socket, log file."""
 
@@ -352,6 +367,15 @@ class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
     spill_cap_bytes: int = 0
     spill_device: int = 0
     """`st_dev` of files there, as the host sees it."""
+    isolated: bool = False
+    """In a sandbox, as good as the zygote can make one; `demanded`: not at all rather than without one."""
+    demanded: bool = False
+    network: bool = False
+    gpu: bool = False
+    groups: tuple[str, ...] = ()
+    """Files of control groups into which the container writes itself."""
+    scratch: str = ""
+    """Its private directory, where the sandbox has no /tmp of its own."""
 
 
 class Forked(msgspec.Struct, frozen=True, array_like=True, tag="forked"):
@@ -362,10 +386,20 @@ class Forked(msgspec.Struct, frozen=True, array_like=True, tag="forked"):
 
 
 class Exited(msgspec.Struct, frozen=True, array_like=True, tag="exited"):
-    """The container ended; `status` as of waitpid (os.waitstatus_to_exitcode: negative = signal)."""
+    """The container ended; `status` as of waitpid (os.waitstatus_to_exitcode: negative = signal).
+
+    `reason`: why it never began, if it didn't.
+    """
 
     container: int
     status: int
+    reason: str = ""
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
+    """The zygote has a helper that outlives it while containers do, and ends by itself: `pid`."""
+
+    pid: int
 
 
 class ZygoteReady(msgspec.Struct, frozen=True, array_like=True, tag="zready"):
@@ -375,9 +409,12 @@ class ZygoteReady(msgspec.Struct, frozen=True, array_like=True, tag="zready"):
     pid: int
     seconds: float
     missing: tuple[str, ...] = ()
+    walls: Walls = Walls.NONE
+    """What its sandboxes are made of; `why_not`: why of nothing better."""
+    why_not: str = ""
 
 
-FromZygote = Forked | Exited | ZygoteReady
+FromZygote = Forked | Exited | Kept | ZygoteReady
 
 
 encoder = msgspec.msgpack.Encoder()

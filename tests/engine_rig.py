@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ class Rig:
 @contextlib.asynccontextmanager
 async def opened(**settings: Any) -> AsyncIterator[Rig]:
     """A host that is as good as new when the block ends: nothing held, nothing running, and it still works."""
-    given = {"cpus": 2, "cancel_grace_s": 0.3, "stop_grace_s": 3.0, "code_path": (CODE,), **settings}
+    places = {"code_path": (CODE,), "writable_paths": (tempfile.gettempdir(),)}
+    given = {"cpus": 2, "cancel_grace_s": 0.3, "stop_grace_s": 3.0, **places, **settings}
     async with (
         Runtime(HostConfig(**given), load=lambda text: load(text, "<state>")) as host,
         await serve(host, GatewayConfig(port=0), load=load) as gateway,

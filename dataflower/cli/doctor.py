@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +12,7 @@ from dataflower.cli.exits import ExitCode
 from dataflower.cli.terminal import Format, emit, terminal
 
 if TYPE_CHECKING:
-    from dataflower.cli.probes import Finding
+    from dataflower.cli.probes import Finding, Probe
 
 
 def doctor(
@@ -34,14 +34,15 @@ def doctor(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def examine(checks: Iterable[Callable[[], Finding]]) -> list[Finding]:
+def examine(checks: Iterable[Probe]) -> list[Finding]:
     """Ask each probe; one that itself breaks is a warning, not the end of the report."""
     from dataflower.cli.probes import Finding, Grade
 
-    findings = []
+    findings: list[Finding] = []
     for check in checks:
         try:
-            findings.append(check())
+            found = check()
+            findings.extend(found if isinstance(found, tuple) else (found,))
         except Exception as error:  # a probe meets machines that nobody foresaw
             name = getattr(check, "__name__", "probe").replace("_", " ")
             findings.append(Finding(name, Grade.WARNING, f"can't be checked: {type(error).__name__}: {error}"))

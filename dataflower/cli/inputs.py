@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,14 @@ from typing import Any
 from dataflower.cli.exits import WrongUsage
 from dataflower.errors import InvalidArgument
 from dataflower.spec.function import DTYPES, Kind, Port, PortType
+
+
+def named_files(inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Inputs that name existing files: functions in a sandbox are to see what they were told to read."""
+    texts = (
+        value for value in inputs.values() if isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value
+    )
+    return tuple(os.path.abspath(text) for text in texts if os.path.isfile(text))
 
 
 def parse_inputs(pairs: Iterable[str], ports: Iterable[Port] | None = None) -> dict[str, Any]:

@@ -48,6 +48,9 @@ class Finding:
     mend: str = ""
 
 
+Probe = Callable[[], "Finding | tuple[Finding, ...]"]
+
+
 def ok(name: str, detail: str) -> Finding:
     """A finding to be content with."""
     return Finding(name, Grade.OK, detail)
@@ -132,36 +135,47 @@ def shm() -> Finding:
     return ok("/dev/shm", f"{usage.total / _GIB:.2f} GiB (not needed)")
 
 
-def user_namespaces() -> Finding:
-    """Whether an unprivileged process may make namespaces."""
-    limit = _proc("/proc/sys/user/max_user_namespaces")
-    debian = _proc("/proc/sys/kernel/unprivileged_userns_clone")
-    allowed = limit not in ("", "0") and debian != "0"
-    return ok("user namespaces", ("available" if allowed else "not available") + " (not needed yet)")
+def isolation(config: Config) -> tuple[Finding, ...]:
+    """What keeps containers apart here: each means, tried in a process of its own, and what comes of them."""
+    from dataflower.host.isolation import ask
+    from dataflower.host.settings import DefaultIsolation
+    from dataflower.wire import Walls
 
-
-def seccomp() -> Finding:
-    """System call filters."""
-    actions = _proc("/proc/sys/kernel/seccomp/actions_avail")
-    return ok("seccomp", ("available" if actions else "not available") + " (not needed yet)")
-
-
-def landlock() -> Finding:
-    """File access rules."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(444, None, 0, 1)  # landlock_create_ruleset(LANDLOCK_CREATE_RULESET_VERSION)
-    return ok("landlock", (f"ABI {version}" if version > 0 else "not available") + " (not needed yet)")
+    found = ask()
+    what = {
+        Walls.ROOM: "sandboxes with namespaces of their own",
+        Walls.LANDLOCK: "sandboxes by Landlock: other processes can be seen, not touched",
+        Walls.NONE: "none: containers are plain processes",
+    }[found.walls]
+    name = "isolation"
+    if found.walls is Walls.ROOM:
+        whole = ok(name, what)
+    elif config.isolation is DefaultIsolation.SANDBOX and found.walls is Walls.NONE:
+        whole = Finding(name, Grade.MISSING, what, f"`isolation: sandbox` is set, and: {found.why_not}")
+    else:
+        whole = Finding(name, Grade.WARNING, what, found.why_not)
+    layers = [
+        ok(layer.layer, layer.detail) if layer.possible else Finding(layer.layer, Grade.WARNING, layer.detail, "")
+        for layer in found.layers
+    ]
+    return (whole, *layers)
 
 
 def cgroups() -> Finding:
-    """Which kind of cgroups."""
-    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        return ok("cgroups", "v2 (not needed yet)")
-    if Path("/sys/fs/cgroup/unified").exists():
-        return ok("cgroups", "v1 with a v2 tree (not needed yet)")
-    return ok("cgroups", ("v1" if Path("/sys/fs/cgroup/memory").exists() else "none") + " (not needed yet)")
+    """Whether limits can be kept by control groups."""
+    from dataflower.host.groups import Groups
+
+    groups = Groups()
+    try:
+        kind, able = f"v{groups.version}", ", ".join(groups.controllers)
+    finally:
+        groups.close()
+    if able:
+        return ok("cgroups", f"{kind}: {able}")
+    mend = (
+        "limits are kept by rlimits alone; under systemd: systemd-run --user --scope -p Delegate=yes dataflower serve"
+    )
+    return Finding("cgroups", Grade.WARNING, f"{kind}: {groups.why_not}", mend)
 
 
 def descriptors() -> Finding:
@@ -287,14 +301,7 @@ def _timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def _proc(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def probes(config: Config) -> tuple[Callable[[], Finding], ...]:
+def probes(config: Config) -> tuple[Probe, ...]:
     """All of them, in the order of the report."""
     return (
         python,
@@ -308,9 +315,7 @@ def probes(config: Config) -> tuple[Callable[[], Finding], ...]:
         lambda: spill(config),
         lambda: port(config),
         shm,
-        user_namespaces,
-        seccomp,
-        landlock,
+        lambda: isolation(config),
         cgroups,
         extra("llm", (("torch", "torch"), ("transformers", "transformers"))),
         extra("video", (("av", "av"), ("cv2", "opencv-python-headless"))),

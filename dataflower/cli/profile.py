@@ -84,7 +84,13 @@ def profile(
             Effort(_sizes(batches), seconds),
             Cache(default_folder() if cache else None),
         )
-        host = host_config(settings, state_dir=None, log_dir=Path(folder) / "logs", max_containers=256)
+        host = host_config(
+            settings,
+            state_dir=None,
+            log_dir=Path(folder) / "logs",
+            max_containers=256,
+            writable_paths=(*settings.writable_paths, folder),  # where containers leave their notes
+        )
         found = run_loop(_measure(host, request))
     _write(target, found.document)
     emit(found.document.as_data(), output, lambda: profile_table(found))

@@ -49,7 +49,7 @@ def run(
     """
     import tempfile
 
-    from dataflower.cli.inputs import parse_inputs
+    from dataflower.cli.inputs import named_files, parse_inputs
     from dataflower.cli.local import run_loop, seconds
     from dataflower.cli.screen import screen
     from dataflower.cli.workflows import beside, load_file, read_file
@@ -66,7 +66,12 @@ def run(
     plan_text = None if plan is None else read_file(plan)
     shown = screen(terminal(), items=as_text)
     with tempfile.TemporaryDirectory(prefix="dataflower-run-") as logs:
-        host = host_config(settings, state_dir=None, log_dir=Path(logs) if shown.is_live else None)
+        host = host_config(
+            settings,
+            state_dir=None,
+            log_dir=Path(logs) if shown.is_live else None,
+            readable_paths=(*settings.readable_paths, *named_files(given)),
+        )
         outcome = run_loop(
             _once(
                 host,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import os
 import re
 import tomllib
@@ -99,9 +100,14 @@ def read(name: str, value: Any) -> Any:
     if type_ is Path:
         return Path(str(value)).expanduser()
     if typing.get_origin(type_) is tuple:
-        separator = os.pathsep if name.endswith("_path") else ","
+        separator = os.pathsep if name.endswith(("_path", "_paths")) else ","
         parts = value.split(separator) if isinstance(value, str) else value
         return tuple(str(part) for part in parts if str(part))
+    if isinstance(type_, type) and issubclass(type_, enum.Enum):
+        try:
+            return type_(value)
+        except ValueError:
+            raise ValueError(f"expected {', '.join(str(m.value) for m in type_)}, not {value!r}") from None
     if type_ is bool:
         return _truth(value)
     if isinstance(value, bool):

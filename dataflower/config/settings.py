@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataflower.checkpoint import settings as checkpoint
+from dataflower.host.settings import DefaultIsolation
 
 DEFAULT_PORT = 8001
 """gRPC's port, as Triton's."""
@@ -75,11 +76,23 @@ class Config:
     """Shared memory that a server gets ready for weights at its start: first loads are then as fast as later ones."""
     models_threads: int = 4
     """Threads that read the disk or the network for one load of weights."""
+    isolation: DefaultIsolation = DefaultIsolation.AUTO
+    """Of stages that don't say: `auto` (a sandbox where possible), `sandbox` (or not at all), `process`."""
+    readable_paths: tuple[str, ...] = ()
+    """Files and directories that sandboxed functions may read, besides Python, the code path and models."""
+    writable_paths: tuple[str, ...] = ()
+    """Directories that they may write to, besides a /tmp of their own."""
+    pass_environment: tuple[str, ...] = ()
+    """Environment variables that they see, besides harmless ones; `*` stands for anything."""
+    control_groups: bool = True
+    """Whether limits are also kept by control groups, where the kernel allows."""
     cpus: int = field(default_factory=_cpus)
     """Cores to plan with."""
     max_containers: int = 64
     cancel_grace_s: float = 2.0
     """How long a container may take to let go of a cancelled task before it is killed."""
+    start_timeout_s: float = 300.0
+    """How long a container may take to be ready, where its stage says nothing."""
     stop_grace_s: float = 5.0
     """How long a stopped container may take to leave before it is killed."""
     drain_timeout_s: float = 10.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import traceback
 from pathlib import Path
 
@@ -12,6 +15,14 @@ from dataflower.wire import ErrorRecord
 _MESSAGE_CHARS = 4096
 _TRACEBACK_CHARS = 16384
 _OWN = str(Path(dataflower.__file__).parent) + "/"
+
+
+in_sandbox = False
+"""Set once, at the start of a sandboxed container: errors say what to do about it."""
+
+_NO_WRITE = "functions run in a sandbox: write below /tmp, or name the directory in the server's writable_paths"
+_NO_READ = "functions run in a sandbox: if the server has this file, name it in the server's readable_paths"
+_NO_NETWORK = "functions run in a sandbox without a network: say `network: true` in the stage"
 
 
 class Cancelled(BaseException):
@@ -65,6 +76,22 @@ def forget_frames(error: BaseException) -> None:
         pending += (current.__cause__, current.__context__)
 
 
+def _hint(error: BaseException) -> str:
+    """What an error may have to do with the sandbox."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, socket.gaierror) or (
+            isinstance(seen, OSError) and seen.errno in (errno.ENETUNREACH, errno.EADDRNOTAVAIL)
+        ):
+            return _NO_NETWORK
+        if isinstance(seen, OSError) and seen.errno == errno.EROFS:
+            return _NO_WRITE
+        if isinstance(seen, FileNotFoundError) and os.path.isabs(str(seen.filename or "")):
+            return _NO_READ
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
 def _message(error: BaseException) -> str:
     try:
         text = str(error)
@@ -72,6 +99,8 @@ def _message(error: BaseException) -> str:
         text = f"(its message can't be shown: {type(broken).__name__})"
     if not text and isinstance(error, SystemExit):
         text = "the function called sys.exit"
+    if in_sandbox and (hint := _hint(error)):
+        text = f"{text} ({hint})"
     return text if len(text) <= _MESSAGE_CHARS else text[:_MESSAGE_CHARS] + "..."
 
 

@@ -10,9 +10,10 @@ import io
 import logging
 import os
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import msgspec
@@ -20,15 +21,17 @@ import msgspec
 from dataflower.channel.link import Link
 from dataflower.channel.segment import Spill
 from dataflower.clock import SystemClock
-from dataflower.container import failpoints, loops, sandbox, target
+from dataflower.container import failpoints, failure, loops, sandbox, target
 from dataflower.container.data_unit import BROKEN_STATUS, STOPPED_STATUS, DataUnit
 from dataflower.container.failpoints import Point
 from dataflower.container.failure import error_record, forget_frames
 from dataflower.container.function_unit import FunctionUnit
+from dataflower.container.keeper import Room
 from dataflower.container.target import Target
 from dataflower.container.threads import set_compute_threads
+from dataflower.container.view import View
 from dataflower.errors import Code
-from dataflower.wire import Fork
+from dataflower.wire import Fork, Walls
 
 START_FAILED_STATUS = 3
 """Exit status after `StartFailed`."""
@@ -36,15 +39,27 @@ START_FAILED_STATUS = 3
 _monotonic = SystemClock().monotonic
 
 
-def run(fork: Fork, sockets: tuple[int, int, int], log_fd: int) -> NoReturn:
-    """Be the container that `fork` describes: `sockets` are inbox, task and control socket.
+def run(
+    fork: Fork, descriptors: Sequence[int], *, lifeline: int | None, walls: Walls, view: View | None, room: Room | None
+) -> NoReturn:
+    """Be the container that `fork` describes; never returns to the zygote's stack.
 
-    Takes over the descriptors; never returns to the zygote's stack.
+    Takes over the descriptors (inbox, task and control socket, log). `lifeline`: see `sandbox.die_with_host`. `walls`,
+    `view`, `room`: of its sandbox, if it is to have one.
     """
     status = BROKEN_STATUS
+    inbox_fd, task_fd, control_fd, log_fd = descriptors
     try:
-        _settle_in(fork, log_fd)
-        status = _serve(fork, sockets)
+        _open_log(log_fd)
+        sandbox.reset_signals()
+        folder = os.getcwd()
+        sandbox.settle(fork, lifeline)
+        if room is not None:
+            room.enter(network=fork.network)
+            room.close()
+        sandbox.enter(fork, walls, view)
+        _settle_in(fork, folder, walls)
+        status = _serve(fork, (inbox_fd, task_fd, control_fd))
     except BaseException:  # the last line of defence: whatever it is, it belongs in the log
         traceback.print_exc()
     finally:
@@ -54,11 +69,10 @@ def run(fork: Fork, sockets: tuple[int, int, int], log_fd: int) -> NoReturn:
         os._exit(status)
 
 
-def _settle_in(fork: Fork, log_fd: int) -> None:
-    """Session, limits, signals, log, threads, module path."""
-    _open_log(log_fd)
-    sandbox.reset_signals()
-    sandbox.enter(fork.memory_bytes)
+def _settle_in(fork: Fork, folder: str, walls: Walls) -> None:
+    """Working directory, environment, module path."""
+    if fork.isolated and walls is not Walls.NONE:
+        _find_place(folder, "/tmp" if walls is Walls.ROOM else fork.scratch)
     faulthandler.enable(2)  # writing into a read-only view kills the process: say where
     gc.enable()
     numpy_random = sys.modules.get("numpy.random")
@@ -66,6 +80,17 @@ def _settle_in(fork: Fork, log_fd: int) -> None:
         numpy_random.seed()  # or all children of a zygote would draw the same numbers
     sys.path[:0] = [path for path in fork.code_path if path not in sys.path]
     importlib.invalidate_caches()  # the zygote listed those directories long ago
+
+
+def _find_place(folder: str, scratch: str) -> None:
+    """In a sandbox: the same working directory if it shows there, and a directory of its own for scratch files."""
+    os.environ["TMPDIR"] = scratch
+    failure.in_sandbox = True
+    tempfile.tempdir = None
+    try:
+        os.chdir(folder)
+    except OSError:
+        os.chdir(scratch)
 
 
 def _open_log(log_fd: int) -> None:

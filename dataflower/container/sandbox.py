@@ -3,38 +3,78 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
-import functools
 import os
 import resource
 import select
 import signal
+from collections.abc import Iterable
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NO_NEW_PRIVS = 38
+from dataflower.container import kernel, landlock, seccomp
+from dataflower.container.view import View
+from dataflower.wire import Fork, Walls
+
 _F_SETSIG = 10
 _OOM_SCORE = 500
 """Added to a container's badness: when memory runs out the kernel takes a container, not the host."""
+_MOST_PROCESSES = 4096
+"""Threads and processes of a sandboxed container."""
 
 
-def enter(memory_bytes: int) -> None:
-    """Shut the calling process in. `memory_bytes`: limit of its private data; 0 = none.
+def settle(fork: Fork, lifeline: int | None) -> None:
+    """Session, limits and control groups of the calling process; while it still sees the host's /proc and /sys.
+
+    `lifeline`: see `die_with_host`.
+    """
+    os.setsid()
+    if lifeline is not None:
+        die_with_host(lifeline)
+    _limit(fork.memory_bytes)
+    if fork.isolated:
+        _lower(resource.RLIMIT_NPROC, _MOST_PROCESSES)
+    with contextlib.suppress(OSError):  # a hardened /proc may refuse; the container works without it
+        _prefer_for_oom()
+    _join(fork.groups)
+
+
+def enter(fork: Fork, walls: Walls, view: View | None) -> None:
+    """Shut the calling process in, for good. It is in its room already, if it has one. Raises OSError."""
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    if not fork.isolated or walls is Walls.NONE:
+        return
+    if walls is Walls.ROOM:
+        kernel.drop_capabilities()
+        landlock.scope()
+    else:
+        assert view is not None
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # another container of the same user must not look into this one
+        os.makedirs(fork.scratch, mode=0o700, exist_ok=True)
+        landlock.confine(view, fork.scratch, network=fork.network, gpu=fork.gpu)
+    kernel.install_filter(seccomp.program(network=fork.network or walls is Walls.ROOM))
+
+
+def _limit(memory_bytes: int) -> None:
+    """`memory_bytes`: limit of the private data; 0 = none.
 
     The limit is RLIMIT_DATA: shared mappings (arenas, libraries) don't count, as they would under RLIMIT_AS,
     which torch's reservations alone exceed. What the zygote had already mapped counts, so it is added.
     """
-    os.setsid()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_bytes:
-        limit = memory_bytes + _data_bytes()
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        if hard != resource.RLIM_INFINITY:
-            limit = min(limit, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    with contextlib.suppress(OSError):  # a hardened /proc may refuse; the container works without it
-        _prefer_for_oom()
+        _lower(resource.RLIMIT_DATA, memory_bytes + _data_bytes())
+
+
+def _lower(kind: int, limit: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(kind, (limit, limit))
+
+
+def _join(groups: Iterable[str]) -> None:
+    for path in groups:
+        with open(path, "w", encoding="ascii") as file:
+            file.write("0")  # whoever writes
 
 
 def reset_signals() -> None:
@@ -46,37 +86,27 @@ def reset_signals() -> None:
 
 def die_with_parent() -> None:
     """SIGKILL when the parent thread ends. (The kernel watches the *thread* that started this process.)"""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def die_with_host(lifeline: int) -> None:
     """SIGKILL from the kernel when the host has gone, even while code in C holds the interpreter's lock.
 
     `lifeline`: the read end of a pipe that the host alone can write to, and never does. It is taken over. The parent
-    won't do for this: it is the zygote, and containers outlive that.
+    won't do for this: it is the zygote, and containers outlive that. The leader of a process group takes it along,
+    what its user code has forked included.
     """
     # Opened anew, because the owner of a signal belongs to what is open, and that is shared by all that were forked.
     own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_CLOEXEC)
     os.close(lifeline)
-    fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+    me = os.getpid()
+    fcntl.fcntl(own, fcntl.F_SETOWN, -me if os.getpgrp() == me else me)
     fcntl.fcntl(own, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
     poll.register(own, 0)
     if poll.poll(0):  # it went before this was set up
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    """Opened by the zygote, so that its children needn't (1 ms)."""
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc().prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
 
 
 def _data_bytes() -> int:

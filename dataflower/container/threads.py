@@ -17,8 +17,13 @@ def name_thread_count(environ: MutableMapping[str, str], threads: int) -> None:
 
 
 def set_compute_threads(threads: int) -> None:
-    """For this process, libraries loaded already included. numpy's own BLAS keeps the zygote's single thread."""
+    """For this process, libraries loaded already included: torch's pool, and the BLAS and OpenMP of others."""
+    already = os.environ.get(VARIABLES[0]) == str(threads)
     name_thread_count(os.environ, threads)
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "set_num_threads") and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+    if not already and "numpy" in sys.modules:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(threads)

@@ -17,13 +17,19 @@ import select
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dataflower import wire
 from dataflower.channel.link import Link
 from dataflower.clock import SystemClock
 from dataflower.container import sandbox
+from dataflower.container.isolation import Isolation
+from dataflower.container.keeper import Room
+from dataflower.container.sandboxes import Sandboxes
 from dataflower.container.threads import name_thread_count
+from dataflower.container.view import view
 from dataflower.errors import Closed, EndOfStream, PeerGone
+from dataflower.wire import Walls
 
 FORK_FAILED_STATUS = 71
 """Status in `Exited` for a container that could not be forked (there was no `Forked` then)."""
@@ -34,10 +40,11 @@ _monotonic = SystemClock().monotonic
 class Zygote:
     """Serves one host over one link until the host is gone."""
 
-    def __init__(self, link: Link, lifeline: int | None = None) -> None:
-        """`lifeline`: see `sandbox.die_with_host`."""
+    def __init__(self, link: Link, lifeline: int | None = None, sandboxes: Sandboxes | None = None) -> None:
+        """`lifeline`: see `sandbox.die_with_host`. `sandboxes`: for containers that are to be isolated."""
         self._link = link
         self._lifeline = lifeline
+        self._sandboxes = sandboxes or Sandboxes(Isolation(Walls.NONE, "the fork server was started without"))
         self._poll = select.epoll()
         self._poll.register(link.fileno(), select.EPOLLIN)
         self._children: dict[int, tuple[int, int]] = {}
@@ -59,36 +66,48 @@ class Zygote:
     def _take_order(self) -> None:
         payload, fds = self._link.receive()
         order = wire.decode_fork(payload)
-        inbox, task, control, log = fds
         try:
+            self._fork(order, fds)
+        except OSError as error:  # no memory, no process, no room left: the host may try again later
+            print(f"zygote: can't make a container: {error}", file=sys.stderr, flush=True)
+            self._link.send(wire.encode(wire.Exited(order.container, FORK_FAILED_STATUS, str(error))))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _fork(self, order: wire.Fork, fds: list[int]) -> None:
+        room = self._sandboxes.room_for(order)
+        try:
+            if room is not None:
+                room.aim()
             pid = os.fork()
-        except OSError as error:  # no memory or no process left: the host may try again later
-            print(f"zygote: can't fork: {error}", file=sys.stderr, flush=True)
-            pid = -1
-        if not pid:
-            self._become_container(order, (inbox, task, control), log)
-        for fd in fds:
-            os.close(fd)
-        if pid < 0:
-            self._link.send(wire.encode(wire.Exited(order.container, FORK_FAILED_STATUS)))
-            return
-        pidfd = os.pidfd_open(pid)
+            if not pid:
+                self._become_container(order, fds, room)
+            pidfd = os.pidfd_open(pid)
+            if room is not None:
+                room.move_in(pidfd)
+        finally:
+            if room is not None:
+                room.close()
         self._children[pidfd] = (pid, order.container)
         self._poll.register(pidfd, select.EPOLLIN)
         self._link.send(wire.encode(wire.Forked(order.container, pid)))
+        self._sandboxes.restock()
 
-    def _become_container(self, order: wire.Fork, sockets: tuple[int, int, int], log: int) -> None:
+    def _become_container(self, order: wire.Fork, fds: list[int], room: Room | None) -> NoReturn:
         """In the child: let go of all that is the zygote's, then never come back."""
         try:
             os.close(self._link.detach())
             self._poll.close()
             for pidfd in self._children:
                 os.close(pidfd)
-            if self._lifeline is not None:
-                sandbox.die_with_host(self._lifeline)
+            self._sandboxes.close()
             from dataflower.container import main as container
 
-            container.run(order, sockets, log)
+            sandboxes = self._sandboxes
+            container.run(
+                order, fds, lifeline=self._lifeline, walls=sandboxes.isolation.walls, view=sandboxes.view, room=room
+            )
         finally:
             os._exit(70)
 
@@ -96,6 +115,8 @@ class Zygote:
         pid, container = self._children.pop(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
+        with contextlib.suppress(ProcessLookupError):  # its own children, while its number is still taken
+            os.killpg(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         self._link.send(wire.encode(wire.Exited(container, os.waitstatus_to_exitcode(status))))
 
@@ -119,6 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--preload", default="", help="modules to import, separated by commas")
     parser.add_argument("--lifeline", type=int, help="inherited pipe that ends when the host does")
     parser.add_argument("--keep", type=int, action="append", default=[], help="inherited for the containers' own use")
+    parser.add_argument("--isolate", action="store_true", help="make sandboxes")
+    kinds = [walls.value for walls in Walls]
+    parser.add_argument("--at-most", choices=kinds, default=kinds[0], help="the best kind of sandbox to make")
+    for name in ("readable", "writable", "hidden"):
+        parser.add_argument(f"--{name}", action="append", default=[], help=f"a path that is {name} in sandboxes")
     options = parser.parse_args(arguments)
     sandbox.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, which closes the link when it is done
@@ -128,14 +154,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if fd is not None:
             os.set_inheritable(fd, False)
     began = _monotonic()
+    sandboxes = None
+    if options.isolate:
+        seen = view(readable=options.readable, writable=options.writable, hidden=options.hidden)
+        sandboxes = Sandboxes.found(seen, link, options.lifeline, Walls(options.at_most))
+        sandbox.die_with_parent()  # again: a change of user namespace may undo it
     gc.disable()
     importlib.import_module("dataflower.container.main")
     missing = preload([name for name in options.preload.split(",") if name])
     gc.collect()
     gc.freeze()  # so that a collection in a child doesn't touch, and copy, the zygote's pages
     with contextlib.suppress(PeerGone):  # the host did not wait for it: `serve` will find the end of the link
-        link.send(wire.encode(wire.ZygoteReady(wire.VERSION, os.getpid(), _monotonic() - began, missing)))
-    Zygote(link, options.lifeline).serve()
+        isolation = Isolation(Walls.NONE) if sandboxes is None else sandboxes.isolation
+        ready = wire.ZygoteReady(
+            wire.VERSION, os.getpid(), _monotonic() - began, missing, isolation.walls, isolation.why_not
+        )
+        link.send(wire.encode(ready))
+    Zygote(link, options.lifeline, sandboxes).serve()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from msgspec import Struct
 from dataflower import wire
 from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Failure
-from dataflower.spec.workflow import Stage
+from dataflower.spec.workflow import Isolation, Stage
 from dataflower.wire import Value
 
 
@@ -17,6 +17,8 @@ class Preload(Struct, frozen=True):
     """Have a zygote with these libraries ready: importing them takes seconds, a fork milliseconds."""
 
     modules: tuple[str, ...]
+    isolation: Isolation | None = None
+    """Of the stages that it is for; None: as the host does it by default."""
 
 
 class StartContainer(Struct, frozen=True):

@@ -10,10 +10,11 @@ class CoreConfig:
     """Limits of a host.
 
     `cpus`: the default for `max_replicas`. `cancel_grace_s`: how long a task that was told to stop may go on before its
-    container is killed.
+    container is killed. `start_timeout_s`: how long a container may take to be ready, where its stage says nothing.
     """
 
     cpus: int = 2
     max_containers: int = 64
     cancel_grace_s: float = 2.0
+    start_timeout_s: float = 300.0
     seed: int = 0

@@ -19,6 +19,12 @@ def timed_out(instance: Instance) -> Failure:
     return Failure(Code.DEADLINE_EXCEEDED, "Timeout", message, instance.program.name, instance.attempt)
 
 
+def late_start(stage: str, limit_s: float) -> Failure:
+    """A container of the stage was not ready in time."""
+    message = f"no container of stage {stage!r} was ready within start_timeout_s = {limit_s:g} (import and setup)"
+    return Failure(Code.DEADLINE_EXCEEDED, "StartTimeout", message, stage, 1)
+
+
 def crashed(stage: str, attempt: int, what: str) -> Failure:
     """The stage's container died; `what` as in 'was killed by signal 9'."""
     return Failure(Code.INTERNAL, "ContainerCrashed", f"the container of stage {stage!r} {what}", stage, attempt)

@@ -12,13 +12,23 @@ from dataflower.core.timers import Timers
 class Fleet:
     """The containers of all pools, by number. `say` takes the commands."""
 
-    def __init__(self, limit: int, timers: Timers, say: Callable[[Command], None]) -> None:
+    def __init__(
+        self,
+        limit: int,
+        timers: Timers,
+        say: Callable[[Command], None],
+        late: Callable[[Container, float, float], None],
+        start_timeout_s: float,
+    ) -> None:
+        """`late(container, limit in seconds, now)`: it was not ready in time, by default within `start_timeout_s`."""
         self.containers: dict[int, Container] = {}
         self.starved: dict[Pool, None] = {}
         """Pools that wait for the host to have room for another container."""
         self._limit = limit
         self._timers = timers
         self._say = say
+        self._late = late
+        self._start_timeout_s = start_timeout_s
         self._last = 0
 
     def fill(self, pool: Pool, now: float) -> None:
@@ -27,7 +37,7 @@ class Fleet:
             if not self._has_room(pool):
                 self.starved[pool] = None
                 break
-            self._start(pool)
+            self._start(pool, now)
 
     def place_starved(self, now: float) -> None:
         """Something happened: try again for the pools that wait for room, those with the fewest containers first."""
@@ -81,11 +91,14 @@ class Fleet:
         elif pool.surplus() > 0:
             self.stop(container)
 
-    def _start(self, pool: Pool) -> None:
+    def _start(self, pool: Pool, now: float) -> None:
         self._last += 1
         container = Container(self._last, pool)
         self.containers[container.number] = container
         pool.add(container)
+        own = pool.stage.start_timeout_s
+        limit = self._start_timeout_s if own is None else own
+        container.start_limit = self._timers.at(now + limit, lambda at: self._late(container, limit, at))
         self._say(StartContainer(container.number, pool.key, pool.stage, container.hardware))
 
     def _has_room(self, pool: Pool) -> bool:

@@ -123,8 +123,9 @@ class HostCore(Tasks):
             if not stage.stage.is_switch
         }
         self._deployments[event.key] = Deployment(event.key, event.program, pools)
-        for modules in zygote_kinds(pool.stage.preload for pool in pools.values()):
-            self._out.append(commands.Preload(modules))
+        for isolation in dict.fromkeys(pool.stage.isolation for pool in pools.values()):
+            alike = [pool.stage.preload for pool in pools.values() if pool.stage.isolation is isolation]
+            self._out.extend(commands.Preload(modules, isolation) for modules in zygote_kinds(alike))
         for pool in pools.values():
             self._dispatch(pool, now)
 

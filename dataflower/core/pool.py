@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dataflower.core.instance import Instance, Phase
+from dataflower.core.timers import Timer
 from dataflower.spec.workflow import Stage
 from dataflower.wire import ArenaMade
 
@@ -39,12 +40,14 @@ class Container:
         "hardware",
         "held",
         "idle_since",
+        "is_disbelieved",
         "keep_alive_set",
         "number",
         "phase",
         "pool",
         "ready_at",
         "released",
+        "start_limit",
         "tasks",
     )
 
@@ -62,6 +65,10 @@ class Container:
         self.idle_since = math.inf
         self.ready_at = math.inf
         self.keep_alive_set = False
+        self.is_disbelieved = False
+        """Whether it has broken the protocol: what it says until it is dead does not count."""
+        self.start_limit: Timer | None = None
+        """Goes off if it is not ready by then."""
         self.released = 0
         """Slots of its arenas that it was told nobody reads any more."""
 
@@ -168,7 +175,7 @@ class Pool:
     def ready(self, container: Container) -> None:
         """It said Hello."""
         if container.phase is ContainerPhase.STARTING:
-            self.starting -= 1
+            self._started(container)
             container.phase = ContainerPhase.READY
         self.failed_starts = 0
         self.offer(container)
@@ -182,10 +189,16 @@ class Pool:
     def leave(self, container: Container) -> None:
         """It was told to stop."""
         if container.phase is ContainerPhase.STARTING:
-            self.starting -= 1
+            self._started(container)
         if container.phase in (ContainerPhase.STARTING, ContainerPhase.READY):
             self._lose(container)
         container.phase = ContainerPhase.LEAVING
+
+    def _started(self, container: Container) -> None:
+        self.starting -= 1
+        if container.start_limit is not None:
+            container.start_limit.cancel()
+            container.start_limit = None
 
     def _lose(self, container: Container) -> None:
         """It is of no use for further tasks."""

@@ -15,12 +15,13 @@ from dataflower.core.commands import Command, Tell
 from dataflower.core.config import CoreConfig
 from dataflower.core.dispatch import Batch, BatchPool
 from dataflower.core.events import Slot
-from dataflower.core.failures import crashed, on_attempt, stand_in, timed_out
+from dataflower.core.failures import crashed, late_start, on_attempt, stand_in, timed_out
 from dataflower.core.fleet import Fleet
 from dataflower.core.inputs import at_start
 from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
 from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.protocol import violation
 from dataflower.core.relay import Relays
 from dataflower.core.retry import Jitter, caught_by, next_delay_s
 from dataflower.core.starvation import Starvation
@@ -41,7 +42,7 @@ class Tasks(Relays):
         self._calls: dict[str, Call] = {}
         self._tasks: dict[int, Instance] = {}
         self._timeouts: dict[int, Timer] = {}
-        self._fleet = Fleet(config.max_containers, self.timers, self._say)
+        self._fleet = Fleet(config.max_containers, self.timers, self._say, self._start_is_late, config.start_timeout_s)
         self._containers = self._fleet.containers
         self._starvation = Starvation(self._tasks, self._containers, self._calls, self.timers)
         self._jitter = Jitter(config.seed)
@@ -285,8 +286,14 @@ class Tasks(Relays):
 
     def _container_said(self, event: events.ContainerSaid, now: float) -> None:
         container = self._containers.get(event.container)
-        if container is not None:
-            self._sayings[type(event.message)](container, event.message, now)
+        if container is None or container.is_disbelieved:
+            return
+        message = event.message
+        if wrong := violation(container, message, self._last_task):
+            container.is_disbelieved = True
+            self._fleet.kill(container, f"it broke the protocol: it {wrong}")
+            return
+        self._sayings[type(message)](container, message, now)
 
     def _hello(self, container: Container, message: wire.Hello, now: float) -> None:
         if message.version != wire.VERSION:
@@ -309,6 +316,13 @@ class Tasks(Relays):
         error = message.error
         failure = Failure(error.code, error.kind, error.message, pool.stage.name, 1, error.traceback)
         self._note_failed_start(pool, failure, now, at_once=True)
+
+    def _start_is_late(self, container: Container, limit_s: float, now: float) -> None:
+        pool = container.pool
+        container.start_limit = None
+        self._fleet.kill(container, f"it was not ready within start_timeout_s = {limit_s:g}")
+        if not pool.closing:
+            self._note_failed_start(pool, late_start(pool.stage.name, limit_s), now, at_once=True)
 
     def _note_failed_start(self, pool: Pool, failure: Failure, now: float, *, at_once: bool) -> None:
         """Waiting tasks fail with it if no container is left that could run them; the next start waits a while."""

@@ -53,6 +53,8 @@ BURST = 32
 """Messages taken from one container before the others get their turn."""
 LAST_WORDS = 10_000
 """Messages taken from a container after its death."""
+SMALLEST_ARENA = 1 << 16
+"""What an arena counts for at least, so that there can't be any number of them."""
 HOST = 0
 """The host's own number as an owner of arenas."""
 
@@ -112,6 +114,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._handle = core.handle
         self._now = clock.monotonic
+        self._container_arena_bytes = config.container_arena_bytes
         self._sizes: dict[int, int] = {}
         spill = spill_of(config)
         self.views = Views(keep_descriptors=True, files_on=spill.device if spill is not None else None)
@@ -239,6 +242,10 @@ class Engine:
             if arena >> 16 != peer.number or arena in self._sizes:
                 os.close(descriptors[0])
                 raise ProtocolViolation(f"made an arena under the number {arena:#x}")
+            if message.nbytes > peer.arena_room:
+                os.close(descriptors[0])
+                raise ProtocolViolation("made more memory than it may have")
+            peer.arena_room -= max(message.nbytes, SMALLEST_ARENA)
             try:
                 self.views.attach(arena, message.nbytes, descriptors[0])
             except ValueError as error:
@@ -302,7 +309,7 @@ class Engine:
             self.arena.release(command.message.slots)
 
     def _preload(self, command: commands.Preload) -> None:
-        self._launcher.preload(command.modules)
+        self._launcher.preload(command.modules, command.isolation)
 
     def _start(self, command: commands.StartContainer) -> None:
         number = command.container
@@ -313,7 +320,8 @@ class Engine:
             self._launcher.kill(number, f"could not be started: {error}")
             self._backlog.append(ContainerExited(number, f"could not be started: {error}"))
             return
-        peer = Peer(self._loop, command, links, self._memory, self._peers)
+        cap = self._container_arena_bytes
+        peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=cap)
         peer.started_at = self._now()
         peer.done = self._done.setdefault((command.key, command.stage.name), [0])
         self._peers[number] = peer
@@ -326,6 +334,9 @@ class Engine:
             self._launcher.stop(command.container)
 
     def _kill(self, command: commands.KillContainer) -> None:
+        peer = self._peers.get(command.container)
+        if peer is not None:
+            _log.warning("container %d (%s, stage %s) is killed: %s", peer.number, peer.key, peer.stage, command.reason)
         self._launcher.kill(command.container, command.reason)
 
     def _emit(self, command: commands.EmitOutput) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -18,14 +22,25 @@ from dataflower.channel.segment import Spill
 from dataflower.clock import Clock
 from dataflower.core.commands import StartContainer
 from dataflower.host import logs
-from dataflower.host.processes import describe_exit, kill_process, marked_children, open_process, reap, set_subreaper
-from dataflower.host.settings import HostConfig
+from dataflower.host.groups import Groups, Limits
+from dataflower.host.processes import (
+    children_in_group,
+    describe_exit,
+    kill_process,
+    marked_children,
+    open_process,
+    reap,
+    set_subreaper,
+)
+from dataflower.host.settings import DefaultIsolation, HostConfig
 from dataflower.host.store import Store
-from dataflower.host.zygote import Zygote
+from dataflower.host.zygote import Kind, Sandbox, Zygote
+from dataflower.spec.workflow import Isolation, Resources
 
 _log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.1
+_SPILL_PREFIX = "dataflower-spill-"
 LONGEST_BACKOFF_S = 5.0
 
 
@@ -58,7 +73,7 @@ class Order:
 
 @dataclass(slots=True)
 class Nursery:
-    """The zygote for one tuple of preloaded modules: there is one, or one is due after a pause."""
+    """The zygote of one kind: there is one, or one is due after a pause."""
 
     zygote: Zygote | None = None
     waiting: list[Order] = field(default_factory=list)
@@ -84,19 +99,29 @@ class Launcher:
 
         `spill`: where containers may go on when their memory is full.
         """
-        self._spill = spill
+        self._spill = _own_folder(spill)
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._config = config
         self._on_exit = on_exit
-        self._nurseries: dict[tuple[str, ...], Nursery] = {}
+        self._nurseries: dict[Kind, Nursery] = {}
         self._processes: dict[int, Process] = {}
-        self._orphans: dict[int, int] = {}
-        """Descriptors of adopted processes that are no container of ours, by pid."""
+        self._orphans: dict[int, tuple[int, int]] = {}
+        """Adopted processes that are no container of ours, by pid: descriptor, process group to clear or 0."""
         self._marker = f"DATAFLOWER_HOST={os.getpid()}-{uuid.uuid4().hex}"
         self._lifeline = os.pipe()
         """Read end, write end. Nothing is ever written: it ends with this process, and the containers with it."""
         self._store = self._new_store()
+        self._sandbox = Sandbox(
+            readable=(*config.code_path, *config.readable_paths),
+            writable=(*config.writable_paths, *(() if self._spill is None else (self._spill.directory,))),
+            hidden=tuple(str(place.absolute()) for place in (config.state_dir, config.logs) if place is not None),
+            environment=config.pass_environment,
+        )
+        self._groups = Groups() if config.control_groups else None
+        self._scratch = os.path.join(tempfile.gettempdir(), f"dataflower-{uuid.uuid4().hex}")
+        """Where containers without a /tmp of their own make a directory each."""
+        self._warned = False
         self._zygotes: set[Zygote] = set()
         self._lost = 0
         self._closing = False
@@ -123,30 +148,56 @@ class Launcher:
             undo.callback(control_end.close)
             log = self._open_log(workflow, command.stage.name)
             undo.pop_all()
-        links = (inbox_end, task_end, control_end)
-        order = Order(_fork_order(command, workflow, self._config, self._spill), links, log)
+        isolated = self._is_isolated(command.stage.isolation)
+        fork = msgspec.structs.replace(
+            _fork_order(command, workflow, self._config, self._spill),
+            isolated=isolated,
+            demanded=isolated and Isolation.SANDBOX in (command.stage.isolation, self._default_isolation),
+            groups=self._make_groups(command) if isolated else (),
+            scratch=os.path.join(self._scratch, str(command.container)),
+        )
+        order = Order(fork, (inbox_end, task_end, control_end), log)
         self._processes[command.container] = Process(command.container)
-        preload = self._kind(command.stage.preload)
-        nursery = self._nurseries.setdefault(preload, Nursery())
+        kind = self._kind(Kind(command.stage.preload, isolated))
+        nursery = self._nurseries.setdefault(kind, Nursery())
         nursery.waiting.append(order)
         if nursery.zygote is not None:
             self._send_waiting(nursery)
         elif nursery.timer is None:
-            self._start_zygote(preload)
+            self._start_zygote(kind)
         return inbox, task, control
 
-    def preload(self, modules: tuple[str, ...]) -> None:
+    def preload(self, modules: tuple[str, ...], isolation: Isolation | None) -> None:
         """Have a zygote with these libraries, ready or getting ready."""
-        kind = self._kind(modules)
+        kind = self._kind(Kind(modules, self._is_isolated(isolation)))
         nursery = self._nurseries.setdefault(kind, Nursery())
         if nursery.zygote is None and nursery.timer is None:
             self._start_zygote(kind)
 
-    def _kind(self, preload: tuple[str, ...]) -> tuple[str, ...]:
-        """The smallest zygote that has these libraries, or the one to be made for them."""
-        wanted = set(preload)
-        able = [known for known in self._nurseries if wanted.issubset(known)]
-        return min(able, key=len, default=preload)
+    def _kind(self, wanted: Kind) -> Kind:
+        """The smallest zygote that will do, or the one to be made."""
+        able = [known for known in self._nurseries if known.serves(wanted)]
+        return min(able, key=lambda kind: len(kind.preload), default=wanted)
+
+    @property
+    def _default_isolation(self) -> Isolation | None:
+        default = self._config.isolation
+        return None if default is DefaultIsolation.AUTO else Isolation(default.value)
+
+    def _is_isolated(self, asked: Isolation | None) -> bool:
+        return (asked or self._default_isolation) is not Isolation.PROCESS
+
+    def _make_groups(self, command: StartContainer) -> tuple[str, ...]:
+        if self._groups is None:
+            return ()
+        resources = command.stage.resources
+        memory = resources.memory_bytes
+        limits = Limits(
+            cpu=None if resources.cpu == Resources().cpu else resources.cpu,
+            # What it writes for others to read is charged to it as well.
+            memory_bytes=memory + self._config.container_arena_bytes if memory else 0,
+        )
+        return self._groups.make(command.container, limits)
 
     def stop(self, container: int) -> None:
         """Its sockets were closed: give it a while to leave, then kill it."""
@@ -183,27 +234,28 @@ class Launcher:
 
     # --- zygotes ---------------------------------------------------------------------------------------------
 
-    def _start_zygote(self, preload: tuple[str, ...]) -> None:
-        nursery = self._nurseries[preload]
+    def _start_zygote(self, kind: Kind) -> None:
+        nursery = self._nurseries[kind]
         nursery.timer = None
         if self._closing or nursery.zygote is not None:
             return
         try:
-            nursery.zygote = self._new_zygote(preload)
+            nursery.zygote = self._new_zygote(kind)
         except OSError as error:  # out of descriptors, memory or processes: later, perhaps
             _log.error("a zygote could not be started: %s", error)
-            self._restart_later(preload, nursery)
+            self._restart_later(kind, nursery)
             return
         self._zygotes.add(nursery.zygote)
         self._send_waiting(nursery)
 
-    def _new_zygote(self, preload: tuple[str, ...]) -> Zygote:
+    def _new_zygote(self, kind: Kind) -> Zygote:
         root = self._config.logs
-        log = None if root is None else logs.open_log(logs.zygote_log(root, ",".join(preload) or "plain"))
+        log = None if root is None else logs.open_log(logs.zygote_log(root, str(kind)))
         try:
             return Zygote(
                 self._loop,
-                preload,
+                kind,
+                sandbox=self._sandbox,
                 marker=self._marker,
                 lifeline=self._lifeline[0],
                 store=self._store,
@@ -237,20 +289,36 @@ class Launcher:
         match message:
             case wire.Forked(container, pid):
                 self._on_forked(zygote, container, pid)
-            case wire.Exited(container, status):
+            case wire.Exited(container, status, reason):
                 zygote.pending.discard(container)
                 zygote.children.discard(container)
-                self._ended(container, status)
+                self._ended(container, status, f"could not be started: {reason}" if reason else "")
+            case wire.Kept(pid):
+                zygote.keeper = pid
             case wire.ZygoteReady():
                 if message.version != wire.VERSION:
                     _log.error("a zygote speaks version %d of the wire, the host %d", message.version, wire.VERSION)
                     zygote.kill()
                     return
                 zygote.is_ready = True
-                self._nurseries[zygote.preload].backoff_s = 0.0
+                self._nurseries[zygote.kind].backoff_s = 0.0
                 _log.info("zygote %d is ready in %.2f s", message.pid, message.seconds)
+                if zygote.kind.isolated and message.walls is not wire.Walls.ROOM:
+                    self._warn(message)
                 if message.missing:
                     _log.warning("a zygote could not preload %s", ", ".join(message.missing))
+
+    def _warn(self, message: wire.ZygoteReady) -> None:
+        """Containers are less apart than they should be: say it once."""
+        if not self._warned:
+            self._warned = True
+            what = "plain processes" if message.walls is wire.Walls.NONE else "processes kept apart by Landlock"
+            _log.warning(
+                "sandboxes with namespaces are not possible here (%s); containers are %s. See `dataflower doctor`, or "
+                "choose `isolation: process`",
+                message.why_not,
+                what,
+            )
 
     def _on_forked(self, zygote: Zygote, container: int, pid: int) -> None:
         zygote.pending.discard(container)
@@ -268,12 +336,14 @@ class Launcher:
 
     def _on_zygote_exit(self, zygote: Zygote, status: int) -> None:
         self._zygotes.discard(zygote)
-        nursery = self._nurseries[zygote.preload]
+        nursery = self._nurseries[zygote.kind]
         if nursery.zygote is zygote:
             nursery.zygote = None
         if not self._closing:
             self._lost += 1
-            _log.error("a zygote (preloading %s) %s", ",".join(zygote.preload) or "nothing", describe_exit(status))
+            _log.error("a zygote (preloading %s) %s", zygote.kind, describe_exit(status))
+        if zygote.keeper:  # it ends with the last of its rooms, and then by itself
+            self._await_orphan(zygote.keeper)
         for container in sorted(zygote.children):
             self._adopt(container)
         self._kill_unknown()
@@ -281,13 +351,13 @@ class Launcher:
             # Whether it was forked is unknown; if so it was among the unknown, and its sockets are closed with this.
             self._ended(container, None, f"was lost: its zygote {describe_exit(status)}")
         if nursery.waiting and nursery.zygote is None:
-            self._restart_later(zygote.preload, nursery)
+            self._restart_later(zygote.kind, nursery)
         self._changed.set()
 
-    def _restart_later(self, preload: tuple[str, ...], nursery: Nursery) -> None:
+    def _restart_later(self, kind: Kind, nursery: Nursery) -> None:
         nursery.backoff_s = min(max(nursery.backoff_s * 2, FIRST_BACKOFF_S), LONGEST_BACKOFF_S)
         if nursery.timer is None:
-            nursery.timer = self._loop.call_later(nursery.backoff_s, self._start_zygote, preload)
+            nursery.timer = self._loop.call_later(nursery.backoff_s, self._start_zygote, kind)
 
     # --- orphans ---------------------------------------------------------------------------------------------
 
@@ -309,17 +379,30 @@ class Launcher:
         """
         known = {process.pid for process in self._processes.values()} | {zygote.pid for zygote in self._zygotes}
         for pid in marked_children(self._marker):
-            pidfd = None if pid in known or pid in self._orphans else open_process(pid)
-            if pidfd is not None:
-                kill_process(pidfd)
-                self._orphans[pid] = pidfd
-                self._loop.add_reader(pidfd, self._on_orphan_exit, pid)
+            if pid not in known and pid not in self._orphans and self._await_orphan(pid):
+                kill_process(self._orphans[pid][0])
+
+    def _clear_group(self, group: int) -> None:
+        """End what a container that has ended had forked into its process group."""
+        for pid in children_in_group(group):
+            if pid not in self._orphans and self._await_orphan(pid, group):
+                kill_process(self._orphans[pid][0])
+
+    def _await_orphan(self, pid: int, group: int = 0) -> bool:
+        """Collect an adopted process when it ends; False if it is gone."""
+        pidfd = open_process(pid)
+        if pidfd is not None:
+            self._orphans[pid] = (pidfd, group)
+            self._loop.add_reader(pidfd, self._on_orphan_exit, pid)
+        return pidfd is not None
 
     def _on_orphan_exit(self, pid: int) -> None:
-        pidfd = self._orphans.pop(pid)
+        pidfd, group = self._orphans.pop(pid)
         self._loop.remove_reader(pidfd)
         reap(pidfd)
         os.close(pidfd)
+        if group:  # its own children are this process's now
+            self._clear_group(group)
         self._changed.set()
 
     # --- ends ------------------------------------------------------------------------------------------------
@@ -335,6 +418,10 @@ class Launcher:
             process.zygote.children.discard(container)
         if process.pidfd >= 0:
             os.close(process.pidfd)
+            self._clear_group(process.pid)
+        if self._groups is not None:
+            self._groups.remove(container)
+        shutil.rmtree(os.path.join(self._scratch, str(container)), ignore_errors=True)
         self._on_exit(container, f"was killed: {process.doom}" if process.doom else reason or describe_exit(status))
         self._changed.set()
 
@@ -383,7 +470,28 @@ class Launcher:
         self._store.close()
         for descriptor in self._lifeline:
             os.close(descriptor)
+        if self._groups is not None:
+            self._groups.close()
+        for folder in (self._scratch, *(() if self._spill is None else (self._spill.directory,))):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
         set_subreaper(self._was_subreaper)
+
+
+def _own_folder(spill: Spill | None) -> Spill | None:
+    """A folder of this server's own in which containers spill: sandboxes see it, and nothing that lies beside it."""
+    if spill is None:
+        return None
+    for folder in Path(spill.directory).glob(f"{_SPILL_PREFIX}*-*"):
+        if not os.path.exists(f"/proc/{folder.name.removeprefix(_SPILL_PREFIX).partition('-')[0]}"):
+            with contextlib.suppress(OSError):  # a server that was killed left it behind
+                folder.rmdir()
+    try:
+        own = tempfile.mkdtemp(prefix=f"{_SPILL_PREFIX}{os.getpid()}-", dir=spill.directory)
+    except OSError as error:
+        _log.warning("nothing can be spilled to disk: %s", error)
+        return None
+    return dataclasses.replace(spill, directory=own)
 
 
 def _fork_order(command: StartContainer, workflow: str, config: HostConfig, spill: Spill | None) -> wire.Fork:
@@ -408,4 +516,6 @@ def _fork_order(command: StartContainer, workflow: str, config: HostConfig, spil
         spill_dir=spill.directory if spill is not None else "",
         spill_cap_bytes=spill.cap_bytes if spill is not None else 0,
         spill_device=spill.device if spill is not None else 0,
+        network=stage.network,
+        gpu=stage.resources.gpu not in (0, "0", ""),
     )

@@ -37,6 +37,7 @@ from dataflower.wire import (
 )
 
 _encode = wire.encode
+_ARENA_SLACK_BYTES = 64 << 20
 
 
 class ProtocolViolation(Exception):
@@ -142,6 +143,7 @@ class Peer:
         "_memory",
         "_peers",
         "_sizes",
+        "arena_room",
         "control",
         "done",
         "exit_reason",
@@ -164,8 +166,12 @@ class Peer:
         links: tuple[Link, Link, Link],
         memory: Memory,
         peers: Mapping[int, Peer],
+        *,
+        arena_cap_bytes: int = 1 << 62,
     ) -> None:
-        """`links`: inbox, task, control. `peers`: all containers, for links between them."""
+        """`links`: inbox, task, control. `peers`: all containers, for links between them. `arena_cap_bytes`: memory
+        that its live outputs may take.
+        """
         self.number = command.container
         self.key = command.key
         self.stage = command.stage.name
@@ -187,6 +193,8 @@ class Peer:
         self._sizes = memory.sizes
         self.started_at = 0.0
         """CLOCK_MONOTONIC time at which it was ordered."""
+        self.arena_room = 4 * arena_cap_bytes + _ARENA_SLACK_BYTES
+        """Bytes that its arenas may still grow by; an honest one's stay below twice the cap, or thrice (`Arena`)."""
         self.done = [0]
         """Tasks ended so far; the engine has all containers of a stage share one count."""
 

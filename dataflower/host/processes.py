@@ -48,6 +48,18 @@ def reap(descriptor: int) -> int | None:
     return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
+def children_in_group(group: int) -> list[int]:
+    """Children of this process, adopted and ended ones too, that belong to a process group."""
+    found = []
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            for pid in map(int, (thread / "children").read_bytes().split()):
+                with contextlib.suppress(ProcessLookupError):
+                    if os.getpgid(pid) == group:
+                        found.append(pid)
+    return found
+
+
 def marked_children(marker: str) -> list[int]:
     """Children of this process, adopted ones too, that were started with `marker` in their environment."""
     wanted, me = marker.encode(), os.getpid()

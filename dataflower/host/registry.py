@@ -15,6 +15,7 @@ from dataflower.core.program import compile_program
 from dataflower.errors import Code, DataflowerError, FailedPrecondition, NotFound
 from dataflower.host.api import StageStatus, WorkflowStatus
 from dataflower.host.engine import Engine
+from dataflower.host.isolation import Gate
 from dataflower.host.journal import Journal, StoredWorkflow
 from dataflower.spec.function import Port
 from dataflower.spec.suggest import did_you_mean
@@ -70,6 +71,7 @@ class Registry:
         self._newest: dict[str, int] = {}
         self._revived: dict[tuple[str, int], Deployed] = {}
         self._applying = asyncio.Lock()
+        self._gate = Gate()
 
     def restore(self) -> None:
         """Serve again what was served. A workflow that can't be loaded any more is left out, loudly."""
@@ -155,6 +157,7 @@ class Registry:
                     await self._journal.put_workflow(same)
                     self._follow(current, plan, dispatch)
                 return current
+            await self._gate.check(workflow)
             compile_program(workflow)  # refuse before anything is written
             version = self._newest.get(workflow.name, 0) + 1
             stored = StoredWorkflow(workflow.name, version, source, self._clock.wall(), plan=plan or "")

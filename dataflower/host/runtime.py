@@ -94,6 +94,7 @@ class Runtime:
             cpus=config.cpus,
             max_containers=config.max_containers,
             cancel_grace_s=config.cancel_grace_s,
+            start_timeout_s=config.start_timeout_s,
             seed=config.seed,
         )
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,14 @@ def default_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
+class DefaultIsolation(enum.StrEnum):
+    """Of stages that don't say what they want. AUTO: a sandbox where one is possible, else a process and a warning."""
+
+    AUTO = "auto"
+    PROCESS = "process"
+    SANDBOX = "sandbox"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
     """Settings of a `Runtime`. Sizes are bytes, durations seconds."""
@@ -27,10 +36,21 @@ class HostConfig:
     """What functions print. None: `state_dir/logs`, or without a state directory the host's own standard error."""
     code_path: tuple[str, ...] = ()
     """Directories put in front of `sys.path` of every container."""
+    isolation: DefaultIsolation = DefaultIsolation.AUTO
+    readable_paths: tuple[str, ...] = ()
+    """Files and directories that sandboxed containers may read, besides Python, the code path and models."""
+    writable_paths: tuple[str, ...] = ()
+    """Directories that they may write to, besides a /tmp of their own."""
+    pass_environment: tuple[str, ...] = ()
+    """Names (or patterns with `*`) of environment variables that they see, besides harmless ones."""
+    control_groups: bool = True
+    """Whether limits are also kept by control groups, where the kernel allows."""
     cpus: int = field(default_factory=default_cpus)
     max_containers: int = 64
     cancel_grace_s: float = 2.0
     """How long a container may take to let go of a cancelled task before it is killed."""
+    start_timeout_s: float = 300.0
+    """How long a container may take to be ready, import and `setup` included, where its stage says nothing."""
     stop_grace_s: float = 5.0
     """How long a stopped container may take to leave before it is killed."""
     drain_timeout_s: float = 10.0

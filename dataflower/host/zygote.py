@@ -8,12 +8,14 @@ import subprocess
 import sys
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import dataflower
 from dataflower import wire
 from dataflower.channel.link import Link
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
+from dataflower.host.environment import visible
 from dataflower.host.links import Outbox
 from dataflower.host.processes import kill_process
 from dataflower.host.store import Store
@@ -31,16 +33,42 @@ ONE_THREAD = (
 """Set to 1 for the zygote: a library that has once computed on two threads hangs in every process forked from it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a fork server is for: modules to import, and whether its containers are isolated."""
+
+    preload: tuple[str, ...]
+    isolated: bool = False
+
+    def __str__(self) -> str:
+        return ",".join(self.preload) or "plain"
+
+    def serves(self, other: Kind) -> bool:
+        """Whether containers of the other kind can come from this one."""
+        return self.isolated == other.isolated and set(other.preload).issubset(self.preload)
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """What isolated containers may see: absolute paths, and names of environment variables."""
+
+    readable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+
+
 class Zygote:
     """A running fork server. It is a session of its own, so that a terminal's Ctrl-C doesn't reach the containers."""
 
     def __init__(
         self,
         loop: AbstractEventLoop,
-        preload: tuple[str, ...],
+        kind: Kind,
         *,
         marker: str,
         lifeline: int,
+        sandbox: Sandbox,
         store: Store | None = None,
         log: int | None,
         on_message: Callable[[Zygote, wire.FromZygote], None],
@@ -48,14 +76,16 @@ class Zygote:
     ) -> None:
         """Start it. `marker`: `NAME=value` for the environment, by which its descendants are known.
 
-        `lifeline`: descriptor of a pipe, copied, at whose end its containers die. `store`: whose door they
-        inherit. `log`: descriptor for what it prints,
-        copied; None: the host's own output. Call `close`.
+        `lifeline`: descriptor of a pipe, copied, at whose end its containers die. `sandbox`: what isolated ones see.
+        `store`: whose door they inherit. `log`: descriptor for what it prints, copied; None: the host's own output.
+        Call `close`.
         """
         self._loop = loop
         self._on_message = on_message
         self._on_exit = on_exit
-        self.preload = preload
+        self.kind = kind
+        self.keeper = 0
+        """Process id of its helper that outlives it, if it has one."""
         self.is_ready = False
         """Whether its libraries are imported."""
         self.pending: set[int] = set()
@@ -63,12 +93,12 @@ class Zygote:
         self.children: set[int] = set()
         """Containers that run."""
         door = () if store is None else (store.door,)
-        environment = _environment(marker) if store is None else {**_environment(marker), **store.environment}
+        environment = _environment(marker, kind, sandbox) | ({} if store is None else store.environment)
         ours, theirs = Link.pair()
         self._outbox = Outbox(loop, ours)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE, *_arguments(theirs.fileno(), lifeline, door, preload)],
+                [sys.executable, "-P", "-m", MODULE, *_arguments(theirs.fileno(), lifeline, door, kind, sandbox)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -132,13 +162,20 @@ class Zygote:
         self._pidfd = -1
 
 
-def _arguments(link: int, lifeline: int, door: tuple[int, ...], preload: tuple[str, ...]) -> tuple[str, ...]:
-    keep = [part for fd in door for part in ("--keep", str(fd))]
-    return ("--fd", str(link), "--lifeline", str(lifeline), *keep, "--preload", ",".join(preload))
+def _arguments(link: int, lifeline: int, door: tuple[int, ...], kind: Kind, sandbox: Sandbox) -> list[str]:
+    given = ["--fd", str(link), "--lifeline", str(lifeline), "--preload", ",".join(kind.preload)]
+    given += [f"--keep={fd}" for fd in door]
+    if kind.isolated:
+        given.append("--isolate")
+        given += [f"--readable={path}" for path in sandbox.readable]
+        given += [f"--writable={path}" for path in sandbox.writable]
+        given += [f"--hidden={path}" for path in sandbox.hidden]
+    return given
 
 
-def _environment(marker: str) -> dict[str, str]:
-    environment = {**os.environ, **dict.fromkeys(ONE_THREAD, "1")}
+def _environment(marker: str, kind: Kind, sandbox: Sandbox) -> dict[str, str]:
+    known = visible(os.environ, sandbox.environment) if kind.isolated else os.environ
+    environment = {**known, **dict.fromkeys(ONE_THREAD, "1")}
     name, _, value = marker.partition("=")
     environment[name] = value
     # The very package that this host runs, wherever it was imported from.

@@ -21,7 +21,19 @@ from dataflower.spec.function import Port, PortType, Signature, Stream
 from dataflower.spec.load import Loader
 from dataflower.spec.signature import SignatureError, inspect_signature
 from dataflower.spec.tree import Mark, Path, Tree
-from dataflower.spec.workflow import API_VERSION, INPUTS, Batch, Catch, Credit, Resources, Retry, Scaling, Slo, Workflow
+from dataflower.spec.workflow import (
+    API_VERSION,
+    INPUTS,
+    Batch,
+    Catch,
+    Credit,
+    Isolation,
+    Resources,
+    Retry,
+    Scaling,
+    Slo,
+    Workflow,
+)
 
 _NO_DEFAULT: Any = object()
 PortTypes = Mapping[str, PortType | Stream[Any]]
@@ -144,6 +156,9 @@ class Builder:
         credit: Credit | None = None,
         batch: Batch | None = None,
         preload: Sequence[str] = (),
+        isolation: Isolation | None = None,
+        network: bool = False,
+        start_timeout_s: float | None = None,
         **edges: Source,
     ) -> StageHandle:
         """Add a stage. `function`: the function or class itself, or `module:name`.
@@ -165,6 +180,9 @@ class Builder:
             "credit": dump.credit_entry(credit) if credit else None,
             "batch": dump.batch_entry(batch),
             "preload": list(preload),
+            "isolation": isolation.value if isolation else None,
+            "network": network,
+            "start_timeout_s": start_timeout_s,
         }
         entry.update((key, value) for key, value in optional.items() if value)
         if outputs is not None:

@@ -30,6 +30,7 @@ Milliseconds = Annotated[float, BeforeValidator(_milliseconds), WithJsonSchema(_
 Bytes = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
 Positive = Annotated[Milliseconds, Field(gt=0)]
 KindName = Literal["any", "json", "string", "bytes", "int", "float", "bool", "tensor"]
+IsolationName = Literal["process", "sandbox"]
 Reference = Annotated[str, Field(description="`stage.port`, or `stage` if it has one output port")]
 
 
@@ -211,6 +212,9 @@ class TuningDocument(ScalingDocument):
     credit: CreditDocument | None = None
     batch: BatchDocument | None = None
     preload: list[str] | None = Field(None, description="Modules that the zygote imports before it forks")
+    isolation: IsolationName | None = Field(None, description="process, or sandbox (the default where possible)")
+    network: bool | None = Field(None, description="Whether a sandboxed container may use the network (default no)")
+    start_timeout_s: Seconds | None = Field(None, gt=0, description="Limit of a container's start, `setup` included")
 
 
 class StageDocument(TuningDocument):
@@ -264,6 +268,7 @@ class WorkflowDocument(Document):
     metadata: MetadataDocument
     slo: SloDocument | None = None
     deadline_s: Seconds | None = Field(None, gt=0, description="Limit of a whole invocation")
+    isolation: IsolationName | None = Field(None, description="Of all stages that don't say otherwise")
     inputs: dict[str, PortEntry] = Field(default_factory=dict, description="What the caller passes in")
     stages: dict[str, StageDocument] = Field(description="The nodes", min_length=1)
     outputs: dict[str, SourceEntry] = Field(default_factory=dict, description="What the caller gets")

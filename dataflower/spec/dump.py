@@ -91,6 +91,12 @@ def stage_entry(stage: Stage) -> Entry:
     ):
         if section:
             entry[key] = section
+    if stage.isolation is not None:
+        entry["isolation"] = stage.isolation.value
+    if stage.network:
+        entry["network"] = True
+    if stage.start_timeout_s is not None:
+        entry["start_timeout_s"] = number(stage.start_timeout_s)
     return entry
 
 

@@ -23,7 +23,7 @@ from dataflower.spec.signature import SignatureError, read_signature
 from dataflower.spec.structure import read_document
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.tree import Tree, parse
-from dataflower.spec.workflow import INPUTS, Edge, Fanout, Input, Output, Slo, Stage, Workflow
+from dataflower.spec.workflow import INPUTS, Edge, Fanout, Input, Isolation, Output, Slo, Stage, Workflow
 
 Read = Callable[[str], str | None]
 FindSource = Callable[[str], tuple[str, str] | None]
@@ -190,6 +190,11 @@ class _FileReader:
         for name in order:  # those of nested files that could not be read stay known by name
             if name not in self.stages and name not in self.nested:
                 stages[name] = Stage(name)
+        if self.document.isolation is not None:
+            isolation = Isolation(self.document.isolation)
+            for name, stage in stages.items():
+                if stage.isolation is None and not stage.is_switch:
+                    stages[name] = dataclasses.replace(stage, isolation=isolation)
         workflow = dataclasses.replace(workflow, stages=stages)
         located = [_locate(finding, self.tree, self.origins) for finding in self.findings]
         vague = self.vague | {name for name in order if self._outputs(name) is None}

@@ -22,7 +22,7 @@ from dataflower.spec.function import DTYPES, Kind, Port, PortType, Signature
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.tree import Path
 from dataflower.spec.values import check_value
-from dataflower.spec.workflow import Batch, Case, CaseRef, Catch, Credit, Resources, Retry, Scaling, Stage
+from dataflower.spec.workflow import Batch, Case, CaseRef, Catch, Credit, Isolation, Resources, Retry, Scaling, Stage
 
 _NUMPY_NAMES = {numpy: name for name, numpy in DTYPES.items()}
 
@@ -68,6 +68,9 @@ def resolve_stage(name: str, document: StageDocument, signature: Signature | Non
         credit=Credit(document.credit.items, document.credit.bytes) if document.credit else Credit(),
         batch=_batch(at, document, signature, findings),
         preload=tuple(dict.fromkeys(preload)),
+        isolation=Isolation(document.isolation) if document.isolation else None,
+        network=bool(document.network),
+        start_timeout_s=document.start_timeout_s,
     )
     open_inputs = signature is None or signature.takes_any_input
     return Resolved(stage, open_inputs, findings)

@@ -144,6 +144,17 @@ class Credit:
     bytes: int = 256 * 1024 * 1024
 
 
+class Isolation(enum.Enum):
+    """What keeps a stage's containers apart from others.
+
+    PROCESS  a process of its own, with the rights of the server
+    SANDBOX  sees only the files that it needs, read-only, its own /tmp, no other processes, no network unless asked for
+    """
+
+    PROCESS = "process"
+    SANDBOX = "sandbox"
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """How the tasks of a stage are put together, for a function that takes several at once.
@@ -199,6 +210,12 @@ class Stage:
     """Set if the function takes several tasks at once."""
     preload: tuple[str, ...] = ()
     """Modules that the zygote of this stage has imported before it forks."""
+    isolation: Isolation | None = None
+    """None: as the server does it by default, which is a sandbox wherever one is possible."""
+    network: bool = False
+    """Whether a sandboxed container may use the network."""
+    start_timeout_s: float | None = None
+    """Limit of a container's start, import and `setup` included. None: the server's."""
 
     @property
     def is_switch(self) -> bool:

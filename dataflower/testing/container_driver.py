@@ -32,11 +32,14 @@ STREAM = (OutputPort("out", stream=True),)
 class ZygoteDriver:
     """A zygote process and what it says. Leaving it ends the zygote and its containers."""
 
-    def __init__(self, preload: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, preload: Sequence[str] = (), environ: Mapping[str, str] | None = None, options: Sequence[str] = ()
+    ) -> None:
+        """`options`: further arguments of the zygote, such as `--isolate`."""
         self.link, theirs = Link.pair()
         command = [sys.executable, "-m", "dataflower.container.zygote", "--fd", str(theirs.fileno())]
         self.process = subprocess.Popen(
-            [*command, "--preload", ",".join(preload)],
+            [*command, "--preload", ",".join(preload), *options],
             pass_fds=(theirs.fileno(),),
             env={**os.environ, **(environ or {})},
             stdin=subprocess.DEVNULL,

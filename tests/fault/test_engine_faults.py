@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -154,8 +155,9 @@ async def test_containers_work_on_without_their_zygote_and_the_next_cold_start_g
         os.kill(zygote, signal.SIGKILL)
         await running
         await rig.until(lambda: rig.host.zygote_pids() == ())
-        cold = await rig.client.invoke("pid", x=1)
-        assert cold["out"] in rig.host.container_pids().values()
+        before = set(rig.host.container_pids().values())
+        await rig.client.invoke("pid", x=1)
+        assert set(rig.host.container_pids().values()) > before
         assert len(rig.host.zygote_pids()) == 1
         assert rig.host.zygote_pids() != (zygote,)
 
@@ -194,7 +196,11 @@ class Server:
     def __init__(self, state: Path) -> None:
         command = [sys.executable, "-m", "dataflower.cli", "serve", "--port", "0", "--code-path", CODE]
         self.process = subprocess.Popen(
-            [*command, "--state-dir", str(state)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [*command, "--state-dir", str(state)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "DATAFLOWER_WRITABLE_PATHS": tempfile.gettempdir()},  # functions leave marks there
         )
         assert self.process.stdout is not None
         said = self.process.stdout.readline()

@@ -79,6 +79,7 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "NO_COLOR": "1"}
+        self.env["DATAFLOWER_WRITABLE_PATHS"] = str(folder)  # where functions leave marks
         self.servers: list[subprocess.Popen[str]] = []
         self.command = [sys.executable, "-m", "dataflower.cli"]
 

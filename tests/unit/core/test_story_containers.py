@@ -511,3 +511,54 @@ def test_what_a_timed_out_task_still_emits_is_dropped():
     story.emit("a", t="second")
     story.done("a")
     assert story.outputs["r"] == ["first", "second"]
+
+
+# --- starts that take too long ---
+
+
+def test_a_start_that_takes_too_long_is_ended_and_takes_the_waiting_tasks_along():
+    story = Story(ONE, config=CoreConfig(start_timeout_s=5.0), deaf=True)
+    story.invoke(x=1)
+    story.wait(4.9)
+    assert story.finished == {}
+    story.wait(0.2)
+    assert count(story, KillContainer) == 1
+    failure = story.failure
+    assert failure is not None
+    assert (failure.kind, failure.code, failure.stage) == ("StartTimeout", Code.DEADLINE_EXCEEDED, "a")
+    assert "start_timeout_s = 5" in failure.message
+
+
+def test_a_stage_has_a_limit_of_its_own_for_its_start():
+    slow = workflow([stage("a", {"x": "inputs.x"}, start_timeout_s=60.0)], {"r": "a.out"})
+    story = Story(slow, config=CoreConfig(start_timeout_s=5.0), deaf=True)
+    story.invoke(x=1)
+    story.wait(59.0)
+    assert story.finished == {}
+    story.wait(2.0)
+    assert story.failure is not None
+    assert story.failure.kind == "StartTimeout"
+
+
+def test_a_container_that_is_ready_in_time_is_left_alone():
+    story = Story(ONE, config=CoreConfig(start_timeout_s=5.0))
+    story.invoke(x=1)
+    story.wait(1.0)
+    story.hello()
+    story.wait(10.0)
+    assert story.finished == {}
+    assert count(story, KillContainer) == 0
+    story.done("a", out=2)
+    assert story.outputs == {"r": 2}
+
+
+def test_a_late_start_is_caught_like_any_failure():
+    caught = (Catch(errors=("StartTimeout",), output={"out": 5}),)
+    story = Story(
+        workflow([stage("a", {"x": "inputs.x"}, catch=caught)], {"r": "a.out"}),
+        config=CoreConfig(start_timeout_s=1.0),
+        deaf=True,
+    )
+    story.invoke(x=1)
+    story.wait(1.1)
+    assert story.outputs == {"r": 5}

@@ -1,0 +1,77 @@
+"""What a container may say when: whatever else it says, it is not an honest one, and is ended for it.
+
+References to memory are the host's to check (`host.links`), since only it knows what was handed to whom.
+"""
+
+from __future__ import annotations
+
+from dataflower import wire
+from dataflower.core.pool import Container, ContainerPhase
+
+LONGEST_ERROR = 1 << 16
+"""Characters of an error's message and traceback together; containers shorten theirs far below."""
+_FOREVER = 1e18
+
+
+def violation(container: Container, message: wire.FromContainer, last_task: int) -> str:
+    """What is wrong with the message at this moment; empty if nothing is. `last_task`: the newest that there is.
+
+    Word of a task that is another's by now is no violation: its container was handed it by one that died unheard.
+    """
+    kind = type(message)
+    if kind is wire.TaskDone or kind is wire.TaskFailed:
+        return _of_result(container, message, last_task)  # type: ignore[arg-type]
+    if kind is wire.TokenSent:
+        return _of_item(container, message, last_task)  # type: ignore[arg-type]
+    if kind is wire.BatchDone:
+        return _of_batch(container, message, last_task)  # type: ignore[arg-type]
+    if kind is wire.Hello or kind is wire.StartFailed:
+        if container.phase not in (ContainerPhase.STARTING, ContainerPhase.LEAVING):
+            return "told of its start a second time"
+        if kind is wire.StartFailed:
+            return _of_error(message.error)  # type: ignore[union-attr]
+    return ""
+
+
+def _of_item(container: Container, message: wire.TokenSent, last_task: int) -> str:
+    instance = container.tasks.get(message.task)
+    if instance is None:
+        return _of_stranger(message.task, last_task)
+    emitter = instance.emitter
+    if emitter is None:
+        return "sent an item though its stage has no streams"
+    if instance.is_doomed:
+        return ""  # nobody counts them any more
+    if message.index != emitter.emitted:
+        return f"sent item {message.index} where {emitter.emitted} was due"
+    return "sent an item without credit" if emitter.is_spent else ""
+
+
+def _of_stranger(task: int, last_task: int) -> str:
+    return "" if 0 < task <= last_task else f"spoke of task {task}, which there is not"
+
+
+def _of_result(container: Container, message: wire.TaskDone | wire.TaskFailed, last_task: int) -> str:
+    instance = container.tasks.get(message.task)
+    if instance is None:
+        return _of_stranger(message.task, last_task)
+    times = message.times
+    for moment in (times.received, times.fetched, times.started, times.first_output, times.ended):
+        if not 0.0 <= moment < _FOREVER:
+            return "told of a time that there is not"
+    return _of_error(message.error) if isinstance(message, wire.TaskFailed) else ""
+
+
+def _of_batch(container: Container, message: wire.BatchDone, last_task: int) -> str:
+    seen: set[int] = set()
+    for result in message.results:
+        if result.task in seen:
+            return f"ended task {result.task} twice"
+        seen.add(result.task)
+        if said := _of_result(container, result, last_task):
+            return said
+    return ""
+
+
+def _of_error(error: wire.ErrorRecord) -> str:
+    return "told of an endless error" if len(error.message) + len(error.traceback) > LONGEST_ERROR else ""
