@@ -1,8 +1,11 @@
-"""Does a plan keep its promise on this machine, and what is it worth? (`bench.live` says how it is measured.)"""
+"""Does a plan keep its promise, and what is it worth?
+
+On this machine (`bench.live` says how that is measured) and, but with `--quick`, in the simulator (`bench.simulated`).
+"""
 
 from __future__ import annotations
 
-from bench import live
+from bench import live, simulated
 from bench.report import Report, arguments, finish
 
 
@@ -12,6 +15,8 @@ def main() -> None:
     print(f"seed {live.SEED}")
     report = Report("slo")
     live.measure(report, quick=options.quick)
+    if not options.quick:  # it has a quick form of its own
+        simulated.measure(report, quick=False)
     finish(report, options)
 
 
