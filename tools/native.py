@@ -37,7 +37,8 @@ BUILD = """
 from mypyc.build import mypycify
 from setuptools import setup
 import sys
-modules = mypycify(sys.argv[2:], opt_level="2", debug_level="0", multi_file=True, group_name={library!r})
+options = {{"opt_level": "2", "debug_level": "0", "multi_file": True}}
+modules = mypycify(sys.argv[2:], group_name={library!r}, target_dir=sys.argv[1], **options)
 command = ["build_ext", "--build-lib", sys.argv[1], "--build-temp", sys.argv[1] + "/temp"]
 setup(name="dataflower-native", py_modules=[], packages=[], ext_modules=modules, script_args=command)
 """
@@ -78,7 +79,8 @@ def build() -> None:
     remove()
     names = [str(path.relative_to(ROOT)) for path in sources()]
     with tempfile.TemporaryDirectory() as place:
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        # The headers of a group lie in the folder of its package.
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "CPATH": str(Path(place, *LIBRARY.split(".")[:-1]))}
         command = [sys.executable, "-c", BUILD.format(library=LIBRARY), place, *names]
         done = subprocess.run(
             command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
