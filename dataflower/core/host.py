@@ -1,7 +1,8 @@
 """The state machine of one host: events in, commands out. No I/O, no clock, no threads.
 
 `HostCore.handle` is all there is. It matches tokens (`matching`), queues, places and runs tasks (`pool`, `tasks`),
-keeps containers (`fleet`), counts slots (`ledger`) and time (`timers`); the runtime around it only carries bytes.
+listens to containers (`reports`) and keeps them (`fleet`), counts slots (`ledger`) and time (`timers`); the runtime
+around it only carries bytes.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from dataflower.core.matching import Flow
 from dataflower.core.pool import ContainerPhase, Pool
 from dataflower.core.preload import zygote_kinds
 from dataflower.core.program import CALLER
+from dataflower.core.reports import Reports
 from dataflower.core.starvation import memory_full
-from dataflower.core.tasks import Tasks
 from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Code, Failure
 
@@ -47,7 +48,7 @@ class CoreStatistics(Struct, frozen=True):
     timers: int
 
 
-class HostCore(Tasks):
+class HostCore(Reports):
     """All decisions of one host."""
 
     def __init__(self, config: CoreConfig | None = None) -> None:

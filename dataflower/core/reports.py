@@ -1,0 +1,296 @@
+"""What containers say about their tasks and about themselves, and what their end leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dataflower import wire
+from dataflower.core import events
+from dataflower.core.call import Call
+from dataflower.core.commands import Tell
+from dataflower.core.config import CoreConfig
+from dataflower.core.events import Slot
+from dataflower.core.failures import crashed, late_start, on_attempt, timed_out
+from dataflower.core.instance import Instance, Phase
+from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.protocol import violation
+from dataflower.core.tasks import Tasks
+from dataflower.errors import Failure
+
+START_TRIES = 3
+"""A container that dies this often in a row before it is ready takes the waiting tasks with it."""
+
+
+class Reports(Tasks):
+    """The part of a host core that listens to containers."""
+
+    def __init__(self, config: CoreConfig) -> None:
+        super().__init__(config)
+        self._sayings: dict[type, Callable[[Container, Any, float], None]] = {
+            wire.Hello: self._hello,
+            wire.StartFailed: self._start_failed,
+            wire.TokenSent: self._token_sent,
+            wire.TaskDone: self._task_done,
+            wire.TaskFailed: self._task_failed,
+            wire.BatchDone: self._batch_done,
+            wire.Taken: self._items_taken,
+            wire.Starved: self._starved,
+            wire.Unheld: self._unheld,
+            wire.ArenaMade: self._arena_made,
+        }
+
+    def _container_said(self, event: events.ContainerSaid, now: float) -> None:
+        container = self._containers.get(event.container)
+        if container is None or container.is_disbelieved:
+            return
+        message = event.message
+        if wrong := violation(container, message, self._last_task):
+            container.is_disbelieved = True
+            self._fleet.kill(container, f"it broke the protocol: it {wrong}")
+            return
+        self._sayings[type(message)](container, message, now)
+
+    def _hello(self, container: Container, message: wire.Hello, now: float) -> None:
+        if message.version != wire.VERSION:
+            reason = f"speaks version {message.version} of the wire, not {wire.VERSION}"
+            self._fleet.kill(container, reason)
+            return
+        container.ready_at = container.idle_since = now
+        pool = container.pool
+        pool.ready(container)
+        if pool.closing:
+            self._fleet.stop(container)
+            return
+        self._dispatch(pool, now)
+        if not container.tasks:
+            self._fleet.watch_idle(container, now)
+
+    def _start_failed(self, container: Container, message: wire.StartFailed, now: float) -> None:
+        pool = container.pool
+        pool.leave(container)
+        error = message.error
+        failure = Failure(error.code, error.kind, error.message, pool.stage.name, 1, error.traceback)
+        self._note_failed_start(pool, failure, now, at_once=True)
+
+    def _start_is_late(self, container: Container, limit_s: float, now: float) -> None:
+        pool = container.pool
+        container.start_limit = None
+        self._fleet.kill(container, f"it was not ready within start_timeout_s = {limit_s:g}")
+        if not pool.closing:
+            self._note_failed_start(pool, late_start(pool.stage.name, limit_s), now, at_once=True)
+
+    def _note_failed_start(self, pool: Pool, failure: Failure, now: float, *, at_once: bool) -> None:
+        """Waiting tasks fail with it if no container is left that could run them; the next start waits a while."""
+        pool.failed_starts += 1
+        hopeless = at_once or pool.failed_starts >= START_TRIES
+        alone = not pool.size
+        if hopeless:
+            pool.blocked_until = now + min(30.0, 0.1 * 2.0**pool.failed_starts)
+            self.timers.at(pool.blocked_until, lambda at: self._dispatch(pool, at))
+        if hopeless and alone:
+            for instance in pool.give_up():
+                call = self._calls[instance.flow.invocation]
+                instance.attempt += 1
+                self._attempt_failed(call, instance, on_attempt(failure, instance.attempt), now)
+        self._dispatch(pool, now)
+
+    def _token_sent(self, container: Container, message: wire.TokenSent, now: float) -> None:
+        values = message.outputs.values()
+        for value in values:
+            self.ledger.hold(value)
+        instance = container.tasks.get(message.task)
+        if instance is not None and not instance.is_doomed:
+            call = self._calls[instance.flow.invocation]
+            call.flow.emit(instance, message.index, message.outputs)
+            self._settle(call, now)
+        for value in values:
+            self.ledger.drop(value)
+
+    def _task_done(self, container: Container, message: wire.TaskDone, now: float) -> None:
+        values = message.outputs.values()
+        for value in values:
+            self.ledger.hold(value)
+        self._note_held(container, message.held)
+        found = self._release_task(container, message.task, now)
+        if found is not None:
+            instance, call = found
+            pool = container.pool
+            pool.offer(container)
+            if message.times.started:
+                pool.ran(message.times.ended - message.times.started)
+            if instance.promise is None:
+                self._conclude(instance, call, message, now)
+            else:
+                self._conclude_relay(instance, call, message, now)
+            self._after_task(container, now)
+        for value in values:
+            self.ledger.drop(value)
+
+    def _conclude_relay(self, instance: Instance, call: Call, message: wire.TaskDone, now: float) -> None:
+        """The task has left its container with results, and there was a promise."""
+        after = instance.promise
+        assert after is not None
+        if message.forwarded != after.task:
+            freed = self._break(instance, now)
+            self._conclude(instance, call, message, now)
+            for container in freed:
+                self._after_task(container, now)
+            return
+        instance.promise = None
+        instance.timed_out = False  # too late for that: its results are being read
+        was_over = call.finished
+        self._keep(call, after, message, now)
+        self._conclude(instance, call, message, now)
+        if after.promised:  # a lie: not all of its inputs were there
+            self._out.append(Tell(after.container, wire.CancelTask(after.task, "a promise was broken")))
+            instance.promise = after
+            for container in self._break(instance, now):
+                self._after_task(container, now)
+        elif after.lost:
+            reason, after.lost = after.lost, ""
+            self._attempt_failed(call, after, crashed(after.program.name, 1, reason), now)
+        elif was_over and after.phase is Phase.RUNNING:
+            self._stop_task(after, "cancelled", now)
+
+    def _conclude(self, instance: Instance, call: Call, message: wire.TaskDone, now: float) -> None:
+        """The task has left its container with results."""
+        self._note_times(instance, message.times, message.items, now)
+        if call.finished:
+            call.flow.retire(instance)
+            self._forget_if_gone(call)
+        elif instance.timed_out:
+            self._attempt_failed(call, instance, timed_out(instance), now)
+        else:
+            call.flow.finish(instance, message.outputs)
+            self._settle(call, now)
+
+    def _task_failed(self, container: Container, message: wire.TaskFailed, now: float) -> None:
+        self._note_held(container, message.held)
+        found = self._release_task(container, message.task, now)
+        if found is None:
+            return
+        container.pool.offer(container)
+        freed = [container, *self._break(found[0], now)] if found[0].promise is not None else [container]
+        self._conclude_failed(*found, message, now)
+        for other in freed:
+            self._after_task(other, now)
+
+    def _conclude_failed(self, instance: Instance, call: Call, message: wire.TaskFailed, now: float) -> None:
+        """The task has left its container without results."""
+        self._note_times(instance, message.times, 0, now)
+        error = message.error
+        failure = Failure(
+            error.code, error.kind, error.message, instance.program.name, instance.attempt, error.traceback
+        )
+        self._attempt_failed(call, instance, timed_out(instance) if instance.timed_out else failure, now)
+
+    def _batch_done(self, container: Container, message: wire.BatchDone, now: float) -> None:
+        """Several tasks are over at once: what they set free is given out when all of them are done with."""
+        over: list[tuple[wire.TaskDone | wire.TaskFailed, Instance, Call]] = []
+        values: list[wire.Value] = []
+        for result in message.results:
+            if isinstance(result, wire.TaskDone):
+                values.extend(result.outputs.values())
+        for value in values:
+            self.ledger.hold(value)
+        for result in message.results:
+            self._note_held(container, result.held)
+            found = self._release_task(container, result.task, now)
+            if found is not None:
+                found[0].phase = Phase.RETRYING  # one of them may end an invocation that others belong to
+                over.append((result, *found))
+        pool, self._deferred = container.pool, {}
+        pool.offer(container)
+        for result, instance, call in over:
+            if isinstance(result, wire.TaskDone):
+                self._conclude(instance, call, result, now)
+            else:
+                self._conclude_failed(instance, call, result, now)
+        if over and over[-1][0].times.started:
+            pool.ran(over[-1][0].times.ended - over[-1][0].times.started)
+        deferred, self._deferred = self._deferred, None
+        for other in deferred:
+            self._dispatch_batches(other, now)
+        self._after_task(container, now)
+        for value in values:
+            self.ledger.drop(value)
+
+    def _after_task(self, container: Container, now: float) -> None:
+        pool = container.pool
+        if pool.queued:
+            self._dispatch(pool, now)
+        self._fleet.stop_if_unwanted(container)
+
+    @staticmethod
+    def _note_times(instance: Instance, times: wire.Times, items: int, now: float) -> None:
+        trace = instance.trace
+        if trace is not None:
+            trace.fetched = times.fetched
+            trace.started = times.started
+            trace.first_output = times.first_output
+            trace.ended = times.ended
+            trace.sent = now
+            trace.items = items
+
+    def _items_taken(self, container: Container, message: wire.Taken, now: float) -> None:
+        self._note_held(container, message.held)
+        instance = container.tasks.get(message.task)
+        if instance is None:
+            return
+        call = self._calls[instance.flow.invocation]
+        for number, name, _ in instance.program.data_inputs:
+            if name == message.name:
+                call.flow.taken(instance, number, message.items)
+        self._settle(call, now)
+
+    def _note_held(self, container: Container, slots: Iterable[Slot]) -> None:
+        for slot in slots:
+            if self.ledger.is_held(slot):
+                self.ledger.hold_slot(slot)
+                container.held[slot] = container.held.get(slot, 0) + 1
+
+    def _starved(self, container: Container, message: wire.Starved, now: float) -> None:
+        if message.task in container.tasks:
+            self._starvation.note(message.task, message.released)
+
+    def _unheld(self, container: Container, message: wire.Unheld, now: float) -> None:
+        for slot in message.slots:
+            for _ in range(container.held.pop(slot, 0)):
+                self.ledger.drop_slot(slot)
+
+    def _arena_made(self, container: Container, message: wire.ArenaMade, now: float) -> None:
+        container.made(message)
+
+    def _container_exited(self, event: events.ContainerExited, now: float) -> None:
+        container = self._containers.pop(event.container, None)
+        if container is None:
+            return
+        pool = container.pool
+        was_starting = container.phase is ContainerPhase.STARTING
+        pool.remove(container)
+        gone = [found for task in tuple(container.tasks) if (found := self._release_task(container, task, now))]
+        freed: list[Container] = []
+        for instance, _ in gone:
+            freed += self._break(instance, now)
+            if instance.promised:
+                instance.lost = event.reason  # what becomes of it is known when its inputs are
+        lost = [found for found in gone if not found[0].promised]
+        for instance, _ in lost:  # before the first of them ends an invocation that others belong to
+            instance.phase = Phase.RETRYING
+        for instance, call in lost:
+            if instance.trace is not None:
+                instance.trace.sent = now
+            failure = crashed(instance.program.name, instance.attempt, event.reason)
+            self._attempt_failed(call, instance, timed_out(instance) if instance.timed_out else failure, now)
+        for slot, count in container.held.items():
+            for _ in range(count):
+                self.ledger.drop_slot(slot)
+        self.ledger.owner_gone(container.arenas)
+        if was_starting and not pool.closing:
+            failure = crashed(pool.stage.name, 1, f"{event.reason} before it was ready")
+            self._note_failed_start(pool, failure, now, at_once=False)
+        else:
+            self._dispatch(pool, now)
+        for other in freed:
+            self._after_task(other, now)
