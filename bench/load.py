@@ -201,15 +201,15 @@ def measure(report: Report, folder: Path, rounds: int, attaches: int) -> None:
             measures[name] = lambda path, name=name: rivals.load(name, path)  # type: ignore[misc]
         for i in range(rounds):
             path = paths["one" if i % 2 == 0 else "two"]
-            turn = i % len(
-                measures
-            )  # who reads first finds the disk, and the machine under a virtual one, at its coldest
+            turn = i % len(measures)  # who reads first finds the disk, and what lies below it, at its coldest
             for name, take in [*measures.items()][turn:] + [*measures.items()][:turn]:
                 if name not in missing:
                     try:
-                        seconds.setdefault(name, []).append(take(path))
+                        took = take(path)
                     except RivalError as error:
                         missing[name] = str(error)
+                    else:
+                        seconds.setdefault(name, []).append(took)
         waits = attach(store, path.parent.name, attaches)
     tell(report, nbytes, seconds, missing, waits)
     Console().print(
