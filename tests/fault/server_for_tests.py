@@ -15,7 +15,8 @@ from dataflower.host.settings import HostConfig
 
 
 async def serve(state: Path, answer: str) -> None:
-    settings = HostConfig(state_dir=state, code_path=w.CODE_PATH, cpus=2)
+    # The function leaves marks beside the state directory.
+    settings = HostConfig(state_dir=state, code_path=w.CODE_PATH, cpus=2, writable_paths=(str(state.parent),))
     async with Runtime(settings, load=w.load) as host:
         if not host.workflows():
             await host.apply(w.single("wait_for_file"), "wait_for_file")

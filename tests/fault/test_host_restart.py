@@ -23,7 +23,10 @@ SERVER = Path(__file__).with_name("server_for_tests.py")
 
 
 def config(state: Path, **settings: bool) -> HostConfig:
-    return HostConfig(state_dir=state, code_path=w.CODE_PATH, cpus=2, drain_timeout_s=0.0, **settings)
+    shown = (str(state.parent),)  # functions leave marks there
+    return HostConfig(
+        state_dir=state, code_path=w.CODE_PATH, cpus=2, drain_timeout_s=0.0, writable_paths=shown, **settings
+    )
 
 
 def wait_gone(pid: int) -> None:
