@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import sysconfig
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -113,13 +114,14 @@ class Recorder:
             self._watching = False
             self._files.update(_mapped())
             self._note_files()
-        name = f"{os.getpid()}-{sum(1 for _ in self._folder.glob('*.task')):05}"
+        # Not by process number: in its sandbox every container is process 2.
+        name = f"{sum(1 for _ in self._folder.glob('*.task')):05}-{uuid.uuid4().hex}"
         made = self._folder / f"{name}.making"
         made.write_bytes(msgspec.msgpack.encode(values))
         made.rename(self._folder / f"{name}.task")
 
     def _note_files(self) -> None:
-        (self._folder / f"{os.getpid()}.files.json").write_text(json.dumps(sorted(self._files)))
+        (self._folder / f"{uuid.uuid4().hex}.files.json").write_text(json.dumps(sorted(self._files)))
 
     def saw(self, path: object) -> None:
         """Somebody looks at a path: note it if it is a file of data."""

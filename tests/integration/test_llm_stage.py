@@ -62,7 +62,7 @@ async def test_invocations_share_a_model(folder, tmp_path):
     served = workflow("Complete", "request", "deltas", model=str(folder), dtype="float32", adapters={"a": adapter})
     texts = ["one", "another", "and a third", "x"]
     want = [tiny.greedy(tiny.reference("llama"), tiny.tokenizer()(text)["input_ids"], 12) for text in texts]
-    async with Runtime(HostConfig(code_path=(ROOT,), cpus=2)) as host:
+    async with Runtime(HostConfig(code_path=(ROOT,), cpus=2, readable_paths=(str(tmp_path),))) as host:
         await host.apply(served, "tiny")
 
         async def ask(text, **fields):
