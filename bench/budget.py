@@ -22,8 +22,8 @@ import uvloop
 from bench.engine import engine, pin
 from bench.hop import KB, MB, STAGES, chain, once
 from bench.peers.floor import Chain
+from bench.processes import descendants
 from bench.report import Report, arguments, finish
-from bench.rivals import descendants
 
 TRACEPOINTS = {
     "raw_syscalls:sys_enter": "syscalls",

@@ -7,7 +7,6 @@ the server, its zygotes and 32 warm containers.
 
 from __future__ import annotations
 
-import os
 import signal
 import statistics
 import subprocess
@@ -16,14 +15,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from bench.engine import ROOT, document, stage
+from bench.processes import cpu_seconds
 from bench.report import Report, arguments, finish
 from dataflower import Client
 
 WARM = 32
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 def workflows() -> list[str]:
@@ -48,26 +46,6 @@ def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
-
-
-def cpu_seconds(root: int) -> float:
-    """CPU time so far of a process and all its descendants."""
-    children: dict[int, list[int]] = {}
-    used: dict[int, float] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-            used[int(entry.name)] = (int(fields[11]) + int(fields[12])) / TICK
-    todo, total = [root], 0.0
-    while todo:
-        process = todo.pop()
-        total += used.get(process, 0.0)
-        todo += children.get(process, [])
-    return total
 
 
 def warm_ms(client: Client, rounds: int) -> list[float]:

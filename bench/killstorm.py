@@ -14,12 +14,12 @@ import random
 import signal
 import time
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import uvloop
 
 from bench.engine import call, document, engine
+from bench.processes import descendants
 from bench.report import Report, arguments, finish
 from dataflower.errors import DataflowerError
 from dataflower.host.runtime import Runtime
@@ -96,25 +96,6 @@ def left_over(host: Runtime) -> dict[str, int]:
         "descriptors": len(os.listdir("/proc/self/fd")),
         "processes": len(descendants(os.getpid())),
     }
-
-
-def descendants(root: int) -> set[int]:
-    """All processes below one."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found: set[int] = set()
-    todo = [root]
-    while todo:
-        below = children.get(todo.pop(), [])
-        found.update(below)
-        todo += below
-    return found
 
 
 async def quiet(host: Runtime) -> dict[str, int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.engine import ROOT, pin
+from bench.processes import descendants
 
 PEERS = Path(os.environ.get("DATAFLOWER_PEERS", ROOT / ".venv-peers")) / "bin" / "python"
 MISSING = "not installed: make bench-peers"
@@ -109,22 +110,6 @@ class Rival:
         for process in [self._process.pid, *descendants(self._process.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
-
-
-def descendants(root: int) -> list[int]:
-    """All processes that came of this one and are still its children's children."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found: list[int] = []
-    todo = [root]
-    while todo:
-        todo = [child for parent in todo for child in children.get(parent, ())]
-        found += todo
-    return found
 
 
 class Field:

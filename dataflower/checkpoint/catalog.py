@@ -96,11 +96,7 @@ class Catalog:
                 have = self._have(name, url, files)
                 if have is not None:
                     if owned is not None:
-                        placed = place((file.name, file.nbytes) for file in have.files)
-                        known = {file.name: file for file in have.files}
-                        Load(
-                            self.disk.root / name, placed, owned, known, None, progress, arrival=arrival or Arrival()
-                        ).run()
+                        self._read(name, have, owned, progress, arrival)
                     if ready is not None:
                         ready(have)
                     return have
@@ -123,6 +119,12 @@ class Catalog:
         finally:
             source.close()
         return manifest
+
+    def _read(self, name: str, have: Manifest, owned: Owned, progress: Progress, arrival: Arrival | None) -> None:
+        """Fill memory with a model that is on the disk already."""
+        placed = place((file.name, file.nbytes) for file in have.files)
+        known = {file.name: file for file in have.files}
+        Load(self.disk.root / name, placed, owned, known, None, progress, arrival=arrival or Arrival()).run()
 
     def _have(self, name: str, url: str, files: Sequence[RemoteFile]) -> Manifest | None:
         """The model if it is there, and is what the source lists now as far as one can tell without reading it."""
