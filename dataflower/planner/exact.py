@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,11 @@ class _Front:
             yield self.module, int(self.picks[0][i])
         for part, pick in zip(self.parts, self.picks, strict=False):
             yield from part.choices(int(pick[i]))
+
+    def at(self, steps: Indices) -> _Front:
+        """The same part with these of its steps alone."""
+        picks = tuple(pick[steps] for pick in self.picks)
+        return replace(self, latency=self.latency[steps], cost=self.cost[steps], picks=picks)
 
 
 def compose(application: Application, curves: Curves, slo_s: float, max_points: int = 4096) -> Composition | None:
@@ -229,18 +234,7 @@ class _Search:
         return self._coarse(kept, self.max_points)
 
     def _kept(self, front: _Front) -> _Front:
-        keep = self._worth_keeping(front)
-        return _Front(
-            front.tail,
-            front.head,
-            front.latency[keep],
-            front.cost[keep],
-            front.flow,
-            front.least,
-            front.module,
-            front.parts,
-            tuple(pick[keep] for pick in front.picks),
-        )
+        return front.at(self._worth_keeping(front))
 
     def _worth_keeping(self, front: _Front) -> Indices:
         """The steps, by rising latency, that a plan cheaper than the best so far may use."""
@@ -263,18 +257,7 @@ class _Search:
         self.exact = False
         span = np.linspace(front.latency[0], front.latency[-1], points)
         keep = np.unique(np.searchsorted(front.latency, span, side="right") - 1)
-        picks = tuple(pick[keep] for pick in front.picks)
-        return _Front(
-            front.tail,
-            front.head,
-            front.latency[keep],
-            front.cost[keep],
-            front.flow,
-            front.least,
-            front.module,
-            front.parts,
-            picks,
-        )
+        return front.at(keep)
 
     def _enumerate(self, fronts: list[_Front]) -> None:
         """Try the steps of the parts that are left, within the gap.

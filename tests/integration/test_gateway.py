@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -37,18 +37,7 @@ from dataflower.spec.workflow import Workflow
 from dataflower.testing.fake_host import FakeHost, fake_workflow
 
 LIMIT = 1024 * 1024
-
-
-@pytest.fixture(scope="module", autouse=True)
-def grpc_runtime() -> Iterator[None]:
-    """gRPC's poller and its sockets belong to the process: kept from one test to the next."""
-
-    async def call(function: Callable[[], None]) -> None:  # they want a running loop
-        function()
-
-    asyncio.run(call(grpc.aio.init_grpc_aio))
-    yield
-    asyncio.run(call(grpc.aio.shutdown_grpc_aio))
+pytestmark = pytest.mark.usefixtures("grpc_runtime")
 
 
 def load(text: str, file: str) -> Workflow:

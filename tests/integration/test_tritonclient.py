@@ -5,52 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import grpc
-import numpy as np
 import pytest
 from engine_rig import opened, workflow
+from inference_models import host_with_models
 
 from dataflower.gateway.server import serve
 from dataflower.gateway.settings import GatewayConfig
-from dataflower.spec.function import Kind, Port, PortType, Tensor, Text
 from dataflower.testing.fake_host import FakeHost
 
-
-@pytest.fixture(scope="module", autouse=True)
-def grpc_process() -> Iterator[None]:
-    """gRPC's poller and its sockets belong to the process."""
-
-    async def call(function: Callable[[], None]) -> None:  # they want a running loop
-        function()
-
-    asyncio.run(call(grpc.aio.init_grpc_aio))
-    yield
-    asyncio.run(call(grpc.aio.shutdown_grpc_aio))
-
-
-async def frames(n: int) -> AsyncIterator[np.ndarray[Any, Any]]:
-    for i in range(n):
-        yield np.full((2, 2), i, np.uint8)
-
-
-async def forever() -> None:
-    await asyncio.Event().wait()
+pytestmark = pytest.mark.usefixtures("grpc_runtime")
 
 
 @pytest.fixture
 async def host() -> AsyncIterator[FakeHost]:
-    host = FakeHost()
-    matrix = Tensor("FP32", ["N", 3])
-    host.add("double", lambda x: x * 2, inputs=(Port("x", matrix),), outputs=(Port("out", matrix),))
-    host.add("shout", lambda text: text.upper(), inputs=(Port("text", Text()),), outputs=(Port("out", Text()),))
-    picture = Port("out", Tensor("UINT8", [2, 2]), stream=True)
-    host.add("frames", frames, inputs=(Port("n", PortType(Kind.INT)),), outputs=(picture,))
-    host.add("same", lambda x: x)
-    host.add("forever", forever)
+    host = host_with_models()
     yield host
     await host.close()
 

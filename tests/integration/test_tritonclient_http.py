@@ -10,38 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import http_rig
-import numpy as np
 import pytest
 from http_rig import Door
+from inference_models import host_with_models
 
 from dataflower.errors import Code, DataflowerError
 from dataflower.gateway.http.status import STATUS
-from dataflower.spec.function import Kind, Port, PortType, Tensor, Text
-from dataflower.testing.fake_host import FakeHost
 
 pytestmark = pytest.mark.usefixtures("grpc_runtime")
 INFER = "/v2/models/double/infer"
 
 
-async def frames(n: int) -> AsyncIterator[np.ndarray[Any, Any]]:
-    for i in range(n):
-        yield np.full((2, 2), i, np.uint8)
-
-
-async def forever() -> None:
-    await asyncio.Event().wait()
-
-
 @pytest.fixture
 async def door() -> AsyncIterator[Door]:
-    host = FakeHost()
-    matrix = Tensor("FP32", ["N", 3])
-    host.add("double", lambda x: x * 2, inputs=(Port("x", matrix),), outputs=(Port("out", matrix),))
-    host.add("shout", lambda text: text.upper(), inputs=(Port("text", Text()),), outputs=(Port("out", Text()),))
-    picture = Port("out", Tensor("UINT8", [2, 2]), stream=True)
-    host.add("frames", frames, inputs=(Port("n", PortType(Kind.INT)),), outputs=(picture,))
-    host.add("same", lambda x: x)
-    host.add("forever", forever)
+    host = host_with_models()
     async with http_rig.opened(host) as door:
         yield door
     await host.close()
