@@ -19,76 +19,10 @@ import cel
 
 from dataflower.spec.workflow import ERROR_PORT, INPUTS, Catch, Edge, Fanout, Input, Merge, Retry, Stage, Workflow
 from dataflower.testing.behaviour import Behaviour, Emit, End, FakeTensor, Hang, Raised, Read, Steps
+from dataflower.testing.choices import Choose, Paths
+from dataflower.testing.outcome import ABSENT, Absent, Fails, Outcome, Poison, TooMany
 from dataflower.testing.scopes import Scopes
 from dataflower.wire import Tag
-
-
-class Absent(enum.Enum):
-    """The token that carries no data."""
-
-    ABSENT = "absent"
-
-
-ABSENT = Absent.ABSENT
-
-
-@dataclass(frozen=True, slots=True)
-class Fails:
-    """A failure that nobody catches: which stage, of what kind, on which attempt."""
-
-    stage: str
-    kind: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Poison:
-    """Stands for a value that can't be had, for these reasons."""
-
-    why: frozenset[Fails]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One legal end of an invocation.
-
-    `outputs` by name (a list for a stream, `ABSENT`); None if it must fail. `failures`: those it may fail with; if
-    `outputs` is set and `failures` is not empty, either may happen. `tasks`: all that may run.
-    """
-
-    outputs: Mapping[str, Any] | None
-    failures: frozenset[Fails]
-    tasks: frozenset[tuple[str, Tag]]
-
-
-Choose = Callable[[int], int]
-"""Given a number of alternatives, the index of the one that happens."""
-
-
-class _Paths:
-    """Walks through all sequences of choices, each run of `choose` calls one step further than the last."""
-
-    def __init__(self) -> None:
-        self._plan: list[int] = []
-        self._taken: list[tuple[int, int]] = []
-
-    def choose(self, alternatives: int) -> int:
-        """The choice that this run makes next."""
-        at = len(self._taken)
-        index = self._plan[at] if at < len(self._plan) else 0
-        self._taken.append((index, alternatives))
-        return index
-
-    def advance(self) -> bool:
-        """Set out on the next run; False after the last."""
-        while self._taken and self._taken[-1][0] + 1 == self._taken[-1][1]:
-            self._taken.pop()
-        self._plan = [index for index, _ in self._taken]
-        self._taken = []
-        if not self._plan:
-            return False
-        self._plan[-1] += 1
-        return True
 
 
 def outcomes(
@@ -98,16 +32,12 @@ def outcomes(
 
     Raises `TooMany` after `limit` of them.
     """
-    paths = _Paths()
+    paths = Paths()
     for _ in range(limit):
         yield Execution(workflow, behaviours, inputs, paths.choose).outcome()
         if not paths.advance():
             return
     raise TooMany
-
-
-class TooMany(Exception):
-    """More legal ends than anyone wants to see."""
 
 
 class Status(enum.Enum):

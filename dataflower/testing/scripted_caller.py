@@ -18,8 +18,8 @@ from dataflower.core.events import (
 )
 from dataflower.errors import Failure
 from dataflower.spec.workflow import Fanout, Workflow
+from dataflower.testing.outcome import ABSENT
 from dataflower.testing.payloads import pack, slots_of, unpack
-from dataflower.testing.reference import ABSENT
 from dataflower.testing.scopes import Scopes
 from dataflower.testing.slots import FakeSlots
 from dataflower.wire import Value

@@ -13,7 +13,8 @@ from dataflower.core.program import compile_program
 from dataflower.errors import Code, Failure
 from dataflower.spec.workflow import Catch, Retry, Scaling, Workflow
 from dataflower.testing.behaviour import Behaviour, Fault, Shape
-from dataflower.testing.reference import Fails, outcomes
+from dataflower.testing.outcome import check_legal
+from dataflower.testing.reference import outcomes
 from dataflower.testing.scripted import Script
 from dataflower.testing.scripted_caller import ScriptedCaller
 from dataflower.testing.story import stage, workflow
@@ -63,12 +64,7 @@ def play(script: Script, graph: Workflow, own: dict[str, Behaviour], callers: in
 
 def check(graph: Workflow, own: dict[str, Behaviour], caller: ScriptedCaller) -> None:
     ends = list(outcomes(graph, own, {"x": int(caller.invocation[1:])}))
-    if caller.failure is None:
-        assert caller.payloads() in [dict(end.outputs) for end in ends if end.outputs is not None]
-    else:
-        failure = caller.failure
-        legal = frozenset[Fails]().union(*(end.failures for end in ends))
-        assert Fails(failure.stage, failure.kind, failure.attempt) in legal
+    check_legal(ends, caller.payloads() if caller.failure is None else {}, caller.failure)
 
 
 @given(GRAPHS, SEEDS, st.integers(0, 4), st.booleans())
