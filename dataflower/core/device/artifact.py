@@ -1,0 +1,73 @@
+"""What a cold start has to get ready, piece by piece, and what it is worth to have a piece ready before."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+HOST = "host"
+"""The place that every machine has: its main memory. Other places are devices, by name."""
+
+Key = tuple[str, str]
+"""(artifact, place)."""
+
+
+class Kind(enum.IntEnum):
+    """In order of a cold start: none is of use without those before it."""
+
+    LIBRARY = 0
+    BACKBONE = 1
+    ADAPTER = 2
+    KERNELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An artifact that might be ready in a place.
+
+    Attributes:
+        artifact: its name; the same in all places that it may be in. It is kept in one of them at a time.
+        place: HOST or the name of a device.
+        nbytes: memory that it takes there.
+        saved_s: by how many seconds a start is shorter that finds it there.
+        users: functions whose starts need it.
+        needs: what must be there as well; of each tuple of keys one is enough.
+    """
+
+    artifact: str
+    kind: Kind
+    place: str
+    nbytes: int
+    saved_s: float
+    users: tuple[str, ...]
+    needs: tuple[tuple[Key, ...], ...] = ()
+
+    @property
+    def key(self) -> Key:
+        """(artifact, place)."""
+        return self.artifact, self.place
+
+    def value(self, rates: Mapping[str, float]) -> float:
+        """Seconds of waiting that it saves in a second: the delay times the requests of all who share it."""
+        return self.saved_s * sum(rates.get(user, 0.0) for user in self.users)
+
+    def density(self, rates: Mapping[str, float]) -> float:
+        """Value of a byte."""
+        return self.value(rates) / max(1, self.nbytes)
+
+
+def is_closed(keys: Iterable[Key], candidates: Mapping[Key, Candidate]) -> bool:
+    """Whether everything that one of these needs is among them."""
+    there = set(keys)
+    return all(any(key in there for key in options) for one in there for options in candidates[one].needs)
+
+
+def closed_part(keys: Iterable[Key], candidates: Mapping[Key, Candidate]) -> set[Key]:
+    """The largest part of `keys` in which everybody has what it needs."""
+    left = set(keys)
+    while True:
+        orphans = {k for k in left if not all(any(o in left for o in options) for options in candidates[k].needs)}
+        if not orphans:
+            return left
+        left -= orphans
