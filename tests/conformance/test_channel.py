@@ -1,4 +1,4 @@
-"""The channel contract, with the far side in a thread, in a forked child and in a process of its own."""
+"""The channel contract, with the far side in a thread, in a forked child, in a process of its own, on another host."""
 
 import os
 import subprocess
@@ -7,8 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+from network_bridge import bridged
+
 from dataflower.channel.link import Link
-from dataflower.testing.channel_suite import ChannelSuite, closing, serve_until_error
+from dataflower.errors import EndOfStream, PeerGone
+from dataflower.testing.channel_suite import ChannelSuite, Near, closing, serve_until_error
 
 
 class TestInOneProcess(ChannelSuite):
@@ -49,3 +53,24 @@ class TestAcrossAnExec(ChannelSuite):
         with closing(near):
             yield near
         assert child.wait() == 0
+
+
+class TestBetweenHosts(ChannelSuite):
+    """The way between hosts: mirrored memory, and its bytes in streams over TCP."""
+
+    @contextmanager
+    def peer(self) -> Iterator[Link]:
+        with bridged() as (near, far):
+            thread = threading.Thread(target=serve_until_error, args=(far,))
+            thread.start()
+            with closing(near):
+                yield near
+            thread.join()
+
+    def test_descriptors_ride_along(self, near: Near) -> None:
+        """Only those of arenas do, as memory: no other descriptor means anything on another host."""
+        reader, writer = os.pipe()
+        with pytest.raises((EndOfStream, PeerGone)):
+            near.relay(b"short", [writer])
+        os.close(reader)
+        os.close(writer)

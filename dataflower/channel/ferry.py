@@ -1,0 +1,250 @@
+"""Values between the memories of two hosts: messages that name memory, behind the bytes that they name.
+
+Each arena that a message refers to is *mirrored* on the other side: memory of the same number and size, of which only
+pages that were really sent are ever touched. So references mean the same on both sides, and bytes are received straight
+into their place. A message waits on the receiving side until the bytes that it needs are there; messages with the same
+key stay in order, those with different keys don't wait for each other.
+
+What was sent of a slot is not sent again before the slot is released: eight readers on a host share one copy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from dataflower.channel.mux import Aborted, Completed, Message, Mux, MuxEvent, Opened
+from dataflower.channel.segment import Segment
+from dataflower.wire import TensorRef
+
+MAX_MIRROR_BYTES = 1 << 42
+"""All mirrors of a session together; they are sparse, so this only keeps nonsense out."""
+
+
+class Mirror(msgspec.Struct, frozen=True, array_like=True, tag="m"):
+    """Coming messages refer to this arena of the sender's host."""
+
+    arena: int
+    nbytes: int
+
+
+class Forget(msgspec.Struct, frozen=True, array_like=True, tag="f"):
+    """No further message refers to this arena."""
+
+    arena: int
+
+
+class Parcel(msgspec.Struct, frozen=True, array_like=True, tag="p"):
+    """A message for `key`, to be given out when the streams in `needs` are complete, and after earlier ones.
+
+    `urgent`: at once.
+    """
+
+    key: int
+    body: bytes
+    needs: tuple[int, ...] = ()
+    urgent: bool = False
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Mirror | Forget | Parcel).decode
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A parcel whose bytes, or whose turn, have not come."""
+
+    needs: set[int]
+    body: bytes
+
+
+class Ferry:
+    """One side. Owns the mirrors; `close` it. Not thread-safe."""
+
+    def __init__(
+        self,
+        source: Callable[[TensorRef], memoryview],
+        deliver: Callable[[int, bytes], None],
+        on_mirror: Callable[[int, int], None],
+        on_forget: Callable[[int], None],
+        *,
+        mux: Callable[..., Mux] = Mux,
+    ) -> None:
+        """`source` reads memory of this side. `deliver(key, body)` gets what came. `on_mirror(arena, bytes)` is told of
+        a new mirror (`descriptor` has it), `on_forget(arena)` that it is not referred to any more.
+
+        The last three may raise ValueError for what makes no sense, which ends the connection.
+        """
+        self._source = source
+        self._deliver = deliver
+        self._on_mirror = on_mirror
+        self._on_forget = on_forget
+        self.mux = mux(self._place, self._hear)
+        self._sizes: dict[int, int] = {}
+        """Bytes of the arenas of this side that were announced."""
+        self._sent: dict[tuple[int, int], dict[tuple[int, int], int]] = {}
+        """By slot: ranges (start, end) and the streams that took them over."""
+        self._mirrors: dict[int, Segment] = {}
+        self._mirrored_bytes = 0
+        self._coming: set[int] = set()
+        self._queues: dict[int, deque[_Waiting]] = {}
+        self._waiters: dict[int, set[int]] = {}
+        """By stream: the keys whose parcels wait for it."""
+
+    # --- out -------------------------------------------------------------------------------------------------
+
+    def send(
+        self, key: int, body: bytes, refs: Iterable[TensorRef] = (), size_of: Callable[[int], int] | None = None
+    ) -> None:
+        """Send a message, and of the memory that it refers to what the other side doesn't have.
+
+        `size_of(arena)`: its bytes. The memory must not change before the slots are `released`.
+        """
+        needs: dict[int, None] = {}
+        for ref in refs:
+            if ref.arena in self._mirrors:
+                continue  # it is the other side's own
+            if ref.arena not in self._sizes:
+                assert size_of is not None
+                self.announce(ref.arena, size_of(ref.arena))
+            stream = self._push(ref) if ref.nbytes else 0
+            if stream:
+                needs[stream] = None
+        self.mux.send(_encode(Parcel(key, body, tuple(needs))))
+
+    def send_urgent(self, key: int, body: bytes) -> None:
+        """Send a message that waits for nothing."""
+        self.mux.send(_encode(Parcel(key, body, (), True)))
+
+    def announce(self, arena: int, nbytes: int) -> None:
+        """Have an arena of this side mirrored, once."""
+        if arena not in self._sizes:
+            self._sizes[arena] = nbytes
+            self.mux.send(_encode(Mirror(arena, nbytes)))
+
+    def _push(self, ref: TensorRef) -> int:
+        """The stream with these bytes that is under way; 0 if they are there."""
+        ranges = self._sent.setdefault((ref.arena, ref.slot), {})
+        wanted = (ref.offset, ref.offset + ref.nbytes)
+        stream = ranges.get(wanted, 0)
+        if not stream:
+            whole = next((s for (a, b), s in ranges.items() if a <= wanted[0] and wanted[1] <= b), 0)
+            stream = ranges[wanted] = whole or self.mux.open(self._source(ref), ref.arena, ref.offset)
+        return stream if self.mux.is_open(stream) else 0
+
+    def released(self, slots: Iterable[tuple[int, int]]) -> None:
+        """Nobody reads these slots any more: they will be written again."""
+        for slot in slots:
+            for stream in self._sent.pop(slot, {}).values():
+                self.mux.abort(stream)
+
+    def forget(self, arena: int) -> None:
+        """No further message will refer to this arena of this side. No-op if it was not announced."""
+        if self._sizes.pop(arena, None) is not None:
+            self.released([slot for slot in self._sent if slot[0] == arena])
+            self.mux.send(_encode(Forget(arena)))
+
+    # --- in --------------------------------------------------------------------------------------------------
+
+    def descriptor(self, arena: int) -> int:
+        """A copy of the descriptor of a mirror, which the caller owns. ValueError if there is none."""
+        segment = self._mirrors.get(arena)
+        if segment is None:
+            raise ValueError(f"arena {arena:#x} is not mirrored")
+        return os.dup(segment.fd)
+
+    def mirrors(self, arena: int) -> bool:
+        """Whether this arena is the other side's."""
+        return arena in self._mirrors
+
+    def drop(self, key: int) -> None:
+        """Give out nothing more of what waits under this key."""
+        self._queues.pop(key, None)
+
+    def drop_mirror(self, arena: int) -> None:
+        """Let go of a mirror; its memory is gone when its last reader is. No-op if there is none."""
+        segment = self._mirrors.pop(arena, None)
+        if segment is not None:
+            self._mirrored_bytes -= segment.nbytes
+            os.close(segment.fd)
+
+    def close(self) -> None:
+        """Let go of all mirrors. Idempotent."""
+        self.mux.lost()
+        for arena in list(self._mirrors):
+            self.drop_mirror(arena)
+        self._queues.clear()
+        self._waiters.clear()
+
+    def _place(self, arena: int, offset: int, nbytes: int) -> memoryview:
+        segment = self._mirrors.get(arena)
+        if segment is None or offset + nbytes > segment.nbytes:
+            raise ValueError(f"bytes for {offset} to {offset + nbytes} of arena {arena:#x}, which are not mirrored")
+        return segment.buffer[offset : offset + nbytes]
+
+    def _hear(self, event: MuxEvent) -> None:
+        match event:
+            case Message(payload):
+                self._unpack(payload)
+            case Opened(stream):
+                self._coming.add(stream)
+            case Completed(stream):
+                self._coming.discard(stream)
+                for key in self._waiters.pop(stream, ()):
+                    self._give_out(key)
+            case Aborted(stream):
+                self._coming.discard(stream)
+                for key in self._waiters.pop(stream, ()):
+                    self._lose(key, stream)
+
+    def _unpack(self, payload: bytearray) -> None:
+        envelope = _decode(payload)
+        if type(envelope) is Parcel:
+            self._accept(envelope)
+        elif type(envelope) is Mirror:
+            self._make_mirror(envelope)
+        else:
+            self._on_forget(envelope.arena)
+            self.drop_mirror(envelope.arena)
+
+    def _accept(self, parcel: Parcel) -> None:
+        key = parcel.key
+        needs = {stream for stream in parcel.needs if stream in self._coming}
+        queue = self._queues.get(key)
+        if parcel.urgent or (not needs and not queue):
+            self._deliver(key, parcel.body)
+            return
+        if queue is None:
+            queue = self._queues[key] = deque()
+        queue.append(_Waiting(needs, parcel.body))
+        for stream in needs:
+            self._waiters.setdefault(stream, set()).add(key)
+
+    def _give_out(self, key: int) -> None:
+        """Everything at the head of a queue whose bytes are there."""
+        while queue := self._queues.get(key):
+            first = queue[0]
+            if not first.needs.isdisjoint(self._coming):
+                return
+            queue.popleft()
+            self._deliver(key, first.body)
+        self._queues.pop(key, None)
+
+    def _lose(self, key: int, stream: int) -> None:
+        """Bytes will not come: what needs them is of no interest to its sender any more."""
+        queue = self._queues.get(key)
+        if queue:
+            self._queues[key] = deque(waiting for waiting in queue if stream not in waiting.needs)
+            self._give_out(key)
+
+    def _make_mirror(self, mirror: Mirror) -> None:
+        arena, nbytes = mirror.arena, mirror.nbytes
+        if arena in self._mirrors or nbytes <= 0 or self._mirrored_bytes + nbytes > MAX_MIRROR_BYTES:
+            raise ValueError(f"a mirror of {nbytes} bytes under the number {arena:#x}")
+        self._mirrors[arena] = Segment.in_memory(arena, nbytes)
+        self._mirrored_bytes += nbytes
+        self._on_mirror(arena, nbytes)
