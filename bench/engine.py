@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflower.config.sources import file_reader, source_finder
+from dataflower.host.heap import spare_the_collector
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import HostConfig
 from dataflower.spec.load import load
@@ -25,6 +26,7 @@ async def engine(*sources: str, **settings: Any) -> AsyncIterator[Runtime]:
         for source in sources:
             workflow = load(source, file="<bench>", read=file_reader, find_source=source_finder([ROOT]))
             await host.apply(workflow, source)
+        spare_the_collector()  # as `dataflower serve` does
         yield host
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from dataflower.cli.exits import WrongUsage
 from dataflower.host.api import HostApi
+from dataflower.host.heap import spare_the_collector
 from dataflower.host.settings import HostConfig
 from dataflower.spec.units import parse_duration
 from dataflower.spec.workflow import Workflow
@@ -35,6 +36,7 @@ async def open_host(config: HostConfig, load: Callable[[str], Workflow] | None =
     from dataflower.host.runtime import Runtime
 
     async with Runtime(config, load=load) as runtime:
+        spare_the_collector()
         yield runtime
 
 

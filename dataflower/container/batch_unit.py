@@ -157,7 +157,7 @@ class BatchUnit:
         try:
             if isinstance(output, BaseException):
                 raise output
-            ports = self._outputs.whole(output, member.sizes)[1]
+            ports = self._outputs.values(output, member.sizes)
             return self._data.encode_outputs(member, ports, starve) if ports else {}
         except BaseException as error:  # user code's own, or a value that fits no port
             record = error_record(error)

@@ -170,7 +170,7 @@ class FunctionUnit:
     def _hand_out(self, task: RunningTask, result: Any) -> Mapping[str, Any]:
         """Of a plain function: lists become items."""
         if not self._outputs.streams:
-            return self._outputs.whole(result, task.sizes)[1]
+            return self._outputs.values(result, task.sizes)
         rows, values = self._outputs.whole(result, task.sizes)
         for row in rows:
             self._wait_for_credit(task)

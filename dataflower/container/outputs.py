@@ -43,13 +43,10 @@ class Outputs:
         self._only = next(iter(self._ports)) if len(self._ports) == 1 else None
         self._warned = False
         self._streams = frozenset(name for name, port in self._ports.items() if port.stream)
+        self.streams = bool(self._streams)
+        """Whether any port is a stream."""
         self._values = frozenset(self._ports) - self._streams
         self._typed = {name: port for name, port in self._ports.items() if port.type.kind is not Kind.ANY}
-
-    @property
-    def streams(self) -> bool:
-        """Whether any port is a stream."""
-        return bool(self._streams)
 
     def item(self, yielded: Any, sizes: dict[str, int]) -> Mapping[str, Any]:
         """The ports of one `yield`. Raises TypeMismatch."""
@@ -67,12 +64,15 @@ class Outputs:
             )
         return self._sort(value, self._values, "return", sizes)
 
+    def values(self, value: Any, sizes: dict[str, int]) -> Mapping[str, Any]:
+        """The ports, from what a plain function without streams returned. Raises TypeMismatch."""
+        if self._only is not None:
+            ports = {self._only: self._single(value)}
+            return self._checked(ports, sizes) if self._typed else ports
+        return self._sort({} if value is None else value, self._values, "return", sizes)
+
     def whole(self, value: Any, sizes: dict[str, int]) -> tuple[Iterator[Mapping[str, Any]], Mapping[str, Any]]:
-        """Items and value ports, from what a plain function returned; items are checked as they are taken."""
-        if not self._streams:
-            if self._only is not None:
-                return iter(()), self._checked({self._only: self._single(value)}, sizes)
-            return iter(()), self._sort({} if value is None else value, self._values, "return", sizes)
+        """Items and value ports, from what a plain function with streams returned; items are checked when taken."""
         if self._only is not None:
             lists = {self._only: value}
             values: Mapping[str, Any] = {}

@@ -369,8 +369,8 @@ class TestCancel:
         container.tell(wire.CancelTask(task))
         assert container.next(wire.TaskFailed).error.code is Code.CANCELLED
         container.tell(wire.ReleaseSlots(((value.tensors[0].arena, value.tensors[0].slot),)))
-        container.run({"n": 5 << 20})
-        assert container.next(wire.TaskDone).outputs["out"].tensors
+        container.run({"n": 5 << 20})  # comes on another socket than the release, perhaps before it
+        assert container.next(wire.TaskDone, passing=wire.Starved).outputs["out"].tensors
 
     def test_async_function(self, start: Any) -> None:
         container = start("asleep")

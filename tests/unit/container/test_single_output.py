@@ -16,6 +16,6 @@ def test_a_dict_with_just_the_port_is_handed_on_with_one_warning(
 ) -> None:
     outputs = Outputs([OutputPort("top")])
     for _ in range(3):
-        assert outputs.whole(value, {})[1] == {"top": value}
+        assert outputs.values(value, {}) == {"top": value}
     said = capsys.readouterr().err
     assert said.count("a dict with the one key 'top' goes out as it is") == warnings
