@@ -47,13 +47,13 @@ def latencies(
         document: the plan.
         arrivals: times, rising.
         requests: stage -> requests of each invocation; 0 passes the stage by.
-        hold: a stage takes up an invocation only when the budgets before it are used up, as the formulas assume.
+        hold: a stage takes up an invocation only when those before it are to be done with it, as the formulas assume.
     """
     stages = stages_of(document)
-    budget = {name: stage.budget_ms / 1000 for name, stage in document.stages.items()}
+    share = {name: stage.timeout_s + stage.duration_s for name, stage in stages.items()}
     before: dict[str, float] = {}
     for name in application.order:
-        before[name] = max((before[p] + budget[p] for p in application.parents[name]), default=0.0)
+        before[name] = max((before[p] + share[p] for p in application.parents[name]), default=0.0)
     events: list[tuple[float, int, str, str, object]] = []
     order = count()
     waiting = [{name: len(application.parents[name]) for name in application.order} for _ in arrivals]

@@ -89,6 +89,8 @@ class Config:
     cpus: int = field(default_factory=_cpus)
     """Cores to plan with."""
     max_containers: int = 64
+    devices: tuple[str, ...] = ("cpu",)
+    """Kinds of machine that this host counts as, by the names of price files; plans for others are refused."""
     cancel_grace_s: float = 2.0
     """How long a container may take to let go of a cancelled task before it is killed."""
     start_timeout_s: float = 300.0

@@ -6,30 +6,26 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dataflower.clock import Clock
 from dataflower.core.events import PlanChanged, WorkflowAdded, WorkflowRemoved
 from dataflower.core.host import HostCore
-from dataflower.core.plan import DispatchPlan
 from dataflower.core.program import compile_program
 from dataflower.errors import Code, DataflowerError, FailedPrecondition, NotFound
 from dataflower.host.api import StageStatus, WorkflowStatus
 from dataflower.host.engine import Engine
 from dataflower.host.isolation import Gate
 from dataflower.host.journal import Journal, StoredWorkflow
+from dataflower.host.settings import HostConfig
 from dataflower.spec.function import Port
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.workflow import Workflow
 
+if TYPE_CHECKING:
+    from dataflower.host.plans import ReadPlan
+
 _log = logging.getLogger(__name__)
-
-
-def read_plan(text: str, file: str, workflow: Workflow) -> DispatchPlan:
-    """A plan file for this workflow. Raises DocumentInvalid."""
-    from dataflower.planner.dispatch import dispatch_plan  # most hosts never see a plan
-    from dataflower.planner.document import parse_plan
-
-    return dispatch_plan(parse_plan(text, file), workflow, file)
 
 
 Load = Callable[[str], Workflow]
@@ -45,12 +41,24 @@ class Deployed:
     workflow: Workflow
     source: str
     applied_at: float
-    plan: str
-    """The text of the plan that it is run by, empty if there is none."""
     inputs: dict[str, Port]
     streams: frozenset[str]
     """Outputs that come item by item."""
     running: int = 0
+    planned: ReadPlan | None = None
+    """The plan that it is run by."""
+
+    @property
+    def plan(self) -> str:
+        """Its text, empty if there is none."""
+        return "" if self.planned is None else self.planned.text
+
+    @property
+    def kept(self) -> int:
+        """Containers that it keeps warm."""
+        if self.planned is not None:
+            return self.planned.containers
+        return sum(stage.scaling.min_replicas for stage in self.workflow.stages.values())
 
     @property
     def key(self) -> str:
@@ -61,12 +69,22 @@ class Deployed:
 class Registry:
     """Applies and forgets workflows, in the journal and in the core."""
 
-    def __init__(self, engine: Engine, core: HostCore, journal: Journal, clock: Clock, load: Load | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        core: HostCore,
+        journal: Journal,
+        clock: Clock,
+        config: HostConfig,
+        *,
+        load: Load | None,
+    ) -> None:
         self._engine = engine
         self._core = core
         self._journal = journal
         self._clock = clock
         self._load = load
+        self._config = config
         self._serving: dict[str, Deployed] = {}
         self._newest: dict[str, int] = {}
         self._revived: dict[tuple[str, int], Deployed] = {}
@@ -119,21 +137,34 @@ class Registry:
             workflow=workflow,
             source=stored.source,
             applied_at=stored.applied_at,
-            plan="",
             inputs={port.name: port for port in workflow.inputs},
             streams=frozenset(output.name for output in program.outputs if output.stream),
         )
         self._engine.feed(WorkflowAdded(deployed.key, program))
         if stored.plan:
             try:
-                self._follow(deployed, stored.plan, read_plan(stored.plan, "the stored plan", workflow))
+                self._follow(deployed, self._fitting(self._read(stored.plan, workflow), workflow))
             except DataflowerError as error:
-                _log.error("the plan of workflow %r can't be read any more and is left out: %s", stored.name, error)
+                _log.error("the plan of workflow %r can't be kept any more and is left out: %s", stored.name, error)
         return deployed
 
-    def _follow(self, deployed: Deployed, text: str, plan: DispatchPlan | None) -> None:
-        deployed.plan = text
-        self._engine.feed(PlanChanged(deployed.key, plan))
+    def _read(self, text: str, workflow: Workflow) -> ReadPlan:
+        """Raises DocumentInvalid."""
+        from dataflower.host import plans
+
+        return plans.read_plan(text, "plan", workflow)
+
+    def _fitting(self, plan: ReadPlan, workflow: Workflow) -> ReadPlan:
+        """The plan itself. Raises DocumentInvalid if it has no room beside all other workflows."""
+        from dataflower.host import plans
+
+        kept = sum(other.kept for name, other in self._serving.items() if name != workflow.name)
+        plans.check(plan, workflow, "plan", self._config, kept)
+        return plan
+
+    def _follow(self, deployed: Deployed, plan: ReadPlan | None) -> None:
+        deployed.planned = plan
+        self._engine.feed(PlanChanged(deployed.key, None if plan is None else plan.dispatch))
 
     def retire(self, deployed: Deployed) -> None:
         """Take no new invocations for a version; its containers stop when the running ones are over."""
@@ -143,8 +174,10 @@ class Registry:
         self, workflow: Workflow, source: str, expected_version: int | None, plan: str | None = None
     ) -> Deployed:
         """See `HostApi.apply`."""
-        dispatch = await asyncio.to_thread(read_plan, plan, "plan", workflow) if plan else None
+        read = await asyncio.to_thread(self._read, plan, workflow) if plan else None
         async with self._applying:
+            if read is not None:
+                self._fitting(read, workflow)
             current = self._serving.get(workflow.name)
             version = 0 if current is None else current.version
             if expected_version is not None and expected_version != version:
@@ -155,7 +188,7 @@ class Registry:
                 if plan is not None and plan != current.plan:
                     same = StoredWorkflow(workflow.name, version, source, current.applied_at, plan=plan)
                     await self._journal.put_workflow(same)
-                    self._follow(current, plan, dispatch)
+                    self._follow(current, read)
                 return current
             await self._gate.check(workflow)
             compile_program(workflow)  # refuse before anything is written

@@ -102,7 +102,7 @@ class Runtime:
             self._engine = Engine(self._core, self._clock, config)
             self._engine.on_start = self._on_start
             self._border = Border(self._engine.arena, self._engine.views, config.max_input_bytes)
-            self._registry = Registry(self._engine, self._core, self._journal, self._clock, self._load)
+            self._registry = Registry(self._engine, self._core, self._journal, self._clock, config, load=self._load)
         except BaseException:
             await self._journal.close()
             raise

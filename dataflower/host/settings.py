@@ -47,6 +47,8 @@ class HostConfig:
     """Whether limits are also kept by control groups, where the kernel allows."""
     cpus: int = field(default_factory=default_cpus)
     max_containers: int = 64
+    devices: tuple[str, ...] = ("cpu",)
+    """Kinds of machine that this host counts as, by the names of price files: plans for others are refused."""
     cancel_grace_s: float = 2.0
     """How long a container may take to let go of a cancelled task before it is killed."""
     start_timeout_s: float = 300.0

@@ -11,9 +11,6 @@ from dataflower.planner.reading import DocumentInvalid
 from dataflower.spec.scopes import predecessors
 from dataflower.spec.workflow import Workflow
 
-SLACK_USED = 0.5
-"""Share of what a budget leaves beyond the worst case that batches may wait for; the rest is for what comes late."""
-
 
 def dispatch_plan(
     document: PlanDocument, workflow: Workflow, file: str = "plan", *, admission: bool = True
@@ -64,15 +61,15 @@ def dispatch_of(document: PlanDocument, workflow: Workflow, *, admission: bool =
 
 
 def _until(document: PlanDocument, workflow: Workflow) -> dict[str, float]:
-    """By when each stage should be done with an invocation's tasks: along the longest path to it, itself included."""
+    """By when each stage should be done with an invocation's tasks, seconds after its arrival.
+
+    Time-outs and run times along the longest path to it, itself included.
+    """
     parents = {name: predecessors(workflow, stage) for name, stage in workflow.stages.items()}
     until: dict[str, float] = {}
     for name in TopologicalSorter(parents).static_order():
         planned = document.stages.get(name)
-        own = 0.0
-        if planned is not None:
-            worst = _worst_ms(planned)
-            own = (worst + SLACK_USED * max(0.0, planned.budget_ms - worst)) / 1000
+        own = 0.0 if planned is None else min(g.timeout_ms + g.duration_ms for g in planned.groups) / 1000
         until[name] = max((until[parent] for parent in parents[name]), default=0.0) + own
     return until
 

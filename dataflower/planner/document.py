@@ -28,7 +28,8 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class GroupDocument(Document):
     """Containers of one kind that share their batches: the next full batch goes to the first that is free.
 
-    A batch closes when it holds `batch` tasks, or when its oldest task has waited for `timeout_ms`.
+    A batch closes when it holds `batch` tasks, or when its oldest task has waited for `timeout_ms`, counted from when
+    the stages before are to be done with it: so it is to be done itself `timeout_ms + duration_ms` after them.
     """
 
     device: str = Field(min_length=1, description="Kind of machine")
@@ -37,7 +38,10 @@ class GroupDocument(Document):
     replicas: int = Field(ge=0, description="Containers to keep; what `shared` machines carry is not among them")
     rate_per_s: Positive = Field(description="Tasks a second that this group is meant for, dummies included")
     duration_ms: Positive = Field(description="Of a full batch")
-    timeout_ms: NotNegative = Field(description="How long the oldest task of a batch may wait for others")
+    timeout_ms: NotNegative = Field(
+        description="How long the oldest task of a batch may wait for others; of several groups in a stage the one "
+        "that would be done soonest counts for all"
+    )
     worst_ms: Positive = Field(description="Latency that is counted on, from queued to done")
 
 
@@ -125,6 +129,10 @@ def parse_plan(text: str, file: str) -> PlanDocument:
             if group.duration_ms > stage.budget_ms * (1 + 1e-6):
                 message = f"a batch takes {group.duration_ms:g} ms, more than the budget of {stage.budget_ms:g} ms"
                 problems.append(tree.problem((*place, "duration_ms"), message))
+            elif group.timeout_ms + group.duration_ms > stage.budget_ms * (1 + 1e-6):
+                left = stage.budget_ms - group.duration_ms
+                message = f"a time-out of {group.timeout_ms:g} ms, where the budget leaves {left:g} ms for waiting"
+                problems.append(tree.problem((*place, "timeout_ms"), message))
     for i, machine in enumerate(document.shared):
         for j, share in enumerate(machine.shares):
             own = document.stages.get(share.stage) if share.workflow == document.workflow else None
@@ -215,7 +223,7 @@ def _group(stage: StagePlan, a: Allotment, *, is_shared: bool) -> GroupDocument:
         replicas=full if is_shared else whole(a.machines),
         rate_per_s=_rate(a.rate),
         duration_ms=_ms(c.duration_s),
-        timeout_ms=_ms(max(0.0, stage.budget_s - c.duration_s)),
+        timeout_ms=_ms(stage.timeout_s(c)),
         worst_ms=_ms(a.worst_s),
     )
 

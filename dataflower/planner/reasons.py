@@ -101,9 +101,8 @@ def _tail(question: Question, options: Options, stage: StagePlan, a: Allotment, 
     module = question.application.module(stage.stage)
     if question.trace is None:
         demand = stochastic.Demand(a.rate, module.factor, module.burst, late)
-        return stochastic.quantile(c, whole(a.machines), demand, stage.budget_s)
+        return stochastic.quantile(c, whole(a.machines), demand, stage.until_s)
     arrivals = question.trace.at(stage.rate / module.factor)
     requests = traced.spread(len(arrivals), module.factor, module.burst)
-    timeout_s = max(0.0, stage.budget_s - c.duration_s)
-    latency = traced.replay(arrivals, requests, c, whole(a.machines), timeout_s)
+    latency = traced.replay(arrivals, requests, c, whole(a.machines), stage.timeout_s(c))
     return traced.percentile_of(latency, len(arrivals), late)

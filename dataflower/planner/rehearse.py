@@ -3,7 +3,7 @@
 The bounds of `stochastic` add up what never happens at once: every stage at its worst for the same invocation. So plans
 with larger shares of late requests for each stage (`Options.risk`) are tried as well, from the safest on, and the
 cheapest is taken that keeps the percentile here with room to spare. Batches close and start as in the engine:
-work-conserving, by deadlines that follow from the budgets.
+work-conserving, by the time-outs of the plan.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def rehearse(
     done: dict[str, Floats] = {}
     for name in application.order:
         parents, stage = application.parents[name], stages[name]
-        until[name] = max((until[p] for p in parents), default=0.0) + stage.budget_s
+        until[name] = max((until[p] for p in parents), default=0.0) + stage.until_s
         ready = np.maximum.reduce([done[p] for p in parents]) if parents else arrivals
         asks = requests[name] > 0
         done[name] = ready.copy()

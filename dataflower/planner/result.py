@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dataflower.planner.pack import Machine
+from dataflower.planner.profile import Configuration
 from dataflower.planner.schedule import Allotment, whole
+
+SLACK_USED = 0.5
+"""Share of what a budget leaves beyond the worst case that batches may wait for; the rest is for what comes late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,7 @@ class StagePlan:
         stage: its name.
         rate: requests a second that it must serve; the dummy requests come on top.
         budget_s: its share of the SLO; on every path the shares sum up to at most the SLO.
-        worst_s: worst-case latency, at most the budget; the rest is slack for batch time-outs.
+        worst_s: worst-case latency, at most the budget; half of the rest is slack for batch time-outs.
         tuples: configurations with their machines, best ranked first.
         dummy_rate: requests a second that nobody sent; they are the first to be dropped.
         second_worth: cost for an hour that one more second for this stage would save (exact splitter), else 0.
@@ -29,6 +33,20 @@ class StagePlan:
     tuples: tuple[Allotment, ...]
     dummy_rate: float
     second_worth: float
+
+    @property
+    def until_s(self) -> float:
+        """How long after the stages before it are to be done with an invocation it is to be done itself.
+
+        The promise holds for every time-out between the one that the worst case counts on and what the whole budget
+        leaves: longer ones only make for fuller batches. The engine's own time has no place in the model, so some of
+        the budget is left to it.
+        """
+        return self.worst_s + SLACK_USED * max(0.0, self.budget_s - self.worst_s)
+
+    def timeout_s(self, configuration: Configuration) -> float:
+        """How long the oldest request of a batch may wait for others in this configuration, in seconds."""
+        return max(0.0, self.until_s - configuration.duration_s)
 
     @property
     def cost(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,17 @@ async def test_what_would_be_late_is_refused_with_the_time_to_come_back() -> Non
         await asyncio.gather(*(handle.result() for handle in handles))
 
 
+async def test_plans_of_several_workflows_share_the_containers_of_the_host() -> None:
+    other = replace(served(), name="other")
+    async with Runtime(config(max_containers=3)) as host:
+        await host.apply(served(), "s", plan=plan(2))
+        with pytest.raises(InvalidArgument, match=r"keeps 2 containers .*other workflows keep 2: .* at most 3"):
+            await host.apply(other, "o", plan=plan(2).replace("workflow: served", "workflow: other"))
+        await host.apply(other, "o", plan=plan(1).replace("workflow: served", "workflow: other"))
+        await host.apply(served(), "s", plan="")
+        await host.apply(other, "o", plan=plan(3).replace("workflow: served", "workflow: other"))
+
+
 async def test_a_plan_survives_a_restart(tmp_path: Path) -> None:
     async with Runtime(config(state_dir=tmp_path)) as host:
         await host.apply(served(), "s", plan=plan())
@@ -115,6 +127,8 @@ async def test_a_plan_survives_a_restart(tmp_path: Path) -> None:
         ("kind: Plan", "workflow"),
         (plan().replace("workflow: served", "workflow: other"), "the plan is for workflow 'other', not 'served'"),
         (plan().replace("batch: 4", "batch: 16").replace("rate_per_s: 20,", "rate_per_s: 2,"), "max_size is 8"),
+        (plan(65), "keeps 65 containers .* for stage 'b'.*: this host runs at most 64 .*raise `max_containers`"),
+        (plan().replace("device: cpu", "device: v100"), "stage 'b' is planned on 'v100', .* it has cpu .*--device cpu"),
     ],
 )
 async def test_a_bad_plan_changes_nothing(text: str, message: str) -> None:

@@ -67,8 +67,9 @@ def test_a_document_says_what_the_engine_needs() -> None:
         for group, a in zip(written.groups, stage.tuples, strict=True):
             assert (group.device, group.batch) == (a.configuration.hardware, a.configuration.batch)
             assert group.replicas >= group.machines
-            # a batch that is cut at its time-out is done within the budget
-            assert group.timeout_ms + group.duration_ms == pytest.approx(written.budget_ms)
+            # a batch that is cut at its time-out is done when the worst case and half of the slack are used up
+            half = (stage.worst_s + stage.budget_s) / 2 * 1000
+            assert group.timeout_ms + group.duration_ms == pytest.approx(half)
     assert sum(s.budget_ms for s in document.stages.values()) <= document.slo_ms * (1 + 1e-8)
 
 

@@ -1,0 +1,48 @@
+"""Plan files as a host reads them, held against what it has. Imported with the first plan: many hosts never see one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from dataflower.core.plan import DispatchPlan
+from dataflower.host.settings import HostConfig
+from dataflower.planner.dispatch import dispatch_plan
+from dataflower.planner.document import PlanDocument, parse_plan
+from dataflower.planner.room import Room, check_room, kept_by
+from dataflower.spec.workflow import Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """A plan file, read: its text, what it says, and what it asks of the core."""
+
+    text: str
+    document: PlanDocument
+    dispatch: DispatchPlan
+
+    @property
+    def containers(self) -> int:
+        """That it keeps warm."""
+        return sum(kept_by(stage) for stage in self.document.stages.values())
+
+
+def read_plan(text: str, file: str, workflow: Workflow) -> ReadPlan:
+    """A plan file for this workflow. Takes some milliseconds.
+
+    Raises:
+        DocumentInvalid: it does not hold together, or is for another workflow.
+    """
+    document = parse_plan(text, file)
+    return ReadPlan(text, document, dispatch_plan(document, workflow, file))
+
+
+def room_of(config: HostConfig, kept: int) -> Room:
+    """What a host has for one more plan beside the `kept` containers of other workflows."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Room(config.max_containers, config.devices, config.cpus, memory_bytes, kept)
+
+
+def check(plan: ReadPlan, workflow: Workflow, file: str, config: HostConfig, kept: int) -> None:
+    """Refuse a plan that asks for what this host does not have. Raises DocumentInvalid."""
+    check_room(plan.document, workflow, room_of(config, kept), file)

@@ -1,0 +1,89 @@
+"""Whether a host has what a plan asks for: what is refused can be mended, what is cut down breaks its word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dataflower.errors import Problem
+from dataflower.planner.document import PlanDocument, StageDocument
+from dataflower.planner.reading import DocumentInvalid
+from dataflower.spec.workflow import Resources, Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a host has for one more plan.
+
+    Attributes:
+        containers: most that it runs.
+        kept: of them, those that other workflows keep warm.
+        devices: kinds of machine that it is, by the names of price files.
+        cpus: cores.
+        memory_bytes: of the machine.
+    """
+
+    containers: int
+    devices: tuple[str, ...]
+    cpus: float
+    memory_bytes: int
+    kept: int = 0
+
+
+def kept_by(stage: StageDocument) -> int:
+    """Containers that a stage keeps: one of its own even where the plan has it share a machine."""
+    return sum(group.replicas for group in stage.groups) or 1
+
+
+def check_room(document: PlanDocument, workflow: Workflow, room: Room, file: str) -> None:
+    """Refuse a plan that this host can't carry out.
+
+    Raises:
+        DocumentInvalid: a kind of device that the host is not, or more containers, declared cores or declared memory
+            than it has.
+    """
+    found = [*_devices(document, room), *_containers(document, room), *_declared(document, workflow, room)]
+    if found:
+        raise DocumentInvalid(tuple(Problem(file, 1, 1, message, hint) for message, hint in found))
+
+
+def _devices(document: PlanDocument, room: Room) -> Iterator[tuple[str, str]]:
+    known = ", ".join(room.devices)
+    for name, stage in document.stages.items():
+        for device in dict.fromkeys(group.device for group in stage.groups if group.device not in room.devices):
+            message = f"stage {name!r} is planned on {device!r}, which this host does not have: it has {known}"
+            yield message, f"plan with --device {room.devices[0]}, or name this machine's kinds in `devices`"
+
+
+def _containers(document: PlanDocument, room: Room) -> Iterator[tuple[str, str]]:
+    counts = {name: kept_by(stage) for name, stage in document.stages.items()}
+    total = sum(counts.values())
+    if total + room.kept <= room.containers:
+        return
+    most = max(counts, key=lambda name: counts[name])
+    others = f", and other workflows keep {room.kept}" if room.kept else ""
+    message = f"the plan keeps {total} containers ({counts[most]} of them for stage {most!r}){others}"
+    yield f"{message}: this host runs at most {room.containers}", "plan for a lower rate, or raise `max_containers`"
+
+
+def _declared(document: PlanDocument, workflow: Workflow, room: Room) -> Iterator[tuple[str, str]]:
+    """What stages say that they need: nobody knows it of the others, which may do nothing but wait."""
+    cores: dict[str, float] = {}
+    memory: dict[str, int] = {}
+    for name, stage in document.stages.items():
+        resources = workflow.stages[name].resources
+        if resources.cpu != Resources().cpu:
+            busy = sum(g.rate_per_s * g.duration_ms / 1000 / g.batch for g in stage.groups)
+            cores[name] = busy * resources.cpu
+        if resources.memory_bytes is not None:
+            memory[name] = kept_by(stage) * resources.memory_bytes
+    if sum(cores.values()) > room.cpus * (1 + 1e-6):
+        most = max(cores, key=lambda name: cores[name])
+        message = f"the plan keeps {sum(cores.values()):.3g} cores busy ({cores[most]:.3g} of them with stage {most!r})"
+        yield f"{message}: this host has {room.cpus:g}", f"plan for a lower rate, or lower `resources.cpu` of {most!r}"
+    if sum(memory.values()) > room.memory_bytes:
+        most = max(memory, key=lambda name: memory[name])
+        total, own = (f"{n / 2**30:.3g} GiB" for n in (sum(memory.values()), memory[most]))
+        message = f"the plan's containers may take {total} of memory ({own} of it for stage {most!r})"
+        hint = f"plan for a lower rate, or lower `resources.memory` of {most!r}"
+        yield f"{message}: this host has {room.memory_bytes / 2**30:.3g} GiB", hint
