@@ -19,6 +19,7 @@ from dataflower import wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
 from dataflower.channel.link import Link
+from dataflower.channel.pace import prompt
 from dataflower.channel.segment import Spill
 from dataflower.channel.views import ANY_DEVICE, Views
 from dataflower.clock import SystemClock
@@ -352,6 +353,7 @@ class DataUnit:
     # --- control
 
     def _listen(self) -> None:
+        prompt()
         try:
             while True:
                 try:

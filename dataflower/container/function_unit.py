@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from dataflower import wire
 from dataflower.channel.arena import Arena
+from dataflower.channel.pace import Pace
 from dataflower.clock import SystemClock
 from dataflower.container import loops
 from dataflower.container.batch import BatchMember, RunningBatch
@@ -93,11 +94,17 @@ class FunctionUnit:
 
     def serve(self) -> None:
         """Run tasks on the calling thread until it is time to leave."""
+        pace = Pace()
         while (task := self._data.next_task()) is not None:
             if isinstance(task, RunningTask):
+                task.pace = pace
                 self.run(task)
+                began = task.started
             else:
                 self._batches.run(task)
+                began = task.whole.started
+            if began:
+                pace.ran(_monotonic() - began)
 
     def run(self, task: RunningTask) -> None:
         """Run one task to its end and report it. Raises nothing, whatever user code does."""
@@ -179,6 +186,8 @@ class FunctionUnit:
 
     def _drive(self, task: RunningTask, generator: Generator[Any, Any, Any]) -> Mapping[str, Any]:
         """Of a generator: each yield leaves before user code goes on."""
+        if task.pace is not None:
+            task.pace.goes_on()
         try:
             returned = self._drain(task, generator)
         finally:
@@ -216,6 +225,8 @@ class FunctionUnit:
         return self._hand_out(task, await awaitable)
 
     async def _drive_async(self, task: RunningTask, generator: AsyncGenerator[Any, Any]) -> Mapping[str, Any]:
+        if task.pace is not None:
+            task.pace.goes_on()
         task.bind(asyncio.current_task())
         try:
             async for item in generator:

@@ -36,6 +36,9 @@ from dataflower.wire import Fork, Walls
 START_FAILED_STATUS = 3
 """Exit status after `StartFailed`."""
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread that computes in pure Python keeps the interpreter to itself while another wants it (ADR 10)."""
+
 _monotonic = SystemClock().monotonic
 
 
@@ -126,6 +129,7 @@ def _serve(fork: Fork, sockets: tuple[int, int, int]) -> int:
         spill=Spill(fork.spill_dir, fork.spill_cap_bytes, fork.spill_device) if fork.spill_dir else None,
         failpoints=points,
     )
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     data.start()
     if points is not None:
         points.hit(Point.BEFORE_START)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from dataflower.channel.pace import Pace
 from dataflower.container.failure import Cancelled
 from dataflower.container.stream import StreamReader
 from dataflower.wire import RunTask
@@ -38,6 +39,7 @@ class RunningTask:
         "interruptible",
         "lock",
         "number",
+        "pace",
         "reason",
         "received",
         "run",
@@ -71,6 +73,8 @@ class RunningTask:
         """Slots of the inputs that are not streams."""
         self.sizes: dict[str, int] = {}
         """Named tensor sizes bound so far."""
+        self.pace: Pace | None = None
+        """Of the thread that runs it."""
         self.received = received
         self.fetched = self.started = self.first_output = 0.0
 

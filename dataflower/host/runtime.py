@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from msgspec.structs import replace
 
+from dataflower.channel import pace
 from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock, SystemClock
 from dataflower.core.events import InvocationArrived
@@ -114,6 +115,7 @@ class Runtime:
             await self._journal.close()
             raise
         self._started = True
+        pace.prompt()
         return self
 
     def _open_journal(self) -> Journal:
@@ -159,6 +161,7 @@ class Runtime:
         try:
             await self._engine.close()
         finally:
+            pace.patient()
             await self._journal.close(interrupted)
 
     async def _wait_idle(self, timeout_s: float) -> None:
