@@ -21,10 +21,17 @@ from functions import assets
 
 def start(model: str, dtype: str, packed: bool = True) -> tuple[Runner, Any]:
     """A running model and its tokenizer; `model`: `smollm2`, a folder, or a name that `dataflower models ls` knows."""
-    with checkpoint.open(assets.find(assets.SMOLLM2) if model == "smollm2" else model) as weights:
+    path = assets.find(assets.SMOLLM2) if model == "smollm2" else model
+    with checkpoint.open(path, packed=dtype if packed else "") as weights:
         files = read_model(weights.config_dir)
-        kind, cpu = getattr(torch, dtype), torch.device("cpu")
-        net = build(files.config, weights.tensors(), dtype=kind, device=cpu, packed=packed)
+        net = build(
+            files.config,
+            weights.tensors(),
+            dtype=getattr(torch, dtype),
+            device=torch.device("cpu"),
+            packed=packed and weights.may_copy,
+            metadata=weights.metadata,
+        )
     runner = Runner(net, tokenizer=files.tokenizer, ends=files.ends, identity=weights.digest).start()
     runner.warm_up()
     return runner, files.tokenizer
@@ -34,8 +41,8 @@ def start(model: str, dtype: str, packed: bool = True) -> tuple[Runner, Any]:
 class Complete:
     """Continues a chat or a text as a request in the names of the OpenAI API says (docs/llm.md, "The chat stage").
 
-    `adapters`: name -> folder of each LoRA adapter that requests may ask for. `packed`: keep an own copy of the weights
-    that is faster to compute with; otherwise all containers of the host share one.
+    `adapters`: name -> folder of each LoRA adapter that requests may ask for. `packed`: compute with
+    weights in the processor's own layout, which is faster; all containers of the host share them either way.
     """
 
     def setup(  # noqa: PLR0917 - named in YAML

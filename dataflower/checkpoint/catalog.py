@@ -21,9 +21,12 @@ from dataflower.checkpoint.loader import Arrival, Heal, Load, Progress, ignore, 
 from dataflower.checkpoint.manifest import FileEntry, Manifest
 from dataflower.checkpoint.reader import Crew
 from dataflower.checkpoint.region import Owned
-from dataflower.checkpoint.sources import RemoteFile, Source
+from dataflower.checkpoint.sources import RemoteFile, Source, is_url
 from dataflower.errors import NotFound, WeightsInvalid
 from dataflower.spec.suggest import did_you_mean
+
+PACKED = "packed:"
+"""Sources of models that were made of others of the store begin so; see `packing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,9 @@ class Catalog:
         return tuple(found)
 
     def rm(self, name: str) -> int:
-        """Remove a model, or forget one that lies elsewhere; gives the bytes freed. Whoever has it in memory keeps it.
+        """Remove a model and what was packed of it; one that lies elsewhere is forgotten. Gives the bytes freed.
+
+        Whoever has it in memory keeps it.
 
         Raises:
             NotFound: there is no such model.
@@ -222,7 +227,8 @@ class Catalog:
         freed = 0 if located.folder != self.disk.root / name else sum(nbytes for _, nbytes in located.sizes())
         with self.disk.lock(name):
             self._remove(name)
-        return freed
+        made = [m for m in self.ls() if m.source.startswith(PACKED) and m.source.split(":", 2)[-1] == name]
+        return freed + sum(self.rm(m.name) for m in made)
 
     def _remove(self, name: str) -> None:
         """First out of sight, then away: a half-removed model must not look like a whole one."""
@@ -289,7 +295,7 @@ def _part(path: Path, offset: int, nbytes: int) -> bytes:
 
 def healer(manifest: Manifest) -> Heal | None:
     """Gives chunks from where a model came from; None if that is nowhere."""
-    if not manifest.source:
+    if not is_url(manifest.source):
         return None
     source = Source(manifest.source)
 

@@ -74,7 +74,7 @@ class DiskTier:
         """Models that are completely there, sorted."""
         if not self.root.is_dir():
             return ()
-        return tuple(sorted(path.parent.parent.name for path in self.root.glob(f"*/{META}/manifest.json")))
+        return tuple(sorted(path.parent.parent.name for path in self.root.glob(f"[!.]*/{META}/manifest.json")))
 
     def locate(self, model: str) -> Located:
         """The model of that name, or in that folder, or the one file of weights of that path.

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataflower.checkpoint.client import OnProgress, attach, find_door
+from dataflower.checkpoint.client import Attachment, OnProgress, attach, find_door
 from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.loader import Progress, ignore
 from dataflower.checkpoint.manifest import Manifest
+from dataflower.checkpoint.packing import Wanted
 from dataflower.checkpoint.plan import Plan, find
 from dataflower.checkpoint.region import Mapping, Owned
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.checkpoint.weights import Weights
+from dataflower.errors import FailedPrecondition, ResourceExhausted, Unavailable
+
+_log = logging.getLogger(__name__)
 
 
-def open_weights(model: str | Path, *, config: StoreConfig | None = None, progress: Progress = ignore) -> Weights:
+def open_weights(
+    model: str | Path, *, config: StoreConfig | None = None, progress: Progress = ignore, packed: str = ""
+) -> Weights:
     """The weights of a model, loaded once per host; blocks until they are there and checked.
 
         with checkpoint.open("smollm2") as weights:
@@ -31,6 +38,8 @@ def open_weights(model: str | Path, *, config: StoreConfig | None = None, progre
             either, which is fetched once.
         config: where models lie, for a process without a store; by default `StoreConfig()`.
         progress: told of bytes as they arrive, from any thread.
+        packed: dtype of laid-out weights that are wanted rather, see `packing`; inside a container, and if the model is
+            of a kind that has them, `Weights.metadata` says how they are laid out. Otherwise the weights are as ever.
 
     Raises:
         NotFound: there is no such model.
@@ -41,8 +50,19 @@ def open_weights(model: str | Path, *, config: StoreConfig | None = None, progre
     door = find_door()
     if door is None:
         return _open_here(str(model), config or StoreConfig(), progress)
-    got = attach(door, str(model), _differences(progress))
-    return Weights(got.manifest, got.mapping, got.folder, str(model), got.digest)
+    got = _attach_packed(door, Wanted(packed, str(model)), progress) if packed else None
+    if got is None:
+        got = attach(door, str(model), _differences(progress))
+    return Weights(got.manifest, got.mapping, got.folder, str(model), got.digest, shared=True)
+
+
+def _attach_packed(door: int, wanted: Wanted, progress: Progress) -> Attachment | None:
+    """None: there are none, which is no reason not to run."""
+    try:
+        return attach(door, str(wanted), _differences(progress))
+    except (FailedPrecondition, ResourceExhausted, Unavailable) as error:
+        _log.info("%s runs on its weights as they are: %s", wanted.model, error.message)
+        return None
 
 
 def _differences(progress: Progress) -> OnProgress:

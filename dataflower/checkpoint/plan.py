@@ -17,6 +17,7 @@ from dataflower.checkpoint.loader import Arrival, Load, Progress, describe, igno
 from dataflower.checkpoint.manifest import FileEntry, Manifest
 from dataflower.checkpoint.region import Owned
 from dataflower.checkpoint.sources import RemoteFile, Source, is_url
+from dataflower.errors import WeightsInvalid
 
 
 @dataclass(slots=True)
@@ -33,6 +34,10 @@ class Plan:
     """What the source lists, if it has to be fetched."""
     arrival: Arrival = field(default_factory=Arrival)
     manifest: Manifest | None = None
+    base: str = ""
+    """The model that this one was made of, if it is a packed one."""
+    remake: Callable[[], Plan] | None = None
+    """Makes a packed one anew, if its file is damaged."""
 
     @property
     def name(self) -> str:
@@ -61,7 +66,7 @@ class Plan:
 
     def is_pinned(self) -> bool:
         """Whether the user wants it kept in memory."""
-        return self.disk.is_pinned(self.located.name)
+        return any(self.disk.is_pinned(name) for name in (self.located.name, self.base) if name)
 
     def brief(self) -> Manifest:
         """What clients are told: names and sizes, and the files' digests if they are known."""
@@ -84,7 +89,7 @@ class Plan:
             if self.remote:
                 self._fetch(owned, progress, ready)
             else:
-                self._load(owned, progress)
+                self._load_or_remake(owned, progress)
                 ready()
         finally:
             self.arrival.finish()
@@ -104,6 +109,18 @@ class Plan:
             ready=note,
         )
 
+    def _load_or_remake(self, owned: Owned, progress: Progress) -> None:
+        try:
+            self._load(owned, progress)
+        except WeightsInvalid:
+            if self.remake is None:
+                raise
+            fresh = self.remake()
+            if fresh.memory_bytes != self.memory_bytes:
+                raise
+            self.located, self.sizes, self.arrival = fresh.located, fresh.sizes, Arrival()
+            self._load(owned, progress)
+
     def _load(self, owned: Owned, progress: Progress) -> None:
         located, threads = self.located, self.disk.config.models_threads
         known = {file.name: file for file in located.manifest.files} if located.manifest else {}
@@ -112,7 +129,7 @@ class Plan:
             place(self.sizes),
             owned,
             known,
-            heal=self._heal if located.manifest and located.manifest.source else None,
+            heal=self._heal if located.manifest and is_url(located.manifest.source) else None,
             progress=progress,
             threads=threads,
             arrival=self.arrival,
@@ -139,7 +156,7 @@ def find(disk: DiskTier, model: str) -> Plan:
         Unavailable: it has to be fetched, and its source can't be reached.
     """
     if is_url(model):
-        name = _name_of(disk, model)
+        name = name_of(disk, model)
         if name not in disk.names():
             return _find_remote(disk, model, name)
         located = disk.locate(name)
@@ -149,8 +166,8 @@ def find(disk: DiskTier, model: str) -> Plan:
     return Plan(model, disk, located, located.sizes(), content_key(located))
 
 
-def _name_of(disk: DiskTier, url: str) -> str:
-    """Two URLs that end alike have different names."""
+def name_of(disk: DiskTier, url: str) -> str:
+    """Name of what a URL means in the store. Two URLs that end alike have different names."""
     name = slug(url)
     manifest = manifests.read(disk.meta(name) / "manifest.json")
     if manifest is None or manifest.source == url:

@@ -33,3 +33,5 @@ class StoreConfig:
     """Host memory to have ready for weights before the first are asked for."""
     models_threads: int = 4
     """Threads that read the disk or the network for one load."""
+    packer: str = "dataflower.host.packer"
+    """Module that the store runs to lay weights out for this machine's processor."""

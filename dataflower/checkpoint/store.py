@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dataflower.channel.link import Link
-from dataflower.checkpoint import protocol, tiers
+from dataflower.checkpoint import packing, protocol, tiers
 from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.layout import pieces
 from dataflower.checkpoint.plan import Plan, find
@@ -177,14 +177,19 @@ class Store:
 
     def _locate(self, model: str) -> None:
         """In a thread: what a name means now."""
+        wanted = packing.parse(model)
         try:
-            plan = find(self._disk, model)
+            plan = find(self._disk, model) if wanted is None else packing.find(self._disk, wanted, self._pack)
         except Exception as error:  # whatever the disk or the network may do, somebody waits for an answer
             failed = tiers.NotLocated(model, _code(error), _text(error))
             self._post(lambda: self._handle(failed))
         else:
             pinned = frozenset(key for key, holding in list(self._holdings.items()) if holding.plan.is_pinned())
             self._post(lambda: self._located(plan, pinned))
+
+    def _pack(self, wanted: packing.Wanted) -> packing.Outcome:
+        """In a thread, which waits for the packer's end."""
+        return packing.run(self._config, wanted)
 
     def _located(self, plan: Plan, pinned: frozenset[str]) -> None:
         self._handle(tiers.Pins(pinned))

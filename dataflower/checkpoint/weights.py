@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 
+SMALL_BYTES = 16 * 1024 * 1024
+"""Up to here a copy of each function's own is cheaper than a further file."""
+
+
 class Weights:
     """A model's weights in memory, as `checkpoint.open` gives them.
 
@@ -27,16 +31,27 @@ class Weights:
         name: What the model was asked for by.
         digest: 64 hexadecimal digits that stand for the content of all files; what caches are keyed by.
         nbytes: Bytes of all files.
+        shared: Whether other processes map the same memory.
 
     The memory stays mapped until `close` was called and no tensor of it is left; then its place in the host's store may
     be given to another model. A write into a tensor is a segmentation fault. Usable from any thread, and after a fork.
     """
 
-    def __init__(self, manifest: Manifest, mapping: Mapping, folder: Path, name: str = "", digest: str = "") -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        mapping: Mapping,
+        folder: Path,
+        name: str = "",
+        digest: str = "",
+        *,
+        shared: bool = False,
+    ) -> None:
         """Made by `checkpoint.open`; `folder` is where the files lie on disk, if this process can see it."""
         self.name = name or manifest.name
         self.digest = digest or manifest.digest
         self.nbytes = manifest.nbytes
+        self.shared = shared
         self._folder = folder
         self._mapping: Mapping | None = mapping
         self._places = {p.name: p for p in place((file.name, file.nbytes) for file in manifest.files)}
@@ -70,6 +85,16 @@ class Weights:
             for name in self._small():
                 (Path(self._copied.name) / name).write_bytes(self.read(name))
         return Path(self._copied.name)
+
+    @property
+    def metadata(self) -> Readonly[str, str]:
+        """What the safetensors files say about themselves; of all of them together."""
+        return {key: value for header in self._parsed().values() for key, value in header.metadata.items()}
+
+    @property
+    def may_copy(self) -> bool:
+        """Whether a copy of one's own hurts nobody: the weights are not shared, or small."""
+        return not self.shared or self.nbytes <= SMALL_BYTES
 
     def specs(self) -> Readonly[str, TensorSpec]:
         """Name -> dtype, shape and size of every tensor, without torch."""

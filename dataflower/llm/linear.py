@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
 
@@ -10,33 +12,44 @@ TYPICAL_ROWS = 8
 
 
 class Linear:
-    """`x @ weight.T + bias`.
+    """`x @ weight.T + bias`; several weights stand for one whose rows they are, side by side.
 
-    Packed, it holds a copy of the weight in oneDNN's own layout (torch re-packs a plain bf16 weight at every product);
-    unpacked, the weight is used where it lies, so that processes may share it.
+    A weight in oneDNN's own layout (`lay_out`) is quicker: torch brings a plain bf16 weight into it at every product.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, packed: bool = True) -> None:
-        self.features = weight.shape[0]
-        self._bias = bias
-        self._packed = packed and can_pack(weight)
-        self._weight = weight
-        if self._packed:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), TYPICAL_ROWS)
+    def __init__(
+        self, weights: Sequence[torch.Tensor], bias: torch.Tensor | None = None, *, owner: torch.Tensor | None = None
+    ) -> None:
+        """`weights`: plain, or one that is laid out. `owner`: of its memory, kept as long as this."""
+        self.weights, self.bias = tuple(weights), bias
+        self.features = sum(weight.shape[0] for weight in weights)
+        self._packed = weights[0].is_mkldnn
+        self._owner = owner
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(..., inputs) -> (..., outputs)."""
         if self._packed:
-            out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weights[0], self.bias, "none", [], "")
             return out
-        return functional.linear(x, self._weight, self._bias)
+        if len(self.weights) == 1:
+            return functional.linear(x, self.weights[0], self.bias)
+        joined = torch.cat([functional.linear(x, weight) for weight in self.weights], -1)
+        return joined if self.bias is None else joined + self.bias
 
     def add(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
         """`to + x @ weight.T + bias`, in one pass where the kernel can."""
         if self._packed:
-            out: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, to, self._weight, self._bias, "add")
+            out: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, to, self.weights[0], self.bias, "add")
             return out
-        return to + functional.linear(x, self._weight, self._bias)
+        return to + self(x)
+
+
+def lay_out(weight: torch.Tensor) -> torch.Tensor:
+    """A copy of the weight in oneDNN's layout, where there is one on this machine; else the weight itself."""
+    if not can_pack(weight):
+        return weight
+    laid: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), TYPICAL_ROWS)
+    return laid
 
 
 def can_pack(weight: torch.Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ from dataflower.llm.attention import StepAttention
 from dataflower.llm.kv import KvShape
 from dataflower.llm.linear import Linear
 from dataflower.llm.lora import Group, LoraBatch
+from dataflower.llm.parts import Parts
 
+EMBEDDING = "model.embed_tokens.weight"
 FAMILY = frozenset({"llama", "mistral", "qwen2"})
 ROPES = frozenset({"default", "linear", "llama3"})
 """Kinds of rotary embedding whose frequencies do not depend on the length of the input."""
@@ -31,7 +33,7 @@ class _Layer:
     name: str
 
 
-def fits(config: Any, weights: Mapping[str, torch.Tensor]) -> bool:
+def fits(config: Any, weights: Container[str]) -> bool:
     """Whether the fast path computes this architecture exactly."""
     rope = getattr(config, "rope_parameters", None) or {}
     return (
@@ -43,18 +45,43 @@ def fits(config: Any, weights: Mapping[str, torch.Tensor]) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """All weights of a model."""
+
+    embedding: torch.Tensor
+    layers: list[_Layer]
+    norm: torch.Tensor
+    head: Linear
+
+
+def assemble(config: Any, parts: Parts) -> Body:
+    """Ask `parts` for every weight, in the order of the computation."""
+    embedding = parts.tensor(EMBEDDING)
+    layers = []
+    for index in range(config.num_hidden_layers):
+        name = f"model.layers.{index}"
+        layers.append(
+            _Layer(
+                norm=parts.tensor(f"{name}.input_layernorm.weight"),
+                qkv=parts.linear(f"{name}.qkv", [f"{name}.self_attn.{part}_proj" for part in "qkv"]),
+                out=parts.linear(f"{name}.out", [f"{name}.self_attn.o_proj"]),
+                mlp_norm=parts.tensor(f"{name}.post_attention_layernorm.weight"),
+                gate_up=parts.linear(f"{name}.gate_up", [f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"]),
+                down=parts.linear(f"{name}.down", [f"{name}.mlp.down_proj"]),
+                name=name,
+            )
+        )
+    norm = parts.tensor("model.norm.weight")
+    tied = config.tie_word_embeddings or not parts.has("lm_head.weight")
+    head = parts.linear("lm_head", [EMBEDDING.removesuffix(".weight") if tied else "lm_head"])
+    return Body(embedding, layers, norm, head)
+
+
 class LlamaModel:
     """See `dataflower.llm.model.Model`."""
 
-    def __init__(
-        self,
-        config: Any,
-        weights: Mapping[str, torch.Tensor],
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        packed: bool,
-    ) -> None:
+    def __init__(self, config: Any, parts: Parts, *, dtype: torch.dtype, device: torch.device) -> None:
         """See `dataflower.llm.model.build`."""
         self.dtype, self.device = dtype, device
         self.heads = config.num_attention_heads
@@ -64,39 +91,8 @@ class LlamaModel:
         self.vocabulary = config.vocab_size
         self.epsilon = config.rms_norm_eps
         self.width = config.hidden_size
-
-        def get(name: str) -> torch.Tensor:
-            return weights[name].to(device, dtype)
-
-        def linear(prefix: str, *names: str) -> Linear:
-            full = [f"{prefix}.{name}" for name in names]
-            weight = [get(f"{name}.weight") for name in full]
-            bias = [get(f"{name}.bias") if f"{name}.bias" in weights else None for name in full]
-            biases = [
-                torch.zeros(w.shape[0], dtype=dtype, device=device) if b is None else b
-                for w, b in zip(weight, bias, strict=True)
-            ]
-            joined = weight[0] if len(weight) == 1 else torch.cat(weight)
-            return Linear(joined, torch.cat(biases) if any(b is not None for b in bias) else None, packed=packed)
-
-        self.embedding = get("model.embed_tokens.weight")
-        self.layers = []
-        for index in range(self.kv.layers):
-            name = f"model.layers.{index}"
-            self.layers.append(
-                _Layer(
-                    norm=get(f"{name}.input_layernorm.weight"),
-                    qkv=linear(f"{name}.self_attn", "q_proj", "k_proj", "v_proj"),
-                    out=linear(f"{name}.self_attn", "o_proj"),
-                    mlp_norm=get(f"{name}.post_attention_layernorm.weight"),
-                    gate_up=linear(f"{name}.mlp", "gate_proj", "up_proj"),
-                    down=linear(f"{name}.mlp", "down_proj"),
-                    name=name,
-                )
-            )
-        self.norm = get("model.norm.weight")
-        tied = config.tie_word_embeddings or "lm_head.weight" not in weights
-        self.head = Linear(self.embedding if tied else get("lm_head.weight"), packed=packed)
+        body = assemble(config, parts)
+        self.embedding, self.layers, self.norm, self.head = body.embedding, body.layers, body.norm, body.head
         self.frequencies, self.rope_scale = _rope(config, device)
         self.modules = _modules(config, self.kv, self.heads)
         self.groups = _groups(self.kv.layers, self.modules)

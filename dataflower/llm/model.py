@@ -9,8 +9,10 @@ import torch
 
 from dataflower.llm.adapters import ModuleShape
 from dataflower.llm.attention import StepAttention
+from dataflower.llm.errors import UnsupportedModel
 from dataflower.llm.kv import KvShape
 from dataflower.llm.lora import Group, LoraBatch
+from dataflower.llm.parts import Write
 
 
 class Model(Protocol):
@@ -70,6 +72,7 @@ def build(
     dtype: torch.dtype,
     device: torch.device,
     packed: bool = True,
+    metadata: Mapping[str, str] | None = None,
 ) -> Model:
     """Make a model.
 
@@ -80,12 +83,39 @@ def build(
         dtype: To compute in.
         device: To compute on.
         packed: On CPUs, keep a copy of the weights of a Llama in oneDNN's layout: faster decoding for more memory.
+        metadata: Of the file that `weights` come from. Weights that were laid out for all processes of the host (see
+            `record`) are known by it; they are used where they lie whatever `packed` says.
 
     Raises:
-        UnsupportedModel: Its attention is of a kind that can't be paged.
+        UnsupportedModel: Its attention is of a kind that can't be paged, or the weights are laid out for another
+            machine or dtype.
     """
-    from dataflower.llm import generic, llama
+    from dataflower.llm import generic, llama, parts
 
+    if metadata and parts.NOTE in metadata:
+        return llama.LlamaModel(config, parts.LaidOut(weights, metadata, dtype), dtype=dtype, device=device)
     if llama.fits(config, weights):
-        return llama.LlamaModel(config, weights, dtype=dtype, device=device, packed=packed)
+        plain = parts.Plain(weights, dtype, device, packed=packed)
+        return llama.LlamaModel(config, plain, dtype=dtype, device=device)
     return generic.GenericModel(config, weights, dtype=dtype, device=device)
+
+
+def record(config: Any, weights: Mapping[str, torch.Tensor], dtype: torch.dtype, write: Write) -> Mapping[str, str]:
+    """Lay the weights of a model out, once for all: `write` is given each tensor in turn, with its name.
+
+    Returns:
+        The metadata of a safetensors file that holds what was written.
+
+    Raises:
+        UnsupportedModel: This kind of model is not computed with laid-out weights, or this torch or processor has none.
+    """
+    from dataflower.llm import llama, opaque, parts
+
+    if not llama.fits(config, weights):
+        raise UnsupportedModel(f"{config.model_type} runs with its weights as they are")
+    if reason := opaque.why_not():
+        raise UnsupportedModel(reason)
+    recorder = parts.Recorder(parts.Plain(weights, dtype, torch.device("cpu"), packed=True), write)
+    with torch.inference_mode():
+        llama.assemble(config, recorder)
+    return recorder.note()

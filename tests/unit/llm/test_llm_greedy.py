@@ -8,7 +8,9 @@ import tiny
 import torch
 from peft import PeftModel
 
+from dataflower.llm.errors import UnsupportedModel
 from dataflower.llm.llama import LlamaModel
+from dataflower.llm.model import build, record
 from dataflower.llm.params import SamplingParams
 
 TOKENS = 24
@@ -80,8 +82,36 @@ def test_weights_left_where_they_are():
     model = tiny.model("llama", packed=False)
     given = tiny.weights("llama")["model.embed_tokens.weight"]
     assert model.embedding.data_ptr() == given.data_ptr()
+    owned = {t.data_ptr() for t in tiny.weights("llama").values()}
+    assert all(w.data_ptr() in owned for layer in model.layers for w in (*layer.qkv.weights, *layer.gate_up.weights))
     tokens = torch.tensor(tiny.prompt(1, 9))
     assert torch.allclose(last_logits(model, tokens), last_logits(tiny.model("llama"), tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_were_laid_out_before(name, dtype):
+    written = {}
+    note = record(tiny.CONFIGS[name], tiny.weights(name), dtype, lambda name, t: written.update({name: t.clone()}))
+    shared = build(tiny.CONFIGS[name], written, dtype=dtype, device=tiny.CPU, metadata=note)
+    assert shared.head._owner.data_ptr() == written["lm_head"].data_ptr()
+    tokens = torch.tensor(tiny.prompt(1, 9))
+    assert torch.equal(last_logits(shared, tokens), last_logits(tiny.model(name, dtype), tokens))
+
+
+def test_weights_that_another_version_laid_out():
+    written = {}
+    note = record(tiny.CONFIGS["llama"], tiny.weights("llama"), torch.float32, lambda n, t: written.update({n: t}))
+    with pytest.raises(UnsupportedModel, match="laid out in float32"):
+        build(tiny.CONFIGS["llama"], written, dtype=torch.bfloat16, device=tiny.CPU, metadata=note)
+    old = {key: text.replace("of torch", "of another torch") for key, text in note.items()}
+    with pytest.raises(UnsupportedModel, match="another torch"):
+        build(tiny.CONFIGS["llama"], written, dtype=torch.float32, device=tiny.CPU, metadata=old)
+
+
+def test_models_that_run_as_they_are_are_not_laid_out():
+    with pytest.raises(UnsupportedModel, match="as they are"):
+        record(tiny.CONFIGS["gpt2"], tiny.weights("gpt2"), torch.float32, lambda name, tensor: None)
 
 
 def test_generic_models_share_the_weights_they_are_given():

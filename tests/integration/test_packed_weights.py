@@ -1,0 +1,151 @@
+"""Weights in the processor's layout: made once by the store, one copy however many functions compute with them."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from test_checkpoint_store import proportional_bytes
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from weights_for_tests import flip
+
+from dataflower import checkpoint
+from dataflower.checkpoint.catalog import Catalog
+from dataflower.checkpoint.disk import DiskTier
+from dataflower.llm.llama import LlamaModel
+from dataflower.llm.model import build
+from dataflower.llm.parts import NOTE
+from dataflower.testing.store_process import StoreProcess, running
+
+pytestmark = pytest.mark.slow
+
+CONFIG = LlamaConfig(**tiny._SHAPE | {"vocab_size": 120_000, "hidden_size": 96, "head_dim": 24})
+MANY = LlamaConfig(**tiny._SHAPE | {"vocab_size": 120_000, "hidden_size": 192, "head_dim": 48})
+HOLD = """
+import sys
+from dataflower import checkpoint
+with checkpoint.open(sys.argv[1], packed="bfloat16") as weights:
+    print(all(len(bytes(weights.read(name))) for name in weights.files) and "dataflower.laid_out" in weights.metadata)
+    sys.stdout.flush()
+    sys.stdin.read()
+"""
+
+
+def make(folder: Path, config: Any) -> Path:
+    torch.manual_seed(3)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def settings(tmp_path: Path) -> checkpoint.StoreConfig:
+    return checkpoint.StoreConfig(models_dir=tmp_path / "store")
+
+
+def opened(folder: Path) -> Any:
+    """The model as a function has it."""
+    with checkpoint.open(folder, packed="bfloat16") as weights:
+        return build(
+            CONFIG, weights.tensors(), dtype=torch.bfloat16, device=tiny.CPU, packed=False, metadata=weights.metadata
+        )
+
+
+def packed(tmp_path: Path) -> list[str]:
+    return [m.name for m in Catalog(DiskTier(settings(tmp_path))).ls() if m.source.startswith("packed:")]
+
+
+def hold(store: StoreProcess, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=(store.door,),
+    )  # fmt: skip
+
+
+def test_functions_share_what_was_laid_out_once(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m", CONFIG)
+    with running(settings(tmp_path)) as store:
+        holders = [hold(store, folder) for _ in range(2)]
+        try:
+            assert [holder.stdout.readline().strip() for holder in holders if holder.stdout] == ["True"] * 2
+            found = store.statistics()
+            assert [(m.name, m.clients) for m in found.models] == [(packed(tmp_path)[0], 2)]
+            assert found.loads == 1  # the model itself was not even loaded
+            pids = [store.pid, *(holder.pid for holder in holders)]
+            shared = sum(proportional_bytes(pid)[0] for pid in pids)
+            assert shared <= 1.02 * found.models[0].nbytes + 2**20
+        finally:
+            for holder in holders:
+                holder.communicate()
+    assert Catalog(DiskTier(settings(tmp_path))).ls()[0].files > 1  # configuration goes with it
+
+
+def test_what_is_damaged_is_made_anew(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m", CONFIG)
+    with running(settings(tmp_path)):
+        want = opened(folder).head(torch.ones(1, 96, dtype=torch.bfloat16))
+    (name,) = packed(tmp_path)
+    flip(tmp_path / "store" / name / "model.safetensors", 9_000_000)
+    with running(settings(tmp_path)) as store:
+        model = opened(folder)
+        assert isinstance(model, LlamaModel)
+        assert torch.equal(model.head(torch.ones(1, 96, dtype=torch.bfloat16)), want)
+        assert store.statistics().models[0].name == name
+
+
+def test_new_weights_take_the_place_of_the_old(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m", CONFIG)
+    with running(settings(tmp_path)):
+        opened(folder)
+        (old,) = packed(tmp_path)
+        path = folder / "model.safetensors"
+        with open(path, "r+b") as file:
+            file.seek(path.stat().st_size - 64)
+            file.write(bytes(64))
+        opened(folder)
+        assert packed(tmp_path) != [old]
+        assert len(packed(tmp_path)) == 1
+
+
+def test_without_room_on_the_disk_a_function_runs_on_the_weights_as_they_are(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m", MANY)
+    with running(settings(tmp_path)) as store:
+        resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (40 * 2**20, 40 * 2**20))
+        with checkpoint.open(folder, packed="bfloat16") as weights:
+            assert NOTE not in weights.metadata
+            assert not weights.may_copy
+            model = build(MANY, weights.tensors(), dtype=torch.bfloat16, device=tiny.CPU, packed=False)
+            assert model.vocabulary == 120_000
+        del weights, model
+        assert packed(tmp_path) == []
+        assert not list((tmp_path / "store").glob(".packing-*"))
+
+
+def test_models_that_are_not_packed(tmp_path: Path) -> None:
+    shape = {"vocab_size": 100_000, "n_embd": 96, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    folder = make(tmp_path / "gpt", GPT2Config(**shape))
+    with running(settings(tmp_path)) as store:
+        for _ in range(2):
+            with checkpoint.open(folder, packed="bfloat16") as weights:
+                assert NOTE not in weights.metadata
+            del weights
+        (refusal,) = (tmp_path / "store" / ".known").glob("unpacked-*")
+        assert "as they are" in refusal.read_text()
+        assert [m.name for m in store.statistics().models] == ["gpt"]
+        small = make(tmp_path / "small", tiny.CONFIGS["llama"])
+        with checkpoint.open(small, packed="bfloat16") as weights:
+            assert weights.may_copy
+        del weights
+
+
+def test_a_packer_that_dies(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m", CONFIG)
+    config = checkpoint.StoreConfig(models_dir=tmp_path / "store", packer="dataflower.errors")  # says nothing
+    with running(config), checkpoint.open(folder, packed="bfloat16") as weights:
+        assert NOTE not in weights.metadata
+        assert json.loads(bytes(weights.read("config.json")))["vocab_size"] == 120_000
