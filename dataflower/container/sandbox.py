@@ -17,6 +17,8 @@ from dataflower.wire import Fork, Walls
 _F_SETSIG = 10
 _OOM_SCORE = 500
 """Added to a container's badness: when memory runs out the kernel takes a container, not the host."""
+_NICE = 5
+"""How much a container yields the processor: the host, which all of them wait for, must not queue behind what computes."""
 _MOST_PROCESSES = 4096
 """Threads and processes of a sandboxed container."""
 
@@ -27,6 +29,7 @@ def settle(fork: Fork, lifeline: int | None) -> None:
     `lifeline`: see `die_with_host`.
     """
     os.setsid()
+    _yield_to_host()
     if lifeline is not None:
         die_with_host(lifeline)
     _limit(fork.memory_bytes)
@@ -107,6 +110,14 @@ def die_with_host(lifeline: int) -> None:
     poll.register(own, 0)
     if poll.poll(0):  # it went before this was set up
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _yield_to_host() -> None:
+    """Less weight for this process than for the host: its own, and that of its session where sessions share fairly."""
+    with contextlib.suppress(OSError):  # already at the bottom, or not allowed to
+        os.nice(_NICE)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as file:
+        file.write(str(_NICE))
 
 
 def _data_bytes() -> int:

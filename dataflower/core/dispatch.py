@@ -21,6 +21,9 @@ from dataflower.core.timers import Timer
 from dataflower.spec.expression import Expression, compile_expression
 from dataflower.spec.workflow import Batch as BatchSpec
 
+CALM = 0.5
+"""A group that would be busy for no more than this share of the time need not wait for larger batches than that takes."""
+
 
 class Batch:
     """Tasks that were given to a container together, and are still there."""
@@ -39,9 +42,13 @@ class Batch:
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Containers that run batches of one size. `free`: those with a free place, the most recently used last."""
+    """Containers that run batches of one size. `free`: those with a free place, the most recently used last.
+
+    `enough`: tasks that are worth a run while a container is free; nobody waits for more.
+    """
 
     plan: GroupPlan
+    enough: int
     containers: int = 0
     free: dict[int, Container] = field(default_factory=dict)
 
@@ -78,7 +85,7 @@ class BatchPool(Pool):
         """When the queue is to be looked at again although nothing happens."""
         self.timer: Timer | None = None
         """The one that will see to that, kept by whoever has the timers."""
-        self._groups = [_Group(self._unplanned())]
+        self._groups = [_Group(self._unplanned(), spec.max_size)]
         self._lanes = [_Lane(self._groups)]
 
     def _unplanned(self) -> GroupPlan:
@@ -90,7 +97,7 @@ class BatchPool(Pool):
         self.plan = plan
         super().follow(plan)
         groups = (self._unplanned(),) if plan is None else plan.groups
-        self._groups = [_Group(group) for group in groups]
+        self._groups = [_Group(group, _enough(group, plan)) for group in groups]
         if plan is None or plan.ranked:
             self._lanes = [_Lane(self._groups)]
         else:
@@ -214,8 +221,7 @@ class BatchPool(Pool):
 
         `overdue`: a full batch too waits for a container of its own as long as it can.
         """
-        size = group.plan.batch
-        if not overdue and shelf.is_full(size, self._max_cost):
+        if not overdue and shelf.is_full(group.enough, self._max_cost):
             return -math.inf
         head = shelf.head
         at = head.leave_by
@@ -223,7 +229,7 @@ class BatchPool(Pool):
         if plan is not None:
             at += GRACE_S - group.plan.duration_s
             if plan.dummy_rate:
-                at = min(at, head.since + (size - shelf.count) / plan.dummy_rate)
+                at = min(at, head.since + (group.plan.batch - shelf.count) / plan.dummy_rate)
         return at
 
     # --- containers ------------------------------------------------------------------------------------------
@@ -305,6 +311,19 @@ class BatchPool(Pool):
                 assert running(instance), "a container runs a task that isn't running"
                 assert instance.container == container.number
         assert all(i.phase is Phase.QUEUED and i.pooled for i in self._waiting)
+
+
+def _enough(group: GroupPlan, plan: StageDispatch | None) -> int:
+    """How many tasks a batch needs so that the containers stay calm even if each run takes as long as a full one.
+
+    Batches of this size keep every bound that those of the planned size keep where tasks are evenly spaced, and while
+    all containers are busy tasks gather as before. Under a plan whose groups collect in turn, or which counts on
+    dummies, the others reckon with full batches.
+    """
+    if plan is None or plan.ranked or plan.dummy_rate:
+        return group.batch
+    needed = math.ceil(group.rate * group.duration_s / (group.replicas * CALM) - 1e-9)
+    return max(1, min(group.batch, needed))
 
 
 __all__ = ["Batch", "BatchPool", "CostError"]

@@ -159,12 +159,14 @@ class DatabaseJournal:
         if waiting is not None:
             return waiting
 
-        def read(connection: sqlite3.Connection) -> Entry | None:
-            row = connection.execute(f"SELECT {_FULL} FROM invocations WHERE id = ?", (invocation,)).fetchone()
-            return None if row is None else _entry(row)
-
-        found: Entry | None = await self._submit(read)
-        return found
+        if self._closed:
+            raise Unavailable("the journal is closed")
+        # Straight from the file: behind the writer it would wait for the disk, as every call that brings an id would.
+        try:
+            rows = self._reader.execute(f"SELECT {_FULL} FROM invocations WHERE id = ?", (invocation,)).fetchall()
+        except sqlite3.Error as error:
+            raise Unavailable(f"the journal {self._path} could not be read: {error}") from error
+        return _entry(rows[0]) if rows else None
 
     # --- writing ---------------------------------------------------------------------------------------------
 

@@ -52,6 +52,12 @@ def test_containers_live_in_sessions_of_their_own_without_privileges_to_gain(tmp
         assert int(Path(f"/proc/{container.pid}/oom_score_adj").read_text()) > mine
 
 
+def test_containers_yield_the_processor_to_the_host(tmp_path: Path) -> None:
+    with ZygoteDriver() as zygote:
+        container = zygote.start("container_functions:same", tmp_path / "log", code_path=(HERE,))
+        assert os.getpriority(os.PRIO_PROCESS, container.pid) > os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def test_too_much_memory_is_an_error_of_the_task(tmp_path: Path) -> None:
     with ZygoteDriver() as zygote:
         log = tmp_path / "log"

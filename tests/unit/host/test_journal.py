@@ -119,6 +119,30 @@ async def test_everything_survives_closing(tmp_path: Path) -> None:
     await again.close()
 
 
+async def test_whoever_asks_does_not_wait_for_the_disk(tmp_path: Path) -> None:
+    journal = on_disk(tmp_path)
+    await journal.accept(RUNNING)
+    journal.finish(replace(ENDED, id="gathered", submitted=False))
+    disk_is_busy, disk_is_free = threading.Event(), threading.Event()
+
+    def hold(connection: sqlite3.Connection) -> None:
+        disk_is_busy.set()
+        disk_is_free.wait(30.0)
+
+    holding = asyncio.create_task(journal._submit(hold))
+    await asyncio.to_thread(disk_is_busy.wait, 30.0)
+    try:
+        found = [await journal.get(name) for name in ("job", "gathered", "unknown")]
+        assert not holding.done()
+    finally:
+        disk_is_free.set()
+    await holding
+    assert [entry and entry.id for entry in found] == ["job", "gathered", None]
+    await journal.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await journal.get("job")
+
+
 async def test_an_interrupted_run_does_not_count(tmp_path: Path) -> None:
     journal = on_disk(tmp_path)
     await journal.accept(replace(RUNNING, attempts=2))

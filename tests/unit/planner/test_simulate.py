@@ -81,6 +81,26 @@ def test_dummies_cut_batches_before_they_are_full() -> None:
     assert max(many.stages["w@1", "m"].batches) == 32
 
 
+def test_nobody_waits_for_a_batch_that_is_not_needed() -> None:
+    """A stage of milliseconds behind a slow one: waiting until its time has come would eat up what others need."""
+    calm = play([(8, 1, 0.001, 50.0)], 50.0, bound=0.4)
+    assert max(calm.latency_s) == pytest.approx(0.001)
+    assert set(calm.stages["w@1", "m"].batches) == {1}
+
+
+def test_batches_are_as_large_as_calm_takes() -> None:
+    """Of 46 a second in runs of 0.1 s, five a run keep two containers busy for just under half of the time."""
+    figures = play([(8, 2, 0.1, 46.0)], 46.0, bound=0.3)
+    assert set(figures.stages["w@1", "m"].batches) == {5}
+    assert max(figures.latency_s) <= 0.1 + 4 / 46 + 1e-5
+
+
+def test_what_gathers_while_all_are_busy_leaves_together() -> None:
+    given = DispatchPlan(9.0, 10.0, (StageDispatch("m", (GroupPlan(8, 1, 0.01, 10.0),), 9.0, 9.0),), admission=False)
+    figures = simulate(Simulated(ONE.workflow, lambda stage, batch, hardware: 1.0, given), [0.0, *[0.5] * 8])
+    assert figures.stages["w@1", "m"].batches == {1: 1, 8: 1}
+
+
 DEVICES = {"cheap": Device("cheap", 1.0), "fast": Device("fast", 4.0)}
 
 
