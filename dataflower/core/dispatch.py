@@ -22,7 +22,7 @@ from dataflower.spec.expression import Expression, compile_expression
 from dataflower.spec.workflow import Batch as BatchSpec
 
 CALM = 0.5
-"""A group that would be busy for no more than this share of the time need not wait for larger batches than that takes."""
+"""Share of the time that a group may be busy with small batches before it waits for larger ones."""
 
 
 class Batch:
