@@ -18,7 +18,7 @@ _F_SETSIG = 10
 _OOM_SCORE = 500
 """Added to a container's badness: when memory runs out the kernel takes a container, not the host."""
 _NICE = 5
-"""How much a container yields the processor: the host, which all of them wait for, must not queue behind what computes."""
+"""How much a container yields the processor to the host, which must not queue behind what computes."""
 _MOST_PROCESSES = 4096
 """Threads and processes of a sandboxed container."""
 
