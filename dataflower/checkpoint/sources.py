@@ -198,18 +198,27 @@ class Source:
         for attempt in range(ATTEMPTS):
             try:
                 return get()
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise NotFound(f"there is no {what}") from error
             except (PermissionError, DataflowerError, NotImplementedError):
                 raise
             except Exception as error:  # each file system has errors of its own
+                no_answer = _no_answer(error)
+                if isinstance(error, (FileNotFoundError, NotADirectoryError)) and no_answer is None:
+                    raise NotFound(f"there is no {what}") from error
                 if attempt == ATTEMPTS - 1:
-                    raise _unavailable(error, what) from error
+                    raise _unavailable(no_answer or error, what) from error
                 self._pause(FIRST_PAUSE_S * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
 
-def _unavailable(error: Exception, what: str) -> DataflowerError:
+def _no_answer(error: Exception) -> BaseException | None:
+    """The reason of a "not found" that is none: fsspec's HTTP says so of servers that can't be reached, too."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+        return cause
+    return cause if getattr(cause, "status", 0) >= 500 else None
+
+
+def _unavailable(error: BaseException, what: str) -> DataflowerError:
     if isinstance(error, DataflowerError):
         return error
     return Unavailable(f"can't get {what}: {type(error).__name__}: {error}")

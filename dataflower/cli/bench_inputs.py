@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dataflower.cli.durations import duration
 from dataflower.cli.exits import WrongUsage
 from dataflower.cli.inputs import typed_inputs
 from dataflower.config.text import read_text
@@ -29,18 +30,6 @@ _METRICS = {
     **dict.fromkeys(("tpot", "tpot_ms"), "tpot_ms"),
 }
 """Names of limits, and what other benchmarks call them."""
-
-
-def duration(option: str, text: str) -> float:
-    """Seconds.
-
-    Raises:
-        WrongUsage: it is no duration.
-    """
-    try:
-        return parse_duration(float(text) if re.fullmatch(r"\d*\.?\d+", text) else text)
-    except ValueError as error:
-        raise WrongUsage(f"{option}: {error}") from error
 
 
 def slo_with(slo: Slo | None, given: Iterable[str]) -> Slo | None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from dataflower.cli import bench_inputs
 from dataflower.cli.bench_progress import watch
+from dataflower.cli.connect import client_config
+from dataflower.cli.durations import duration, limit
 from dataflower.cli.exits import WrongUsage
 from dataflower.cli.inputs import parse_inputs
 from dataflower.cli.local import run_loop
@@ -148,10 +150,10 @@ class _Ready:
         return _Ready(
             Arrivals(Shape.TRACE) if recorded is not None else _process(asked),
             recorded,
-            _seconds("--duration", asked.duration),
-            _seconds("--warmup", asked.warmup),
-            _seconds("--deadline", asked.deadline),
-            bench_inputs.duration("--drain", asked.drain),
+            limit("--duration", asked.duration),
+            None if asked.warmup is None else duration("--warmup", asked.warmup),
+            limit("--deadline", asked.deadline),
+            duration("--drain", asked.drain),
             bench_inputs.share(asked.attainment),
             budgets_ms,
             device,
@@ -165,10 +167,6 @@ def _budgets(plan: PlanDocument) -> dict[str, float]:
 
 def _plan_text(asked: Asked) -> str | None:
     return None if asked.plan is None else read_text(asked.plan)
-
-
-def _seconds(option: str, text: str | None) -> float | None:
-    return None if text is None else bench_inputs.duration(option, text)
 
 
 def _recorded(asked: Asked) -> Recorded | None:
@@ -191,8 +189,8 @@ def _process(asked: Asked) -> Arrivals:
         asked.rate or 1.0,
         cv=asked.cv,
         rate_to=asked.rate_to,
-        burst_s=bench_inputs.duration("--burst", asked.burst),
-        every_s=bench_inputs.duration("--every", asked.every),
+        burst_s=duration("--burst", asked.burst),
+        every_s=duration("--every", asked.every),
     )
     process.times(0.01, asked.seed)  # says what is wrong with it
     return process
@@ -213,7 +211,7 @@ def _server(asked: Asked, ready: _Ready) -> Iterator[tuple[Config, Served | None
             raise WrongUsage(f"--local wants a workflow file, and there is no file {asked.workflow!r}")
         if asked.profile is not None:
             raise WrongUsage("--profile goes with a workflow file; a server has its workflows with a profile applied")
-        yield compose({"server": asked.server}, file=asked.config).config, None, ""
+        yield client_config(asked.server, asked.config), None, ""
         return
     settings = beside(compose({"code_path": asked.code_path}, file=asked.config).config, [Path(asked.workflow)])
     workflow, source = load_file(Path(asked.workflow), settings, asked.profile)

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dataflower.config.settings import Config
     from dataflower.gateway.client import Client
+
+
+def client_config(server: str | None, file: Path | None = None) -> Config:
+    """The configuration with `--server` in it.
+
+    Raises:
+        WrongUsage: that is no address.
+    """
+    from dataflower.cli.exits import WrongUsage
+    from dataflower.config.compose import compose, read
+
+    if server is not None:
+        try:
+            read("server", server)
+        except ValueError as error:
+            raise WrongUsage(f"--server: {error}") from None
+    return compose({"server": server}, file=file).config
 
 
 def connect(server: str | None) -> Client:
@@ -13,8 +32,7 @@ def connect(server: str | None) -> Client:
     import os
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr what we say ourselves
-    from dataflower.config.compose import compose
     from dataflower.gateway.client import Client
 
-    config = compose({"server": server}).config
+    config = client_config(server)
     return Client(config.server, api_key=config.api_key or None, ca_file=config.tls_ca_file)

@@ -131,6 +131,9 @@ class VerbGroup(TyperGroup):
                 raise
             print(describe(error), file=sys.stderr)
             raise typer.Exit(ExitCode.USAGE if isinstance(error, WrongUsage) else ExitCode.FAILED) from error
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # the words of the library that checks values
+            raise
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(ExitCode.INTERRUPTED) from None

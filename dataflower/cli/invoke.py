@@ -45,11 +45,11 @@ def invoke(
     import dataclasses
 
     from dataflower.cli.connect import connect
+    from dataflower.cli.durations import limit
     from dataflower.cli.inputs import parse_inputs
-    from dataflower.cli.local import seconds
     from dataflower.cli.records import record_data
 
-    deadline_s = seconds(deadline)
+    deadline_s = limit("--deadline", deadline)
     with connect(server) as client:
         info = client.workflow(workflow)
         given = parse_inputs(inputs or [], info.inputs)

@@ -8,11 +8,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from dataflower.cli.exits import WrongUsage
 from dataflower.host.api import HostApi
 from dataflower.host.heap import spare_the_collector
 from dataflower.host.settings import HostConfig
-from dataflower.spec.units import parse_duration
 from dataflower.spec.workflow import Workflow
 
 T = TypeVar("T")
@@ -66,17 +64,3 @@ async def _stoppable(main: Coroutine[Any, Any, T]) -> T:
         if stopped:
             raise KeyboardInterrupt from None
         raise
-
-
-def seconds(text: str | None) -> float | None:
-    """A duration from the command line.
-
-    Raises:
-        WrongUsage: it is none.
-    """
-    if text is None:
-        return None
-    try:
-        return parse_duration(float(text) if text.replace(".", "", 1).isdigit() else text)
-    except ValueError as error:
-        raise WrongUsage(f"--deadline: {error}") from error

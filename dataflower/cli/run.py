@@ -49,10 +49,11 @@ def run(
     """
     import tempfile
 
+    from dataflower.cli.durations import limit
     from dataflower.cli.inputs import named_files, parse_inputs
-    from dataflower.cli.local import run_loop, seconds
+    from dataflower.cli.local import run_loop
     from dataflower.cli.screen import screen
-    from dataflower.cli.workflows import beside, load_file, read_file
+    from dataflower.cli.workflows import beside, load_file
     from dataflower.config.compose import compose
     from dataflower.config.convert import host_config
     from dataflower.host.inputs import split_inputs
@@ -61,9 +62,9 @@ def run(
     workflow, source = load_file(file, settings, profile)
     given = parse_inputs(inputs or [], workflow.inputs)
     split_inputs(workflow.name, {port.name: port for port in workflow.inputs}, given)  # before anything is started
-    deadline_s = seconds(deadline)
+    deadline_s = limit("--deadline", deadline)
     as_text = output is Format.TABLE
-    plan_text = None if plan is None else read_file(plan)
+    plan_text = None if plan is None else _plan_text(plan, workflow)
     shown = screen(terminal(), items=as_text)
     with tempfile.TemporaryDirectory(prefix="dataflower-run-") as logs:
         host = host_config(
@@ -92,6 +93,16 @@ def run(
         raise typer.Exit(ExitCode.FAILED)
     if check_slo and not outcome.slo_met:
         raise typer.Exit(ExitCode.SLO_NOT_MET)
+
+
+def _plan_text(plan: Path, workflow: Workflow) -> str:
+    """A plan file that goes with the workflow, looked at before anything is started."""
+    from dataflower.cli.workflows import read_file
+    from dataflower.host.registry import read_plan
+
+    text = read_file(plan)
+    read_plan(text, str(plan), workflow)
+    return text
 
 
 async def _once(

@@ -93,6 +93,8 @@ def read(name: str, value: Any) -> Any:
         ValueError: it does not fit; the message says what would.
     """
     type_ = _TYPES[name]
+    if name == "server":
+        return _address(str(value))
     if isinstance(type_, types.UnionType):
         if value is None or value == "none":
             return None
@@ -119,6 +121,17 @@ def read(name: str, value: Any) -> Any:
     if type_ is int:
         return _whole(value)
     return str(value)
+
+
+def _address(value: str) -> str:
+    scheme, _, place = value.partition(":")
+    if scheme in ("unix", "unix-abstract") and place:
+        return value
+    host, _, port = value.removeprefix("dns:///").rpartition(":")
+    if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.%\w]+\]", host) or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        hint = " (of its gRPC port, without http://)" if "://" in value else ""
+        raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:8001, or unix:/path, not {value!r}{hint}")
+    return value
 
 
 def _truth(value: Any) -> bool:

@@ -248,8 +248,8 @@ class HostCore(Reports):
 
     def _deadline_passed(self, call: Call, now: float) -> None:
         if not call.finished:
-            late = call.deadline - call.trace.arrived
-            message = f"not finished within its {late:.3f} s{call.flow.whereabouts()}"
+            allowed = max(call.deadline - call.trace.arrived, 0.0)
+            message = f"not finished within its {allowed:.3f} s{call.flow.whereabouts()}"
             failure = Failure(Code.DEADLINE_EXCEEDED, "DeadlineExceeded", message)
             self._finish(call, failure, now)
 

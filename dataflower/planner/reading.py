@@ -49,6 +49,8 @@ def _problems(error: ValidationError, tree: Tree) -> tuple[Problem, ...]:
             case "missing":
                 near = did_you_mean(str(path[-1]), _keys(tree.data, path[:-1]), "")
                 found.append(tree.problem(path[:-1], f"{path[-1]!r} is missing", near, key=True))
+            case _ if not path and not isinstance(tree.data, dict):
+                found.append(tree.problem(path, "expected a map of keys and values"))
             case "value_error":
                 found.append(tree.problem(path, str(detail["ctx"]["error"])))
             case _:

@@ -11,6 +11,7 @@ from ruamel.yaml.comments import CommentedMap
 from dataflower.errors import WorkflowInvalid
 from dataflower.spec.document import ALIASES
 from dataflower.spec.function import DTYPES
+from dataflower.spec.structure import NO_MAP, START
 from dataflower.spec.tree import parse
 
 _NUMPY_NAMES = {numpy: name for name, numpy in DTYPES.items()}
@@ -20,11 +21,13 @@ def format_text(text: str, file: str = "<text>") -> str:
     """Two spaces a level, one form of each name (Ray's replica names, dtypes of the Open Inference Protocol).
 
     Raises:
-        WorkflowInvalid: not YAML.
+        WorkflowInvalid: not YAML, or no map.
     """
     before = parse(text, file)
     if before.data is None or before.problems:
         raise WorkflowInvalid(tuple(before.problems))
+    if not isinstance(before.data, dict):
+        raise WorkflowInvalid((before.problem((), NO_MAP, START),))
     yaml = YAML(typ="rt", pure=True)
     yaml.width = 1_000_000  # folding would change what long lines look like, not what they mean
     yaml.preserve_quotes = True

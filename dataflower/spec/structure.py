@@ -13,6 +13,7 @@ from dataflower.spec.suggest import did_you_mean, nearest
 from dataflower.spec.tree import Path, Tree
 from dataflower.spec.workflow import API_VERSION
 
+NO_MAP, START = "a workflow file is a map", "start with `apiVersion: dataflower/v1`"
 _ROUNDS = 20
 
 
@@ -24,7 +25,7 @@ def read_document(tree: Tree) -> tuple[WorkflowDocument | None, frozenset[str]]:
     """
     if not isinstance(tree.data, dict):
         if tree.data is not None:
-            tree.problems.append(tree.problem((), "a workflow file is a map", "start with `apiVersion: dataflower/v1`"))
+            tree.problems.append(tree.problem((), NO_MAP, START))
         return None, frozenset()
     data = copy.deepcopy(tree.data)
     blamed: set[str] = set()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -102,6 +103,10 @@ def test_files_and_shards_and_listless_servers(
     assert catalog.fetch((tmp_path / "shards").as_uri(), "local").digest == weights.digest
     with pytest.raises(NotFound, match="no model at"):
         catalog.fetch(f"{web.url}/nonesuch")
+    with socket.socket() as silent:  # bound, but nobody listens: not the same as nothing there
+        silent.bind(("127.0.0.1", 0))
+        with pytest.raises(Unavailable, match="can't get http"):
+            catalog.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/far")
     with pytest.raises(DataflowerError, match="can't read nosuchprotocol"):
         catalog.fetch("nosuchprotocol://x/y")
 

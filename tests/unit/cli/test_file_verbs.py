@@ -214,6 +214,14 @@ def test_fmt_check_writes_nothing() -> None:
     assert call("fmt", "--check", "sound.yaml").exit_code == 0
 
 
+@pytest.mark.parametrize("text", ["42\n", "[1,2]\n"])
+def test_fmt_leaves_what_is_no_workflow_alone(text: str) -> None:
+    Path("other.yaml").write_text(text)
+    result = call("fmt", "other.yaml")
+    assert (result.exit_code, Path("other.yaml").read_text()) == (1, text)
+    assert result.stderr.startswith("other.yaml:1:1: a workflow file is a map")
+
+
 def test_fmt_leaves_what_is_no_yaml_alone() -> None:
     Path("odd.yaml").write_text("stages: [\n")
     result = call("fmt", "odd.yaml")

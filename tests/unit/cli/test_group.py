@@ -59,7 +59,11 @@ def test_version_is_that_of_the_package() -> None:
     ("args", "message"),
     [
         (["versoin"], "no command 'versoin' (did you mean 'version'?)"),
-        (["version", "-o", "xml"], "xml"),
+        (["version", "-o", "xml"], "'-o' / '--output': 'xml' is not one of 'table', 'json', 'yaml'"),
+        (["ls", "--server", ""], "--server: expected HOST:PORT, such as 127.0.0.1:8001, or unix:/path, not ''"),
+        (["ls", "--server", "127.0.0.1:here"], "not '127.0.0.1:here'"),
+        (["ls", "--server", "127.0.0.1:80010"], "not '127.0.0.1:80010'"),
+        (["ls", "--server", "http://127.0.0.1:8000"], "without http://"),
         (["rm"], "WORKFLOW"),
     ],
 )

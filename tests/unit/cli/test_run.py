@@ -118,8 +118,25 @@ def test_a_missing_input_is_all_there_is_to_say(run: Any, monkeypatch: pytest.Mo
     ]
 
 
-def test_a_deadline_that_is_none_is_wrong_usage(run: Any) -> None:
-    assert run(hello, "name=Ada", "--deadline", "soon").exit_code == 2
+@pytest.mark.parametrize("deadline", ["soon", "0", "0ms", "-5"])
+def test_a_deadline_that_is_none_is_wrong_usage(run: Any, deadline: str) -> None:
+    result = run(hello, "name=Ada", "--deadline", deadline)
+    assert result.exit_code == 2
+    assert "--deadline" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["42", "kind: Workflow"])
+def test_a_plan_that_is_none_is_named_before_anything_starts(
+    run: Any, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(body: Any) -> None:
+        raise AssertionError("a host was opened")
+
+    monkeypatch.setattr(local, "run_loop", started)
+    (tmp_path / "my plan.yaml").write_text(text)
+    result = run(hello, "name=Ada", "--plan", "my plan.yaml")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: my plan.yaml:1:")
 
 
 def test_problems_of_the_file_are_all_printed(tmp_path: Path) -> None:

@@ -54,6 +54,10 @@ def test_without_any_source_there_are_the_defaults(tmp_path: Path) -> None:
         ("reflection", True, True),
         ("tls_cert_file", "/a/b", Path("/a/b")),
         ("tls_cert_file", "none", None),
+        ("server", "gpu-1.lan:8001", "gpu-1.lan:8001"),
+        ("server", "[::1]:8001", "[::1]:8001"),
+        ("server", "dns:///gpu-1:8001", "dns:///gpu-1:8001"),
+        ("server", "unix:/run/dataflower.sock", "unix:/run/dataflower.sock"),
     ],
 )
 def test_text_becomes_the_type_of_the_setting(name: str, value: object, expected: object) -> None:
@@ -65,6 +69,8 @@ def test_text_becomes_the_type_of_the_setting(name: str, value: object, expected
     [
         ("port", "x", "whole number"),
         ("port", True, "expected int"),
+        ("server", "gpu-1", "HOST:PORT"),
+        ("server", "unix:", "HOST:PORT"),
         ("reflection", "perhaps", "true or false"),
         ("drain_timeout_s", "5 parsecs", "is not a duration"),
         ("host_arena_bytes", "much", "is not a size"),

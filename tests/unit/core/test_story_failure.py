@@ -184,6 +184,14 @@ def test_a_missed_deadline_says_what_ran_and_what_waited():
     assert story.failure.message.endswith(" (running: a; waiting: b)")
 
 
+def test_a_deadline_that_had_passed_before_allowed_no_time():
+    story = Story(workflow([stage("a", {"x": "inputs.x"})], {"r": "a.out"}))
+    story.invoke(x=1, deadline=999.9)
+    story.wake()
+    assert story.failure is not None
+    assert story.failure.message.startswith("not finished within its 0.000 s")
+
+
 def test_no_retry_past_the_deadline():
     story = Story(workflow([stage("a", {"x": "inputs.x"}, retry=AGAIN)], {"r": "a.out"}))
     story.invoke(x=1, deadline=1000.5)
