@@ -98,7 +98,7 @@ def run(
 def _plan_text(plan: Path, workflow: Workflow) -> str:
     """A plan file that goes with the workflow, looked at before anything is started."""
     from dataflower.cli.workflows import read_file
-    from dataflower.host.registry import read_plan
+    from dataflower.host.plans import read_plan
 
     text = read_file(plan)
     read_plan(text, str(plan), workflow)
