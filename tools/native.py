@@ -34,9 +34,26 @@ MODULES = (
     "dataflower/host/links.py",
 )
 BUILD = """
+from concurrent.futures import ThreadPoolExecutor
+import os, sys
 from mypyc.build import mypycify
 from setuptools import setup
-import sys
+from setuptools._distutils.ccompiler import CCompiler
+
+def compile_side_by_side(
+    self, sources, output_dir=None, macros=None, include_dirs=None, debug=0, extra_preargs=None, extra_postargs=None,
+    depends=None,
+):
+    # In place of the method that compiles one file after the other.
+    macros, objects, extra_postargs, pp_opts, build = self._setup_compile(
+        output_dir, macros, include_dirs, sources, depends, extra_postargs
+    )
+    arguments = self._get_cc_args(pp_opts, debug, extra_preargs)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda o: self._compile(o, *build[o], arguments, extra_postargs, pp_opts), build))
+    return objects
+
+CCompiler.compile = compile_side_by_side
 options = {{"opt_level": "2", "debug_level": "0", "multi_file": True}}
 modules = mypycify(sys.argv[2:], group_name={library!r}, target_dir=sys.argv[1], **options)
 command = ["build_ext", "--build-lib", sys.argv[1], "--build-temp", sys.argv[1] + "/temp"]
