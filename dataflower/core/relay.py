@@ -96,5 +96,6 @@ class Relays(abc.ABC):
             after.promised = False
             after.lost = ""
             after.task = 0
-            after.promise, after = None, after.promise
+            following, after.promise = after.promise, None
+            after = following
         return freed
