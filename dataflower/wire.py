@@ -376,6 +376,8 @@ class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
     """Files of control groups into which the container writes itself."""
     scratch: str = ""
     """Its private directory, where the sandbox has no /tmp of its own."""
+    owner: int = 0
+    """The number under which it makes arenas, if that is not `container`: its own on the host that it works for."""
 
 
 class Forked(msgspec.Struct, frozen=True, array_like=True, tag="forked"):

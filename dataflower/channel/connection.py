@@ -39,9 +39,13 @@ def tune(sock: socket.socket, timeout_s: float) -> None:
 
 
 class Connection:
-    """Carries a mux as long as the socket lives. `close` it; on its own it ends by telling `on_lost(reason)`, once."""
+    """Carries a mux as long as the socket lives. `close` it; on its own it ends by telling `on_lost(reason, fatal)`,
+    once. `fatal`: what came made no sense, so that a new connection would be of no use to the session.
+    """
 
-    def __init__(self, loop: AbstractEventLoop, sock: socket.socket, mux: Mux, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, loop: AbstractEventLoop, sock: socket.socket, mux: Mux, on_lost: Callable[[str, bool], None]
+    ) -> None:
         """Take over a connected, non-blocking socket (TLS if it is an `ssl.SSLSocket`), and begin."""
         self._loop = loop
         self._socket = sock
@@ -68,10 +72,10 @@ class Connection:
         self._socket.close()
         self._mux.lost()
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, fatal: bool = False) -> None:
         if not self._closed:
             self.close()
-            self._loop.call_soon(self._on_lost, reason)
+            self._loop.call_soon(self._on_lost, reason, fatal)
 
     def flush(self) -> None:
         """Send what the mux has to send, as far as the kernel takes it now; the rest follows by itself."""
@@ -129,10 +133,10 @@ class Connection:
             return
         except (MuxError, msgspec.MsgspecError) as error:
             _log.error("a connection is closed, the other host broke the protocol: %s", error)
-            self._lose(f"the other host broke the protocol: {error}")
+            self._lose(f"the other host broke the protocol: {error}", fatal=True)
             return
         except Exception:  # a fault of ours must not take the host along
             _log.exception("a connection is closed: what came over it could not be handled")
-            self._lose("this host failed to handle what came over the connection")
+            self._lose("this host failed to handle what came over the connection", fatal=True)
             return
         self.flush()

@@ -165,6 +165,16 @@ class Ferry:
         """Give out nothing more of what waits under this key."""
         self._queues.pop(key, None)
 
+    def withdraw(self, key: int, matches: Callable[[bytes], bool]) -> list[bytes]:
+        """Take out what waits under this key and matches, and give it back; what it waited for goes on coming."""
+        queue = self._queues.get(key)
+        if not queue:
+            return []
+        found = [waiting for waiting in queue if matches(waiting.body)]
+        self._queues[key] = deque(waiting for waiting in queue if waiting not in found)
+        self._give_out(key)
+        return [waiting.body for waiting in found]
+
     def drop_mirror(self, arena: int) -> None:
         """Let go of a mirror; its memory is gone when its last reader is. No-op if there is none."""
         segment = self._mirrors.pop(arena, None)

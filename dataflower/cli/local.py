@@ -23,6 +23,11 @@ class LocalHost(HostApi, Protocol):
         """Take no new invocations."""
         ...
 
+    @property
+    def peer_port(self) -> int | None:
+        """Where other hosts may come in; None if they may not."""
+        ...
+
     async def close(self, drain_timeout_s: float | None = None) -> None:
         """Drain, then end every process."""
         ...

@@ -46,6 +46,16 @@ def serve(
     workflow: Annotated[
         list[Path] | None, typer.Option("--workflow", metavar="FILE", help="Apply this file at start (repeatable).")
     ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option("--peer", metavar="NAME=HOST:PORT", help="A host that may run stages for this one (repeatable)."),
+    ] = None,
+    peer_port: Annotated[
+        str | None,
+        typer.Option(
+            "--peer-port", metavar="PORT", help="Run stages for other hosts; 0 picks a free one.", show_default="none"
+        ),
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Start a server: workflows in, invocations over gRPC and HTTP, until a signal stops it.
@@ -53,6 +63,9 @@ def serve(
     SIGTERM or Ctrl-C drains: running invocations may end. A second signal stops at once.
 
     Example: dataflower serve --workflow workflows/wordcount.yaml --port 0
+
+    Two hosts, the same peer_token on both (docs/hosts.md): dataflower serve --peer-port 8003, and on the other
+    dataflower serve --peer b=10.0.0.2:8003
     """
     import dataclasses
     import logging
@@ -68,6 +81,8 @@ def serve(
         "http_port": http_port,
         "state_dir": state_dir,
         "code_path": code_path,
+        "peers": peer or None,
+        "peer_port": peer_port,
     }
     composed = compose(flags, file=config)
     settings = composed.config
@@ -111,6 +126,8 @@ async def _serve(settings: Config, files: tuple[Path, ...]) -> None:
                 print(
                     f"HTTP on {gateway.http_url} (OpenAI clients: {gateway.http_url}/v1, a browser: /docs)", flush=True
                 )
+            if host.peer_port is not None:
+                print(f"other hosts come in on {config.peer_address}:{host.peer_port}", flush=True)
             terminal().note(f"state in {config.state_dir}, functions from {', '.join(config.code_path)}")
             await signals.first.wait()
             await _stop(host, gateway, signals, settings.drain_timeout_s)

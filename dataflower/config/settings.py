@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,8 +117,28 @@ class Config:
     keep_finished_s: float = 7 * 86400.0
     """And for how long."""
 
+    host_name: str = field(default_factory=socket.gethostname)
+    """What this host is called among others."""
+    peers: tuple[str, ...] = ()
+    """Hosts that may run containers for this one: `name=host:port` each."""
+    placement: tuple[str, ...] = ()
+    """Which stages run on which host, over what workflows say: `workflow.stage=name` each."""
+    peer_address: str = "127.0.0.1"
+    """Interface on which other hosts may come in."""
+    peer_port: int | None = None
+    """Port for that; 0 picks a free one, none: this host runs nothing for others."""
+    peer_token: str = ""
+    """What hosts know each other by: the same on all of them. Whoever has it can run code here."""
+    peer_tls_cert_file: Path | None = None
+    """PEM certificate chain of this host; with its key (and an authority), connections between hosts use TLS."""
+    peer_tls_key_file: Path | None = None
+    peer_tls_ca_file: Path | None = None
+    """PEM certificates of the authority that the hosts' certificates must come from."""
+    peer_timeout_s: float = 10.0
+    """How long a broken connection between hosts may take to come back before its containers count as lost."""
 
-SECRETS = frozenset({"api_key", "api_keys", "admin_keys"})
+
+SECRETS = frozenset({"api_key", "api_keys", "admin_keys", "peer_token"})
 """Settings that are never printed."""
 
 

@@ -123,7 +123,7 @@ def _line_writer(fd: int) -> io.TextIOWrapper:
 def _serve(fork: Fork, sockets: tuple[int, int, int]) -> int:
     points = failpoints.load(os.environ, fork.stage)
     data = DataUnit(
-        fork.container,
+        fork.owner or fork.container,
         *(Link(socket) for socket in sockets),
         arena_cap_bytes=fork.arena_cap_bytes,
         spill=Spill(fork.spill_dir, fork.spill_cap_bytes, fork.spill_device) if fork.spill_dir else None,

@@ -97,6 +97,34 @@ class HostUsage:
     zygotes: int = 0
 
 
+class PeerState(enum.Enum):
+    """Of another host.
+
+    CONNECTED   it runs containers for this one
+    CONNECTING  it has not answered yet
+    LOST        there is no connection; it is looked for
+    OWNER       this one runs containers for it
+    """
+
+    CONNECTED = "connected"
+    CONNECTING = "connecting"
+    LOST = "lost"
+    OWNER = "owner"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """Another host. `reason`: why it is lost. Bytes: of tensors that went to it and came from it."""
+
+    name: str
+    address: str
+    state: PeerState
+    reason: str = ""
+    containers: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerStart:
     """How long a container took to be ready, by phase, in seconds."""

@@ -28,9 +28,12 @@ from dataflower.core.events import ContainerExited, ContainerSaid, Event, Woke
 from dataflower.core.ledger import Ledger
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.api import ContainerStart, StartListener
+from dataflower.host.guests import Lender
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.links import Memory, Peer, ProtocolViolation
+from dataflower.host.meeting import Credentials
 from dataflower.host.promises import Promises
+from dataflower.host.remotes import RemotePeer, Remotes
 from dataflower.host.settings import HostConfig
 from dataflower.wire import ArenaMade, BatchDone, Hello, ReleaseSlots, RunTask, TaskDone, TaskFailed, Value
 
@@ -122,6 +125,14 @@ class Engine:
         self.arena = Arena(
             HOST, cap_bytes=config.host_arena_bytes, announce=self._announce_own, setting="host_arena_bytes"
         )
+        credentials = Credentials(
+            config.peer_token, config.peer_tls_cert_file, config.peer_tls_key_file, config.peer_tls_ca_file
+        )
+        self.remotes = Remotes(config, self._memory, self, credentials)
+        """The hosts that run containers for this one."""
+        files_on = None if spill is None else spill.device
+        self.lender = None if config.peer_port is None else Lender(config, credentials, files_on)
+        """What lets other hosts run containers here."""
         self._launcher = Launcher(clock, config, self._on_exit, spill)
         self._peers: dict[int, Peer] = {}
         self._promises = Promises(self._peers)
@@ -137,7 +148,12 @@ class Engine:
         self._commands = 0
         self._violations = 0
         self._closing = False
+        self._guests: dict[int, Callable[[str], None]] = {}
+        """By process: who is to be told that a container that runs for another host is gone."""
         self._watchers: list[asyncio.Future[None]] = []
+        self.remotes.begin()
+        if self.lender is not None:
+            self.lender.begin(self._launcher, self._guests.__setitem__)
         self.on_start: StartListener | None = None
         """Told of containers that have become ready."""
         self._execute: dict[type, Callable[[Any], None]] = {
@@ -206,6 +222,18 @@ class Engine:
             _log.exception("handling a message of container %d failed", peer.number)
             self._reject(peer, "the host failed to handle its message")
 
+    def heard(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
+        """A container on another host says something."""
+        try:
+            self._take(peer, message, descriptors)
+        except ProtocolViolation as error:
+            self._violations += 1
+            self._reject(peer, f"broke the protocol: {error}")
+
+    def exited(self, container: int, reason: str) -> None:
+        """A container on another host is gone, or its host is."""
+        self._on_exit(container, reason)
+
     def _take(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
         """Check a message and let the core know. Raises ProtocolViolation."""
         if descriptors or type(message) is ArenaMade or type(message) is Hello:
@@ -267,18 +295,29 @@ class Engine:
 
     def _reject(self, peer: Peer, reason: str) -> None:
         _log.error("container %d (%s, stage %s) is killed: %s", peer.number, peer.key, peer.stage, reason)
+        if isinstance(peer, RemotePeer):
+            peer.kill(reason)
+            return
         self._hang_up(peer)
         self._launcher.kill(peer.number, reason)
 
     def _hang_up(self, peer: Peer) -> None:
+        if peer.is_remote:
+            return
         descriptor = peer.task.fileno()
         if descriptor >= 0:
             self._loop.remove_reader(descriptor)
             peer.close()
 
     def _on_exit(self, container: int, reason: str) -> None:
+        guest = self._guests.pop(container, None)
+        if guest is not None:
+            guest(reason)
+            return
         peer = self._peers.get(container)
-        if peer is not None:
+        if peer is not None and peer.is_remote:
+            del self._peers[container]
+        elif peer is not None:
             # What it said before it died counts; the bound is against a process that it left behind with its socket.
             if peer.task.fileno() >= 0:
                 self._on_readable(peer, LAST_WORDS)
@@ -302,34 +341,42 @@ class Engine:
             peer = self._peers.get(command.container)
             if peer is not None:
                 message = command.message
-                if type(message) is RunTask and message.then is not None:
+                if type(message) is RunTask and message.then is not None and not peer.is_remote:
                     self._promises.note(message.then)
                 peer.tell(message)
-        elif type(command.message) is ReleaseSlots:
-            self.arena.release(command.message.slots)
+        if type(command.message) is ReleaseSlots:
+            self.remotes.released(command.message.slots)
+            if not command.container:
+                self.arena.release(command.message.slots)
 
     def _preload(self, command: commands.Preload) -> None:
         self._launcher.preload(command.modules, command.isolation)
 
     def _start(self, command: commands.StartContainer) -> None:
         number = command.container
+        cap = self._container_arena_bytes
         try:
-            links = self._launcher.start(command)
+            peer: Peer | None = self.remotes.start(command, self._peers)
+            if peer is None:
+                links = self._launcher.start(command)
+                peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=cap)
         except OSError as error:  # out of descriptors, or of processes
             _log.error("a container of %s, stage %s, could not be started: %s", command.key, command.stage.name, error)
             self._launcher.kill(number, f"could not be started: {error}")
             self._backlog.append(ContainerExited(number, f"could not be started: {error}"))
             return
-        cap = self._container_arena_bytes
-        peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=cap)
         peer.started_at = self._now()
         peer.done = self._done.setdefault((command.key, command.stage.name), [0])
         self._peers[number] = peer
+        if peer.is_remote:
+            return
         self._loop.add_reader(peer.task.fileno(), functools.partial(self._on_readable, peer))
 
     def _stop(self, command: commands.StopContainer) -> None:
         peer = self._peers.get(command.container)
-        if peer is not None:
+        if isinstance(peer, RemotePeer):
+            peer.leave()
+        elif peer is not None:
             self._hang_up(peer)
             self._launcher.stop(command.container)
 
@@ -337,7 +384,10 @@ class Engine:
         peer = self._peers.get(command.container)
         if peer is not None:
             _log.warning("container %d (%s, stage %s) is killed: %s", peer.number, peer.key, peer.stage, command.reason)
-        self._launcher.kill(command.container, command.reason)
+        if isinstance(peer, RemotePeer):
+            peer.kill(command.reason)
+        else:
+            self._launcher.kill(command.container, command.reason)
 
     def _emit(self, command: commands.EmitOutput) -> None:
         receiver = self.receivers.get(command.invocation)
@@ -364,6 +414,7 @@ class Engine:
             return
         for peer in self._peers.values():
             peer.drop_arena(command.arena)
+        self.remotes.drop_arena(command.arena)
         self.views.detach(command.arena)
 
     def _announce_own(self, arena: int, nbytes: int, descriptor: int) -> None:
@@ -448,6 +499,9 @@ class Engine:
             self._timer.cancel()
         for peer in list(self._peers.values()):
             self._hang_up(peer)
+        if self.lender is not None:
+            await self.lender.close()
+        await self.remotes.close()
         await self._launcher.close()
         self.arena.close()
         self.views.close()

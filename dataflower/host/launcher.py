@@ -130,8 +130,10 @@ class Launcher:
 
     # --- containers ------------------------------------------------------------------------------------------
 
-    def start(self, command: StartContainer) -> tuple[Link, Link, Link]:
+    def start(self, command: StartContainer, owner: int = 0) -> tuple[Link, Link, Link]:
         """Order a container; returns the host's ends of its inbox, task and control sockets, which the caller owns.
+
+        `owner`: the number under which it makes arenas, if not its own.
 
         Raises OSError when the machine has no descriptors or processes left; nothing was started then.
         """
@@ -155,6 +157,7 @@ class Launcher:
             demanded=isolated and Isolation.SANDBOX in (command.stage.isolation, self._default_isolation),
             groups=self._make_groups(command) if isolated else (),
             scratch=os.path.join(self._scratch, str(command.container)),
+            owner=owner,
         )
         order = Order(fork, (inbox_end, task_end, control_end), log)
         self._processes[command.container] = Process(command.container)

@@ -139,6 +139,9 @@ class Memory:
 class Peer:
     """A container as the host talks to it. Owns the sockets."""
 
+    is_remote = False
+    """Whether it is on another host (`remotes.RemotePeer`): it has no sockets here then."""
+
     __slots__ = (
         "_memory",
         "_peers",
@@ -172,12 +175,16 @@ class Peer:
         """`links`: inbox, task, control. `peers`: all containers, for links between them. `arena_cap_bytes`: memory
         that its live outputs may take.
         """
-        self.number = command.container
-        self.key = command.key
-        self.stage = command.stage.name
         self.inbox = Outbox(loop, links[0])
         self.task = links[1]
         self.control = Outbox(loop, links[2])
+        self._settle(command, memory, peers, arena_cap_bytes)
+
+    def _settle(self, command: StartContainer, memory: Memory, peers: Mapping[int, Peer], arena_cap_bytes: int) -> None:
+        """Everything but the sockets."""
+        self.number = command.container
+        self.key = command.key
+        self.stage = command.stage.name
         self.links: set[int] = set()
         """Containers to whose inboxes it was given a way."""
         self.linked = False
@@ -232,7 +239,7 @@ class Peer:
         sender = self
         while then is not None:
             receiver = self._peers.get(then.container)
-            if receiver is None or receiver.inbox.link.fileno() < 0:
+            if receiver is None or receiver.is_remote or receiver.inbox.link.fileno() < 0:
                 return
             if receiver.number not in sender.links:
                 sender.links.add(receiver.number)

@@ -190,6 +190,7 @@ class Registry:
                     await self._journal.put_workflow(same)
                     self._follow(current, read)
                 return current
+            self._engine.remotes.placement.check(workflow)
             await self._gate.check(workflow)
             compile_program(workflow)  # refuse before anything is written
             version = self._newest.get(workflow.name, 0) + 1

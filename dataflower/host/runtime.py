@@ -29,6 +29,7 @@ from dataflower.host.api import (
     HostUsage,
     InvocationRecord,
     Listener,
+    PeerStatus,
     StartListener,
     State,
     WorkflowStatus,
@@ -453,6 +454,16 @@ class Runtime:
             containers=core.containers,
             zygotes=engine.launcher.zygotes,
         )
+
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """See `HostApi.peers`."""
+        lender = self._engine.lender
+        return (*self._engine.remotes.status(), *(() if lender is None else lender.status()))
+
+    @property
+    def peer_port(self) -> int | None:
+        """Where other hosts may come in; None if they may not."""
+        return None if self._engine.lender is None else self._engine.lender.port
 
     # --- for people ------------------------------------------------------------------------------------------
 

@@ -120,6 +120,8 @@ class Resources:
     memory_bytes: int | None = None
     gpu: str | int = 0
     gpu_memory_bytes: int | None = None
+    host: str = ""
+    """Name of the host that the containers run on; empty: wherever the server decides, as a rule its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class _End:
         self._ferry = Ferry(
             lambda ref: memoryview(self._views.view(ref)), self._deliver, self._mirror, self._views.detach
         )
-        connection = Connection(loop, self._socket, self._ferry.mux, lambda reason: self._over.set())
+        connection = Connection(loop, self._socket, self._ferry.mux, lambda reason, fatal: self._over.set())
         self._connection = connection
         loop.add_reader(self._link.fileno(), self._read)
         await self._over.wait()

@@ -1,0 +1,440 @@
+"""Containers that this host runs for others: it forks them, feeds them, passes on what they say, and decides nothing.
+
+A guest has the number that its owner gave it, and names memory as its owner does; only processes have numbers of this
+host. What a guest says is checked here for form and for memory that it can't know, and by its owner for the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from dataflower import wire
+from dataflower.channel.connection import Connection, tune
+from dataflower.channel.ferry import Ferry
+from dataflower.channel.views import Views
+from dataflower.core.commands import StartContainer
+from dataflower.errors import Closed, Code, EndOfStream, InvalidArgument, PeerGone, WouldBlock
+from dataflower.host import peer_wire
+from dataflower.host.api import PeerState, PeerStatus
+from dataflower.host.launcher import Launcher
+from dataflower.host.links import Memory, Peer, ProtocolViolation
+from dataflower.host.meeting import Credentials, Refused, meet_owner
+from dataflower.host.peer_wire import Bye, DropArena, Ended, Greeting, Kill, Order, Stop
+from dataflower.host.settings import HostConfig
+from dataflower.wire import (
+    ArenaMade,
+    BatchDone,
+    CancelTask,
+    ErrorRecord,
+    ReleaseSlots,
+    RunTask,
+    TaskDone,
+    TaskFailed,
+    TensorRef,
+    Times,
+    TokenSent,
+)
+
+_log = logging.getLogger(__name__)
+
+FIRST_NUMBER = 1 << 32
+"""Processes of guests are numbered from here, those of the host's own containers from 1."""
+BURST = 32
+LAST_WORDS = 10_000
+SMALLEST_ARENA = 1 << 16
+MAX_OWNERS = 64
+_MAX_MEETINGS = 64
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*@[0-9]+")
+_STAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*")
+
+
+@dataclass(slots=True)
+class Guest:
+    """A container. `process`: its number here."""
+
+    peer: Peer
+    process: int
+
+
+class Owner:
+    """A session with a host whose containers these are. Ends once, and all of them with it."""
+
+    def __init__(self, lender: Lender, greeting: Greeting) -> None:
+        self.name = greeting.name
+        self.address = ""
+        self._lender = lender
+        self._loop = lender.loop
+        self._connection: Connection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing = False
+        self.is_over = False
+        self.guests: dict[int, Guest] = {}
+        self._views = Views(keep_descriptors=True, files_on=lender.files_on)
+        self._sizes: dict[int, int] = {}
+        self._peers: dict[int, Peer] = {}
+        self._memory = Memory(self._views, self._sizes, lambda slot: True)
+        self.ferry = Ferry(lambda ref: self._views.view(ref).data, self._deliver, self._mirrored, self._forgotten)
+
+    # --- the connection --------------------------------------------------------------------------------------
+
+    def use(self, sock: socket.socket, address: str) -> None:
+        """A new connection, in place of the former one if there still is one."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.address = address
+        self._connection = Connection(self._loop, sock, self.ferry.mux, self._on_lost)
+
+    def _on_lost(self, reason: str, fatal: bool) -> None:
+        if self.is_over:
+            return
+        if fatal:
+            self._connection = None
+            self.end(f"its owner is not to be understood: {reason}")
+            return
+        _log.warning("the connection of host %s (%s) broke: %s", self.name, self.address, reason)
+        self._connection = None
+        self._timer = self._loop.call_later(self._lender.timeout_s, self.end, "its owner is gone")
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._connection is not None:
+            self._connection.flush()
+
+    def status(self) -> PeerStatus:
+        """For people."""
+        mux = self.ferry.mux
+        state = PeerState.OWNER if self._connection is not None else PeerState.LOST
+        return PeerStatus(self.name, self.address, state, "", len(self.guests), mux.bytes_out, mux.bytes_in)
+
+    def end(self, reason: str) -> None:
+        """End all its containers. Idempotent."""
+        if self.is_over:
+            return
+        self.is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self.guests:
+            _log.warning("%d containers of host %s are ended: %s", len(self.guests), self.name, reason)
+        for guest in list(self.guests.values()):
+            self._hang_up(guest)
+            self._lender.launcher.kill(guest.process, reason)
+        self._lender.forget(self)
+        self._close_if_empty()
+
+    def _close_if_empty(self) -> None:
+        if self.is_over and not self.guests:
+            self.ferry.close()
+            self._views.close()
+
+    # --- what the owner says ---------------------------------------------------------------------------------
+
+    def _mirrored(self, arena: int, nbytes: int) -> None:
+        if arena in self._sizes or arena >> 16 in self.guests:
+            raise ValueError(f"an arena under the number {arena:#x}, which is taken")
+        self._views.attach(arena, nbytes, self.ferry.descriptor(arena))
+        self._sizes[arena] = nbytes
+
+    def _forgotten(self, arena: int) -> None:
+        if not self.ferry.mirrors(arena):
+            raise ValueError(f"no arena {arena:#x} is mirrored")
+        self._detach(arena)
+
+    def _detach(self, arena: int) -> None:
+        if self._sizes.pop(arena, None) is not None:
+            for guest in self.guests.values():
+                guest.peer.drop_arena(arena)
+            self._views.detach(arena)
+
+    def _deliver(self, number: int, body: bytes) -> None:
+        message = peer_wire.decode_order(body)
+        if isinstance(message, Order):
+            self._start(number, message)
+            return
+        if isinstance(message, Bye):
+            self._loop.call_soon(self.end, "its owner stops")
+            return
+        if isinstance(message, DropArena):
+            if message.arena >> 16 in self.guests or self.ferry.mirrors(message.arena):
+                raise ValueError(f"arena {message.arena:#x} is in use")
+            self._detach(message.arena)
+            return
+        guest = self.guests.get(number)
+        if guest is None:
+            return  # it has ended, and its owner will hear of that
+        if isinstance(message, Stop):
+            self._hang_up(guest)
+            self._lender.launcher.stop(guest.process)
+        elif isinstance(message, Kill):
+            self.ferry.drop(number)
+            self._lender.launcher.kill(guest.process, message.reason)
+        else:
+            self._tell(guest, number, message)
+
+    def _tell(self, guest: Guest, number: int, message: wire.ToContainer) -> None:
+        for ref in _refs_to(message):
+            size = self._sizes.get(ref.arena)
+            if size is None or not 0 <= ref.slot <= ref.offset <= ref.offset + ref.nbytes <= size:
+                raise ValueError(f"named memory that is not there (arena {ref.arena:#x})")
+        if isinstance(message, ReleaseSlots):
+            self.ferry.released(message.slots)
+        elif isinstance(message, CancelTask) and self._withdraw(number, message):
+            return
+        guest.peer.tell(message)
+
+    def _withdraw(self, number: int, cancel: CancelTask) -> bool:
+        """Whether the task had not come to its container, since bytes are missing: then it need not."""
+
+        def concerns(body: bytes) -> bool:
+            return getattr(peer_wire.decode_order(body), "task", 0) == cancel.task
+
+        found = [peer_wire.decode_order(body) for body in self.ferry.withdraw(number, concerns)]
+        if not any(isinstance(message, RunTask) for message in found):
+            return False
+        error = ErrorRecord(Code.CANCELLED, "Cancelled", cancel.reason)
+        self._say(number, wire.encode(TaskFailed(cancel.task, error, Times())))
+        return True
+
+    def _start(self, number: int, order: Order) -> None:
+        if number in self.guests or not 0 < number < FIRST_NUMBER:
+            raise ValueError(f"a container under the number {number}")
+        if not _KEY.fullmatch(order.key) or not _STAGE.fullmatch(order.stage.name):
+            raise ValueError("a container of a workflow without a proper name")
+        lender = self._lender
+        process = lender.next_number()
+        try:
+            if lender.guests >= lender.max_guests:
+                raise OSError(f"host {lender.name!r} has no room for another container (its setting max_containers)")
+            links = lender.launcher.start(StartContainer(process, order.key, order.stage), number)
+        except OSError as error:
+            self._say(number, peer_wire.encode(Ended(str(error))))
+            return
+        command = StartContainer(number, order.key, order.stage)
+        peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=lender.arena_cap_bytes)
+        guest = self.guests[number] = Guest(peer, process)
+        self._peers[number] = peer
+        lender.on_exit(process, functools.partial(self._on_exit, number))
+        self._loop.add_reader(peer.task.fileno(), functools.partial(self._on_readable, guest))
+
+    # --- what its containers say -----------------------------------------------------------------------------
+
+    def _say(self, number: int, body: bytes, refs: list[TensorRef] | None = None) -> None:
+        if not self.is_over:
+            self.ferry.send(number, body, refs or (), self._sizes.__getitem__)
+            self._flush_soon()
+
+    def _on_readable(self, guest: Guest, burst: int = BURST) -> None:
+        peer = guest.peer
+        try:
+            for _ in range(burst):
+                payload, descriptors = peer.task.receive_nowait()
+                self._take(peer, payload, descriptors)
+        except WouldBlock:
+            return
+        except (EndOfStream, PeerGone, Closed):
+            self._hang_up(guest)
+            self._lender.launcher.stop(guest.process)
+        except (ProtocolViolation, msgspec.MsgspecError, ValueError) as error:
+            self._reject(guest, f"it broke the protocol: {error}")
+        except Exception:  # a fault of ours must not take the other containers along
+            _log.exception("handling a message of a container of host %s failed", self.name)
+            self._reject(guest, "the host failed to handle its message")
+
+    def _take(self, peer: Peer, payload: bytes, descriptors: list[int]) -> None:
+        message = wire.decode_from_container(payload)
+        if isinstance(message, ArenaMade) and len(descriptors) == 1:
+            self._attach(peer, message, descriptors[0])
+        elif descriptors:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise ProtocolViolation(f"sent {len(descriptors)} descriptors with {type(message).__name__}")
+        elif isinstance(message, ArenaMade):
+            raise ProtocolViolation("made an arena of nothing")
+        else:
+            peer.check(message)
+        self._say(peer.number, payload, _refs_from(message))
+
+    def _attach(self, peer: Peer, message: ArenaMade, descriptor: int) -> None:
+        arena = message.arena
+        if arena >> 16 != peer.number or arena in self._sizes or message.nbytes > peer.arena_room:
+            os.close(descriptor)
+            raise ProtocolViolation(f"made an arena of {message.nbytes} bytes under the number {arena:#x}")
+        peer.arena_room -= max(message.nbytes, SMALLEST_ARENA)
+        self._views.attach(arena, message.nbytes, descriptor)
+        self._sizes[arena] = message.nbytes
+        self.ferry.announce(arena, message.nbytes)
+
+    def _reject(self, guest: Guest, reason: str) -> None:
+        peer = guest.peer
+        _log.error("a container of host %s (%s, stage %s) is killed: %s", self.name, peer.key, peer.stage, reason)
+        self._hang_up(guest)
+        self._lender.launcher.kill(guest.process, reason)
+
+    def _hang_up(self, guest: Guest) -> None:
+        descriptor = guest.peer.task.fileno()
+        if descriptor >= 0:
+            self._loop.remove_reader(descriptor)
+            guest.peer.close()
+
+    def _on_exit(self, number: int, reason: str) -> None:
+        guest = self.guests[number]
+        if guest.peer.task.fileno() >= 0:
+            self._on_readable(guest, LAST_WORDS)
+            self._hang_up(guest)
+        del self.guests[number], self._peers[number]
+        self.ferry.drop(number)
+        self._say(number, peer_wire.encode(Ended(reason)))
+        self._close_if_empty()
+
+
+class Lender:
+    """Lets other hosts in, and runs containers for them. Lives on one loop."""
+
+    launcher: Launcher
+    on_exit: Callable[[int, Callable[[str], None]], None]
+
+    def __init__(self, config: HostConfig, credentials: Credentials, files_on: int | None) -> None:
+        """Listens at once, and lets in whoever comes after `begin`. `files_on`: see `Views`. Raises InvalidArgument."""
+        credentials.check(listens=True)
+        assert config.peer_port is not None
+        self.loop = asyncio.get_running_loop()
+        self.name = config.host_name
+        self.files_on = files_on
+        self.timeout_s = config.peer_timeout_s
+        self.max_guests = config.max_containers
+        self.arena_cap_bytes = config.container_arena_bytes
+        self._credentials = credentials
+        self._context = credentials.context(listens=True)
+        self._owners: dict[bytes, Owner] = {}
+        self._meetings: set[asyncio.Task[None]] = set()
+        self._last = FIRST_NUMBER
+        family = socket.AF_INET6 if ":" in config.peer_address else socket.AF_INET
+        try:
+            self._listener = socket.create_server((config.peer_address, config.peer_port), family=family)
+        except OSError as error:
+            where = f"{config.peer_address}:{config.peer_port}"
+            raise InvalidArgument(
+                f"can't listen for other hosts on {where} (peer_address, peer_port): {error}"
+            ) from error
+        self._listener.setblocking(False)
+
+    def begin(self, launcher: Launcher, on_exit: Callable[[int, Callable[[str], None]], None]) -> None:
+        """Let others in. `on_exit(process, listener)`: have the listener told when a process is gone."""
+        self.launcher = launcher
+        self.on_exit = on_exit
+        self.loop.add_reader(self._listener.fileno(), self._accept)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    @property
+    def guests(self) -> int:
+        """How many containers it runs for others."""
+        return sum(len(owner.guests) for owner in self._owners.values())
+
+    def next_number(self) -> int:
+        """For a process."""
+        self._last += 1
+        return self._last
+
+    def forget(self, owner: Owner) -> None:
+        """A session is over."""
+        self._owners = {ident: one for ident, one in self._owners.items() if one is not owner}
+
+    def status(self) -> tuple[PeerStatus, ...]:
+        """The hosts that it runs containers for."""
+        return tuple(owner.status() for owner in self._owners.values())
+
+    def _accept(self) -> None:
+        try:
+            sock, address = self._listener.accept()
+        except OSError:  # it left again, or there is no descriptor for it
+            return
+        if len(self._meetings) >= _MAX_MEETINGS:
+            sock.close()
+            return
+        sock.setblocking(False)
+        meeting = self.loop.create_task(self._meet(sock, f"{address[0]}:{address[1]}"))
+        self._meetings.add(meeting)
+        meeting.add_done_callback(self._meetings.discard)
+
+    async def _meet(self, sock: socket.socket, address: str) -> None:
+        try:
+            tune(sock, self.timeout_s)
+            sock, greeting, known = await meet_owner(sock, self._credentials, self._context, self.name, self._admit)
+        except (OSError, TimeoutError, Refused, msgspec.MsgspecError) as error:
+            _log.warning("a connection from %s was turned away: %s", address, error or "it said nothing in time")
+            sock.close()
+            return
+        owner = self._owners.get(greeting.session)
+        if not known or owner is None:
+            sock.close()
+        else:
+            _log.info("host %s (%s) is connected", owner.name, address)
+            owner.use(sock, address)
+
+    def _admit(self, greeting: Greeting) -> bool:
+        if greeting.session in self._owners:
+            return True
+        if greeting.resumes or len(self._owners) >= MAX_OWNERS:
+            return False
+        self._owners[greeting.session] = Owner(self, greeting)
+        return True
+
+    async def close(self) -> None:
+        """Let nobody in any more and end all guests; the launcher tells when they are gone. Idempotent."""
+        if self._listener.fileno() >= 0:
+            self.loop.remove_reader(self._listener.fileno())
+            self._listener.close()
+        for meeting in list(self._meetings):
+            meeting.cancel()
+        await asyncio.gather(*self._meetings, return_exceptions=True)
+        for owner in list(self._owners.values()):
+            owner.end("its host stops")
+
+
+def _refs_to(message: wire.ToContainer) -> list[TensorRef]:
+    tasks = (message,) if isinstance(message, RunTask) else message.tasks if isinstance(message, wire.RunBatch) else ()
+    values = [
+        value
+        for task in tasks
+        for item in task.inputs
+        for value in ((item.value,) if isinstance(item, wire.Single) else item.values)
+    ]
+    if isinstance(message, wire.Feed):
+        values.extend(message.values)
+    return [ref for value in values for ref in _refs(value)]
+
+
+def _refs_from(message: wire.FromContainer) -> list[TensorRef]:
+    if isinstance(message, BatchDone):
+        return [ref for result in message.results for ref in _refs_from(result)]
+    if isinstance(message, (TaskDone, TokenSent)):
+        return [ref for value in message.outputs.values() for ref in _refs(value)]
+    return []
+
+
+def _refs(value: wire.Value) -> tuple[TensorRef, ...]:
+    return value.tensors if value.spilled is None else (*value.tensors, value.spilled)

@@ -1,0 +1,413 @@
+"""Containers on other hosts, as the host that owns the invocations sees them: like its own, with a network in between.
+
+The core knows nothing of this. A container on another host is told and says what any other is and does; its arenas are
+mirrored here, so that references to them mean the same; what it says counts when the bytes that it names are here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from dataflower import wire
+from dataflower.channel.connection import Connection
+from dataflower.channel.ferry import Ferry
+from dataflower.core.commands import StartContainer
+from dataflower.host import peer_wire
+from dataflower.host.api import PeerState, PeerStatus
+from dataflower.host.links import Memory, Peer
+from dataflower.host.meeting import SESSION_BYTES, Credentials, Refused, meet_lender
+from dataflower.host.peer_wire import Bye, DropArena, Ended, Kill, Order, Stop, Welcome
+from dataflower.host.placement import Placement
+from dataflower.host.settings import HostConfig
+from dataflower.wire import (
+    ArenaMade,
+    BatchDone,
+    CancelTask,
+    Feed,
+    Grant,
+    ReleaseSlots,
+    RunBatch,
+    RunTask,
+    Single,
+    TaskDone,
+    TaskFailed,
+    TensorRef,
+    Times,
+    Value,
+)
+
+_log = logging.getLogger(__name__)
+
+SHORTEST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+_MIRRORED_BYTES = 1 << 38
+"""What the arenas of one remote container may have in all; its host keeps it to its own limit."""
+_URGENT = (Grant, CancelTask, ReleaseSlots)
+
+
+class Listener(Protocol):
+    """Who is told what remote containers say; the engine."""
+
+    def heard(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
+        """A message of a container; the descriptors are the listener's."""
+        ...
+
+    def exited(self, container: int, reason: str) -> None:
+        """A container is gone."""
+        ...
+
+
+class RemotePeer(Peer):
+    """A container on another host."""
+
+    __slots__ = ("_known", "_session")
+    is_remote = True
+
+    def __init__(self, session: Session, command: StartContainer, memory: Memory, peers: Mapping[int, Peer]) -> None:
+        self._session = session
+        self._known: set[int] = set()
+        """Arenas of others that it was told of."""
+        self._settle(command, memory, peers, _MIRRORED_BYTES)
+
+    def _knows(self, arena: int) -> bool:
+        return arena in self._sizes if arena >> 16 == self.number else arena in self._known
+
+    def tell(self, message: wire.ToContainer) -> None:
+        """Send a message, with the bytes that it refers to."""
+        kind = type(message)
+        refs: list[TensorRef] = []
+        if kind is RunTask:
+            message = self._ahead(message)  # type: ignore[arg-type]
+            refs = [ref for item in message.inputs for ref in _refs_of_input(item)]
+        elif kind is RunBatch:
+            message = RunBatch(tuple(self._ahead(task) for task in message.tasks))  # type: ignore[union-attr]
+            refs = [ref for task in message.tasks for item in task.inputs for ref in _refs_of_input(item)]
+        elif kind is Feed:
+            refs = [ref for value in message.values for ref in _refs(value)]  # type: ignore[union-attr]
+        self._known.update(ref.arena for ref in refs if ref.arena >> 16 != self.number)
+        self._session.tell(self.number, wire.encode(message), refs, urgent=kind in _URGENT)
+
+    def _ahead(self, task: RunTask) -> RunTask:
+        """The task by the other host's clock; its outputs come here, so it can't hand them on itself."""
+        deadline = task.deadline_s + self._session.ahead_s if task.deadline_s else 0.0
+        return replace(task, deadline_s=deadline, then=None)
+
+    def lost(self, other: int) -> None:
+        """It has no ways to other containers."""
+
+    def drop_arena(self, arena: int) -> None:
+        """No message will refer to it again; its host is told by the session."""
+        self._known.discard(arena)
+
+    def leave(self) -> None:
+        """It is idle and may go."""
+        self._session.tell(self.number, peer_wire.encode(Stop()))
+
+    def kill(self, reason: str) -> None:
+        """End it."""
+        self._session.tell(self.number, peer_wire.encode(Kill(reason)), urgent=True)
+
+    def close(self) -> None:
+        """There are no sockets here."""
+
+
+class Session:
+    """What this host and a lender have with each other, over any number of connections. Ends once, for good."""
+
+    def __init__(self, memory: Memory, listener: Listener, flush: Callable[[], None]) -> None:
+        self.id = os.urandom(SESSION_BYTES)
+        self.was_connected = False
+        self.ahead_s = 0.0
+        """How far the lender's clock is ahead."""
+        self.containers: dict[int, RemotePeer] = {}
+        self.is_over = False
+        self._memory = memory
+        self._listener = listener
+        self._flush = flush
+        self.ferry = Ferry(lambda ref: memory.views.view(ref).data, self._deliver, self._mirrored, self._forgotten)
+
+    def tell(self, container: int, body: bytes, refs: Iterable[TensorRef] = (), *, urgent: bool = False) -> None:
+        """Send a message about a container; nothing happens once the session is over."""
+        if self.is_over:
+            return
+        if urgent:
+            self.ferry.send_urgent(container, body)
+        else:
+            self.ferry.send(container, body, refs, self._memory.sizes.__getitem__)
+        self._flush()
+
+    def _mirrored(self, arena: int, nbytes: int) -> None:
+        if arena >> 16 not in self.containers or arena in self._memory.sizes:
+            raise ValueError(f"made an arena under the number {arena:#x}")
+
+    def _forgotten(self, arena: int) -> None:
+        raise ValueError("took an arena away, which is not its to decide")
+
+    def _deliver(self, number: int, body: bytes) -> None:
+        message = peer_wire.decode_report(body)
+        peer = self.containers.get(number)
+        if peer is None:
+            return  # it has ended meanwhile
+        if isinstance(message, Ended):
+            self.ferry.drop(number)
+            del self.containers[number]
+            self._listener.exited(number, message.reason)
+        elif isinstance(message, ArenaMade):
+            self._listener.heard(peer, message, [self.ferry.descriptor(message.arena)])
+        else:
+            self._listener.heard(peer, self._here(message), [])
+
+    def _here(self, message: wire.FromContainer) -> wire.FromContainer:
+        """A report with the times of this host's clock."""
+        if isinstance(message, (TaskDone, TaskFailed)):
+            return replace(message, times=self._times(message.times))
+        if isinstance(message, BatchDone):
+            return BatchDone(tuple(replace(one, times=self._times(one.times)) for one in message.results))
+        return message
+
+    def _times(self, times: Times) -> Times:
+        return Times(*(max(0.0, t - self.ahead_s) if t else t for t in msgspec.structs.astuple(times)))
+
+    def drop_arena(self, arena: int) -> None:
+        """No slot of this arena is in use any more, and its owner is gone."""
+        if self.ferry.mirrors(arena):
+            self.ferry.drop_mirror(arena)
+            self.tell(0, peer_wire.encode(DropArena(arena)))
+        elif not self.is_over:
+            self.ferry.forget(arena)
+            self._flush()
+
+    def end(self, reason: str) -> None:
+        """Count all its containers as gone. Idempotent."""
+        if self.is_over:
+            return
+        self.is_over = True
+        self.ferry.close()
+        containers, self.containers = self.containers, {}
+        for number in containers:
+            self._listener.exited(number, reason)
+
+
+class Remote:
+    """Another host that runs containers for this one: connected as long as that is possible."""
+
+    def __init__(self, name: str, address: str, remotes: Remotes) -> None:
+        self.name = name
+        self.address = address
+        self._remotes = remotes
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._reason = ""
+        """Why there is no connection; empty while there is one, or nobody knows yet."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Goes off if a broken connection does not come back in time."""
+        self._flushing = False
+        self._session = self._new_session()
+        self._changed = asyncio.Event()
+        self._past_bytes = (0, 0)
+        self._task: asyncio.Task[None] | None = None
+
+    def _new_session(self) -> Session:
+        return Session(self._remotes.memory, self._remotes.listener, self._flush_soon)
+
+    def begin(self) -> None:
+        """Connect, and stay connected until `close`."""
+        self._task = self._loop.create_task(self._stay_connected(), name=f"peer {self.name}")
+
+    def start(self, command: StartContainer, peers: Mapping[int, Peer]) -> RemotePeer:
+        """Order a container. Raises OSError if the host can't be reached."""
+        if self._session.is_over:
+            if self._reason:
+                self._changed.set()  # look again now
+                raise ConnectionError(f"host {self.name!r} ({self.address}) can't be reached: {self._reason}")
+            self._session = self._new_session()
+        session = self._session
+        peer = RemotePeer(session, command, self._remotes.memory, peers)
+        session.containers[command.container] = peer
+        session.tell(command.container, peer_wire.encode(Order(command.key, command.stage)))
+        return peer
+
+    def released(self, slots: tuple[tuple[int, int], ...]) -> None:
+        """These slots will be written again."""
+        self._session.ferry.released(slots)
+
+    def drop_arena(self, arena: int) -> None:
+        """This arena is gone."""
+        self._session.drop_arena(arena)
+
+    def status(self) -> PeerStatus:
+        """For people."""
+        mux, (out, in_) = self._session.ferry.mux, self._past_bytes
+        connected = self._connection is not None
+        state = PeerState.CONNECTED if connected else PeerState.LOST if self._reason else PeerState.CONNECTING
+        count = len(self._session.containers)
+        return PeerStatus(self.name, self.address, state, self._reason, count, out + mux.bytes_out, in_ + mux.bytes_in)
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._connection is not None:
+            self._connection.flush()
+
+    async def _stay_connected(self) -> None:
+        pause_s = SHORTEST_PAUSE_S
+        while True:
+            try:
+                await self._connect()
+                pause_s = SHORTEST_PAUSE_S
+                while self._connection is not None:
+                    self._changed.clear()
+                    await self._changed.wait()
+            except (OSError, TimeoutError, Refused, msgspec.MsgspecError) as error:
+                self._failed(error)
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._changed.wait()
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _connect(self) -> None:
+        remotes = self._remotes
+        if self._session.is_over:
+            self._session = self._new_session()
+        session = self._session
+        greeting = (remotes.name, session.id, session.was_connected)
+        sock, welcome, ahead_s = await meet_lender(
+            self.address, remotes.credentials, remotes.context, greeting, remotes.timeout_s
+        )
+        if not welcome.known or session.is_over:
+            sock.close()
+            if not session.was_connected:
+                raise Refused("it works for too many hosts already")
+            self._end(f"its host {self.name!r} was started anew")
+            self._session = self._new_session()
+            return
+        self._use(sock, session, welcome, ahead_s)
+
+    def _use(self, sock: socket.socket, session: Session, welcome: Welcome, ahead_s: float) -> None:
+        _log.info("connected to host %s (%s)%s", self.name, self.address, ", again" if session.was_connected else "")
+        session.was_connected = True
+        session.ahead_s = ahead_s
+        self._reason = ""
+        self._stop_timer()
+        self._connection = Connection(self._loop, sock, session.ferry.mux, self._on_lost)
+
+    def _on_lost(self, reason: str, fatal: bool) -> None:
+        _log.warning("the connection to host %s (%s) broke: %s", self.name, self.address, reason)
+        self._connection = None
+        if fatal:
+            self._end(f"its host {self.name!r} ({self.address}) is not to be understood: {reason}")
+        else:
+            self._stop_timer()
+            self._timer = self._loop.call_later(self._remotes.timeout_s, self._give_up, reason)
+        self._changed.set()
+
+    def _give_up(self, reason: str) -> None:
+        self._timer = None
+        self._reason = self._reason or reason
+        self._end(f"its host {self.name!r} ({self.address}) is gone: {self._reason}")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _failed(self, error: Exception) -> None:
+        """No connection this time: is there hope for the session?"""
+        reason = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+        if not self._reason:
+            _log.warning("host %s (%s) can't be reached: %s", self.name, self.address, reason)
+        self._reason = reason
+        if isinstance(error, ConnectionRefusedError) or not self._session.was_connected:
+            self._end(f"its host {self.name!r} ({self.address}) is gone: {reason}")
+
+    def _end(self, reason: str) -> None:
+        mux, (out, in_) = self._session.ferry.mux, self._past_bytes
+        if not self._session.is_over:
+            self._past_bytes = (out + mux.bytes_out, in_ + mux.bytes_in)
+        self._session.end(reason)
+
+    async def close(self) -> None:
+        """End the session. Its containers end with it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._stop_timer()
+        if self._connection is not None:
+            self._session.ferry.send_urgent(0, peer_wire.encode(Bye()))
+            self._connection.flush()
+            self._connection.close()
+            self._connection = None
+        self._session.end("the host stops")
+
+
+class Remotes:
+    """All hosts that run containers for this one."""
+
+    def __init__(self, config: HostConfig, memory: Memory, listener: Listener, credentials: Credentials) -> None:
+        """Connects after `begin`. Raises InvalidArgument and FailedPrecondition for settings that make no sense."""
+        self.placement = Placement(config.host_name, config.peers, config.placement)
+        self.name = config.host_name
+        self.memory = memory
+        self.listener = listener
+        self.credentials = credentials
+        self.timeout_s = config.peer_timeout_s
+        self.context: ssl.SSLContext | None = None
+        if self.placement.addresses:
+            credentials.check(listens=False)
+            self.context = credentials.context(listens=False)
+        self._remotes = {name: Remote(name, address, self) for name, address in self.placement.addresses.items()}
+
+    def begin(self) -> None:
+        """Connect to all of them."""
+        for remote in self._remotes.values():
+            remote.begin()
+
+    def start(self, command: StartContainer, peers: Mapping[int, Peer]) -> RemotePeer | None:
+        """Order a container from the host where it belongs; None if that is this one. Raises OSError."""
+        if not self._remotes:
+            return None
+        name = self.placement.of(command.key.rpartition("@")[0], command.stage)
+        return self._remotes[name].start(command, peers) if name else None
+
+    def released(self, slots: tuple[tuple[int, int], ...]) -> None:
+        """Nobody reads these slots any more."""
+        for remote in self._remotes.values():
+            remote.released(slots)
+
+    def drop_arena(self, arena: int) -> None:
+        """No slot of this dead owner's arena is in use."""
+        for remote in self._remotes.values():
+            remote.drop_arena(arena)
+
+    def status(self) -> tuple[PeerStatus, ...]:
+        """All of them, by name."""
+        return tuple(self._remotes[name].status() for name in sorted(self._remotes))
+
+    async def close(self) -> None:
+        """End all sessions. Idempotent."""
+        remotes, self._remotes = self._remotes, {}
+        await asyncio.gather(*(remote.close() for remote in remotes.values()))
+
+
+def _refs(value: Value) -> tuple[TensorRef, ...]:
+    return value.tensors if value.spilled is None else (*value.tensors, value.spilled)
+
+
+def _refs_of_input(item: wire.TaskInput) -> list[TensorRef]:
+    values = (item.value,) if isinstance(item, Single) else item.values
+    return [ref for value in values for ref in _refs(value)]

@@ -1,0 +1,19 @@
+"""A host in a process of its own that runs containers for others: `python lender_process.py PORT`; says its port."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from hosts_rig import config
+
+from dataflower.host.runtime import Runtime
+
+
+async def main() -> None:
+    async with Runtime(config(peer_port=int(sys.argv[1]), host_name="b")) as host:
+        print(host.peer_port, flush=True)
+        await asyncio.Event().wait()
+
+
+asyncio.run(main())

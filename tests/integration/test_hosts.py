@@ -1,0 +1,151 @@
+"""A host that has another one run some of its stages: the same results, wherever a stage runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+import workflows_for_tests as w
+from hosts_rig import config, pair
+
+from dataflower.errors import DataflowerError, FailedPrecondition, InvalidArgument, InvocationFailed
+from dataflower.host.api import PeerState
+from dataflower.host.runtime import Runtime
+from dataflower.host.settings import DefaultIsolation
+from dataflower.spec.workflow import Resources
+
+
+async def test_stages_run_here_and_there_with_the_same_results() -> None:
+    async with pair("chain.s1=b", "map_reduce.double=b", "counting.count=b", "summing.sum=b") as hosts:
+        assert await hosts.call(w.chain(3), x={"a": [1, "two", None]}) == {"y": {"a": [1, "two", None]}}
+        assert hosts.guests() == 1
+        assert await hosts.call(w.map_reduce(), n=20) == {"total": 380}
+        assert await hosts.call(w.counting(), n=40) == {"numbers": list(range(40))}
+        assert await hosts.call(w.summing(), items=[1, 2, 3]) == {"totals": [1, 3, 6]}
+        (there,), (here,) = hosts.owner.peers(), hosts.lender.peers()
+        assert (there.name, there.state, there.containers) == ("b", PeerState.CONNECTED, hosts.guests())
+        assert (here.name, here.state) == ("a", PeerState.OWNER)
+
+
+async def test_tensors_go_there_and_back() -> None:
+    async with pair("chain.s1=b", "tensors.fill=b") as hosts:
+        big = np.arange(3 << 20, dtype=np.uint8)
+        for _ in range(3):
+            assert np.array_equal((await hosts.call(w.chain(3), x={"big": big, "small": big[:10]}))["y"]["big"], big)
+        found = await hosts.call(w.tensors(), n=200_000)
+        assert np.array_equal(found["doubled"], 2 * found["plain"])
+        await hosts.settled()
+        (there,) = hosts.owner.peers()
+        # Passed on by reference over there, an input does not come back as bytes.
+        assert 9 << 20 <= there.bytes_out < 10 << 20
+        assert 200_000 * 4 <= there.bytes_in < 3 << 20
+
+
+async def test_eight_readers_on_a_host_share_one_copy() -> None:
+    """A broadcast tensor crosses once."""
+    stages = [w.stage(f"sum{i}", "checksum", {"x": "inputs.x"}) for i in range(8)]
+    workflow = w.workflow("wide", stages, {f"y{i}": f"sum{i}.out" for i in range(8)})
+    x = np.ones(1 << 20, np.uint8)
+    async with pair(*(f"wide.sum{i}=b" for i in range(8)), max_containers=8) as hosts:
+        found = await hosts.call(workflow, x=x)
+        assert len(set(found.values())) == 1
+        assert hosts.owner.peers()[0].bytes_out == 1 << 20
+
+
+async def test_a_workflow_says_where_its_stage_runs() -> None:
+    workflow = w.single("pid", resources=Resources(host="b"))
+    async with pair(isolation=DefaultIsolation.PROCESS, lender={"isolation": DefaultIsolation.PROCESS}) as hosts:
+        first = await hosts.call(workflow, x=1)
+        assert first["y"] in hosts.lender.container_pids().values()
+        assert not hosts.owner.container_pids()
+        elsewhere = dataclasses.replace(workflow, name="elsewhere")
+        stage = dataclasses.replace(workflow.stages["only"], resources=Resources(host="c"))
+        with pytest.raises(FailedPrecondition, match="knows no host 'c'"):
+            await hosts.owner.apply(dataclasses.replace(elsewhere, stages={"only": stage}), "elsewhere")
+
+
+async def test_failures_and_cancels_cross() -> None:
+    async with pair("fail.only=b", "sleep.only=b", "kill_self.only=b", "sleep_deaf.only=b") as hosts:
+        with pytest.raises(InvocationFailed, match="ValueError"):
+            await hosts.call(w.single("fail"), x="no")
+        with pytest.raises(InvocationFailed, match="SIGKILL"):
+            await hosts.call(w.single("kill_self"), x=1)
+        for name in ("sleep", "sleep_deaf"):
+            await hosts.owner.apply(w.single(name), name)
+            invocation = await hosts.owner.invoke(name, {"x": 60.0})
+            await hosts.until(lambda name=name: hosts.owner.workflow(name).stages[0].busy == 1)
+            invocation.cancel()
+            await hosts.settled()
+
+
+async def test_a_crash_over_there_is_tried_again(tmp_path: os.PathLike[str]) -> None:
+    async with pair("kill_self_once.only=b") as hosts:
+        assert await hosts.call(w.retried("kill_self_once"), x=f"{tmp_path}/mark") == {"y": "survived"}
+
+
+async def test_a_cancel_reaches_a_task_whose_bytes_are_on_their_way() -> None:
+    async with pair("chain.s0=b") as hosts:
+        await hosts.call(w.chain(1), x=1)
+        hosts.way.piece = 16
+        invocation = await hosts.owner.invoke("chain", {"x": np.zeros(64 << 20, np.uint8)})
+        await hosts.until(lambda: hosts.owner.peers()[0].bytes_out > 0)
+        invocation.cancel()
+        await hosts.settled()
+        assert hosts.way.passed < 8 << 20
+        hosts.way.piece = 1 << 16
+        assert await hosts.call(w.chain(1), x=2) == {"y": 2}
+
+
+async def test_who_does_not_know_the_token_is_turned_away(caplog: pytest.LogCaptureFixture) -> None:
+    async with pair("chain.s0=b", lender={"peer_token": "another"}) as hosts:
+        with pytest.raises(InvocationFailed, match="token is another one"):
+            await hosts.call(w.chain(1), x=1)
+        (there,) = hosts.owner.peers()
+        assert there.state is PeerState.LOST
+        assert "token" in there.reason
+        assert not hosts.lender.peers()
+    assert "turned away" in caplog.text
+
+
+async def test_strangers_are_never_let_in_by_default() -> None:
+    for settings, said in (
+        ({"peer_port": 0, "peer_token": ""}, "must know each other"),
+        ({"peers": ("b=127.0.0.1:1",), "peer_token": ""}, "must know each other"),
+        ({"peers": ("b",)}, "name=host:port"),
+        ({"peers": ("b=h:1", "b=h:2")}, "already"),
+        ({"placement": ("x.y=nowhere",)}, "knows no host"),
+        ({"placement": ("x",)}, "workflow.stage=host"),
+    ):
+        with pytest.raises((InvalidArgument, FailedPrecondition), match=said):
+            async with Runtime(config(**settings)):
+                pass
+
+
+async def test_noise_on_the_port_disturbs_nobody() -> None:
+    async with pair("chain.s0=b") as hosts:
+        port = hosts.lender.peer_port
+        assert port is not None
+        for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 5000, b"\x04\x00\x00\x00\xc1\xc1\xc1\xc1"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(noise)
+            writer.write_eof()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+        assert await hosts.call(w.chain(1), x=1) == {"y": 1}
+
+
+async def test_a_host_that_is_not_there_is_named() -> None:
+    async with pair("chain.s0=b", peer_timeout_s=0.5) as hosts:
+        await hosts.call(w.chain(1), x=1)
+        hosts.way.open.clear()
+        await hosts.lender.close()
+        hosts.way.cut()
+        hosts.way.open.set()
+        with pytest.raises(DataflowerError, match="'b'"):
+            await hosts.call(w.chain(1), x=1)
+        assert hosts.owner.peers()[0].state is PeerState.LOST
