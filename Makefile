@@ -10,21 +10,26 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SOURCES := dataflower functions tools bench tests
+# What runs on compiled modules differently, if anything does
+NATIVE_TESTS := tests/unit/core tests/unit/container tests/unit/channel tests/unit/host tests/property tests/fault \
+	tests/integration/test_container.py tests/integration/test_runtime.py
 TESTS := $(foreach kind,unit property conformance integration fault,$(wildcard tests/$(kind)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check proto models adapters bench bench-peers fmt clean install native pure
+.PHONY: help demo test check proto models adapters bench bench-peers fmt clean install native test-native pure
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.installed models ## run the main workflow on a real video
+	@$(BIN)/python -m tools.native --check
 	@mkdir -p out
 	$(BIN)/dataflower run workflows/video.yaml
 	@ls -1 out/*.png out/*.jpg out/*.mp4 2>/dev/null | sed 's/^/written: /' || true
 
 test: $(VENV)/.installed-dev models ## run all tests, quick ones first
+	@$(BIN)/python -m tools.native --check
 	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint, types, import layers
@@ -52,6 +57,9 @@ bench-peers: $(PEERS)/.installed ## install what the benches compare with, in an
 
 native: $(VENV)/.installed-dev ## compile the modules on a token's way (needs a C compiler, takes minutes; hops take half the time)
 	@$(BIN)/python -m tools.native
+
+test-native: native ## test the compiled modules, then go back to plain Python
+	@$(BIN)/python -m pytest $(NATIVE_TESTS) $(ARGS); status=$$?; $(BIN)/python -m tools.native --remove; exit $$status
 
 pure: $(VENV)/.installed-dev ## back to plain Python
 	@$(BIN)/python -m tools.native --remove

@@ -10,12 +10,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from dataflower import wire
 from dataflower.channel.segment import device_of
 from dataflower.config.settings import Config
 
@@ -62,6 +64,23 @@ def python() -> Finding:
     if sys.version_info < (3, 11):  # noqa: UP036 - a checkout may be run by anything
         return Finding("python", Grade.MISSING, version, "install Python 3.11 or newer")
     return ok("python", f"{version} ({platform.python_implementation()})")
+
+
+def compiled(package: Path | None = None) -> Finding:
+    """Which modules on the way of a token are machine code, and whether each still is what its source says."""
+    package = package or Path(wire.__file__).parent
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    pairs = [(path.with_name(path.name.removesuffix(suffix) + ".py"), path) for path in package.rglob(f"*{suffix}")]
+    sources = {source: path for source, path in sorted(pairs) if source.exists()}
+    old = [source for source, path in sources.items() if source.stat().st_mtime > path.stat().st_mtime]
+    if old:
+        return Finding(
+            "compiled modules",
+            Grade.WARNING,
+            f"{old[0].relative_to(package)} is newer than its compiled form, which is what runs ({len(old)} such)",
+            "make native, or make pure for plain Python",
+        )
+    return ok("compiled modules", str(len(sources)) if sources else "none: plain Python (make native compiles them)")
 
 
 def cores() -> Finding:
@@ -305,6 +324,7 @@ def probes(config: Config) -> tuple[Probe, ...]:
     """All of them, in the order of the report."""
     return (
         python,
+        compiled,
         cores,
         memory,
         memfd,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,21 @@ def test_a_probe_that_breaks_is_a_warning() -> None:
 def test_this_machine_runs_dataflower() -> None:
     essential = examine([probes.python, probes.memfd, probes.seqpacket])
     assert [finding.grade for finding in essential] == [Grade.OK] * 3
+
+
+def test_compiled_modules_older_than_their_source(tmp_path: Path) -> None:
+    assert probes.compiled(tmp_path).detail.startswith("none")
+    source, machine = tmp_path / "link.py", tmp_path / f"link{sysconfig.get_config_var('EXT_SUFFIX')}"
+    source.touch()
+    machine.touch()
+    os.utime(source, (1, 1))
+    fresh = probes.compiled(tmp_path)
+    assert (fresh.grade, fresh.detail) == (Grade.OK, "1")
+    os.utime(machine, (0, 0))
+    stale = probes.compiled(tmp_path)
+    assert stale.grade is Grade.WARNING
+    assert "link.py is newer" in stale.detail
+    assert "make native" in stale.mend
 
 
 def test_no_memfd_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
