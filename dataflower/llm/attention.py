@@ -17,6 +17,8 @@ from dataflower.llm.kv import KvStore
 
 QUERIES = 128
 """Queries of a prompt that are worked on together."""
+LENGTHS = 32
+"""Decoding attends to multiples of so many tokens: the CPU's kernels are made anew, and kept, for each length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class StepAttention:
     decode: int
     """The batch begins with so many sequences that decode one token each."""
     length: int
-    """Tokens of the longest of those."""
+    """Tokens of the longest of those, rounded up; what is beyond a sequence's end is masked."""
     spans: list[Span]
     positions: torch.Tensor
     pick: torch.Tensor | None
@@ -155,7 +157,7 @@ def plan(store: KvStore, spans: Listing[Span], positions: torch.Tensor) -> StepA
             order[which] = index
         pick = torch.tensor(order, device=store.device)
         place = torch.tensor(in_order, device=store.device)
-    length = max((span.start + 1 for span in spans[:decode]), default=0)
+    length = -(-max((span.start + 1 for span in spans[:decode]), default=0) // LENGTHS) * LENGTHS
     return StepAttention(store, slots.to(store.device), decode, length, list(spans[decode:]), positions, pick, place)
 
 

@@ -8,6 +8,8 @@ is gathered while they decode.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 
@@ -40,7 +42,7 @@ class KvStore:
         """Room for `blocks` blocks; memory is touched only as it is used (on a CPU)."""
         self.shape, self.block_size, self.dtype, self.device = shape, block_size, dtype, device
         one = (shape.layers, 2, shape.heads, block_size, shape.size)
-        self._store = torch.zeros((blocks, *one), dtype=dtype, device=device)
+        self._store = _zeros((blocks, *one), dtype, device)
         self.dense = self._allocate(FIRST_ROWS, FIRST_TOKENS)
         """(layers, 2, rows, heads, tokens, size); [:, 0] are keys, [:, 1] values. Never NaN where nothing was written.
         """
@@ -120,7 +122,16 @@ class KvStore:
 
     def _allocate(self, rows: int, tokens: int) -> torch.Tensor:
         shape = (self.shape.layers, 2, rows, self.shape.heads, tokens, self.shape.size)
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return _zeros(shape, self.dtype, self.device)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros; on a CPU the kernel backs a page when it is first used, where `torch.zeros` would write all of them."""
+    count = math.prod(shape)
+    if device.type != "cpu" or not count:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)
 
 
 def _double(have: int, wanted: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,14 @@ from torch.nn import functional
 
 TYPICAL_ROWS = 8
 """Batch for which oneDNN chooses the layout: a decode step's."""
+KERNELS = "256"
+"""Kernels that oneDNN keeps at most. It makes one for each shape, so for each length of a prompt; its own limit of 1024
+is half a GB of each function that runs for long."""
+
+
+def limit_kernels() -> None:
+    """To be called before the first product of the process, unless the user has set something else."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
 
 
 class Linear:

@@ -11,6 +11,7 @@ from dataflower.llm.adapters import ModuleShape
 from dataflower.llm.attention import StepAttention
 from dataflower.llm.errors import UnsupportedModel
 from dataflower.llm.kv import KvShape
+from dataflower.llm.linear import limit_kernels
 from dataflower.llm.lora import Group, LoraBatch
 from dataflower.llm.parts import Write
 
@@ -92,6 +93,7 @@ def build(
     """
     from dataflower.llm import generic, llama, parts
 
+    limit_kernels()
     if metadata and parts.NOTE in metadata:
         return llama.LlamaModel(config, parts.LaidOut(weights, metadata, dtype), dtype=dtype, device=device)
     if llama.fits(config, weights):

@@ -7,6 +7,8 @@ which decides, and the model, which computes. The thread sleeps while there is n
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable
@@ -159,9 +161,14 @@ class Runner:
         self._post(lambda: self._stacks.drop(digest))
 
     def warm_up(self) -> None:
-        """Run a short generation, so that the first caller does not wait for kernels to be made."""
+        """Run a short generation, so that the first caller does not wait for kernels to be made.
+
+        Then give the system back what loading took for a while (tens of MB, most of them the tokenizer's).
+        """
         for _ in self.stream([0] * 9, SamplingParams(max_tokens=2, ignore_eos=True)):
             pass
+        with contextlib.suppress(AttributeError):  # not glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
     def statistics(self) -> RunnerStatistics:
         """A snapshot."""
