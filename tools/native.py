@@ -32,6 +32,7 @@ MODULES = (
     "dataflower/container/target.py",
     "dataflower/host/engine.py",
     "dataflower/host/links.py",
+    "dataflower/host/remote_peer.py",
 )
 BUILD = """
 from concurrent.futures import ThreadPoolExecutor

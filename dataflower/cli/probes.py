@@ -270,6 +270,26 @@ def port(config: Config) -> Finding:
     return ok("port", f"{config.address}:{config.port} is free")
 
 
+def peers(config: Config) -> tuple[Finding, ...]:
+    """Whether the other hosts answer."""
+    from dataflower.cli.hosts import reach
+    from dataflower.errors import DataflowerError
+    from dataflower.host.placement import Placement
+
+    try:
+        known = Placement(config.host_name, config.peers, config.placement).addresses
+    except DataflowerError as error:
+        return (Finding("peers", Grade.MISSING, error.message, "settings peers, placement"),)
+    found = []
+    for name, address in known.items():
+        try:
+            found.append(ok("peer", f"{name} at {address} answers in {reach(address) * 1000:.1f} ms"))
+        except OSError as error:
+            mend = "is `dataflower serve --peer-port` running there, and may it be reached?"
+            found.append(Finding("peer", Grade.WARNING, f"{name} at {address}: {error}", mend))
+    return tuple(found)
+
+
 def hop() -> Finding:
     """Median round trip of a short message between two processes, on one core and wherever they are put."""
     allowed = os.sched_getaffinity(0)
@@ -334,6 +354,7 @@ def probes(config: Config) -> tuple[Probe, ...]:
         lambda: disk(config),
         lambda: spill(config),
         lambda: port(config),
+        lambda: peers(config),
         shm,
         lambda: isolation(config),
         cgroups,

@@ -85,6 +85,7 @@ def _verdicts(client: Client, record: InvocationRecord) -> tuple[Verdict, ...]:
 
 
 def _server(client: Client, output: Format) -> None:
+    from dataflower.cli.hosts import peer_data, peer_table
     from dataflower.cli.records import ago, iso, workflow_data, workflow_table
 
     info = client.status()
@@ -93,10 +94,13 @@ def _server(client: Client, output: Format) -> None:
         "started_at": iso(info.started_at),
         "max_message_bytes": info.max_message_bytes,
         "workflows": [workflow_data(w) for w in info.workflows],
+        "peers": [peer_data(peer) for peer in info.peers],
     }
     if output is Format.TABLE:
         terminal().note(f"dataflower {info.version}, started {ago(info.started_at)}")
     emit(data, output, lambda: workflow_table(info.workflows))
+    if output is Format.TABLE and info.peers:
+        show(peer_table(info.peers))
 
 
 def _workflow(info: WorkflowInfo, output: Format) -> None:

@@ -205,6 +205,7 @@ def server_info(message: pb.ServerStatusResponse) -> messages.ServerInfo:
         workflows=tuple(messages.decode_workflow(w) for w in message.workflows),
         max_message_bytes=message.max_message_bytes,
         log_dir=message.log_dir,
+        peers=tuple(messages.decode_peer(peer) for peer in message.peers),
     )
 
 

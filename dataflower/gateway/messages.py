@@ -10,7 +10,7 @@ from dataflower.errors import Failure
 from dataflower.gateway import values
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway.status import code_number, code_of
-from dataflower.host.api import InvocationRecord, StageStatus, State, WorkflowStatus
+from dataflower.host.api import InvocationRecord, PeerState, PeerStatus, StageStatus, State, WorkflowStatus
 from dataflower.spec.function import Kind, Port, PortType
 from dataflower.spec.workflow import Slo
 
@@ -53,6 +53,7 @@ class ServerInfo:
     max_message_bytes: int
     log_dir: str = ""
     """Where functions' output is written, on the server's machine; empty if nowhere."""
+    peers: tuple[PeerStatus, ...] = ()
 
 
 def set_time(into: Any, seconds: float) -> None:
@@ -105,6 +106,26 @@ def output_ports(status: WorkflowStatus) -> tuple[Port, ...]:
         known = output.type_ or Port(output.name)
         ports.append(Port(output.name, known.type, stream=known.stream))
     return tuple(ports)
+
+
+def encode_peer(status: PeerStatus, into: pb.Peer) -> None:
+    """Another host into a message."""
+    into.name, into.address, into.state, into.reason = status.name, status.address, status.state.value, status.reason
+    into.containers, into.bytes_out, into.bytes_in = status.containers, status.bytes_out, status.bytes_in
+
+
+def decode_peer(message: pb.Peer) -> PeerStatus:
+    """And out of it."""
+    state = PeerState(message.state)
+    return PeerStatus(
+        message.name,
+        message.address,
+        state,
+        message.reason,
+        message.containers,
+        message.bytes_out,
+        message.bytes_in,
+    )
 
 
 def encode_workflow(status: WorkflowStatus, into: pb.Workflow, *, source: bool) -> None:

@@ -208,6 +208,8 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
         messages.set_time(response.started_at, self._started_at)
         for status in self._host.workflows():
             messages.encode_workflow(status, response.workflows.add(), source=False)
+        for peer in self._host.peers():
+            messages.encode_peer(peer, response.peers.add())
         return fitting(response, self._limit)
 
 

@@ -259,6 +259,10 @@ class HostApi(Protocol):
         """Tell `listener` of every container from now on, when it is ready."""
         ...
 
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """Other hosts: those that run stages for this one, then those that it runs stages for."""
+        ...
+
     def usage(self) -> HostUsage:
         """What it holds right now."""
         ...

@@ -33,7 +33,8 @@ from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.meeting import Credentials
 from dataflower.host.promises import Promises
-from dataflower.host.remotes import RemotePeer, Remotes
+from dataflower.host.remote_peer import RemotePeer
+from dataflower.host.remotes import Remotes
 from dataflower.host.settings import HostConfig
 from dataflower.wire import ArenaMade, BatchDone, Hello, ReleaseSlots, RunTask, TaskDone, TaskFailed, Value
 

@@ -29,6 +29,7 @@ from dataflower.host.launcher import Launcher
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.meeting import Credentials, Refused, meet_owner
 from dataflower.host.peer_wire import Bye, DropArena, Ended, Greeting, Kill, Order, Stop
+from dataflower.host.remote_peer import refs_of
 from dataflower.host.settings import HostConfig
 from dataflower.wire import (
     ArenaMade,
@@ -425,16 +426,12 @@ def _refs_to(message: wire.ToContainer) -> list[TensorRef]:
     ]
     if isinstance(message, wire.Feed):
         values.extend(message.values)
-    return [ref for value in values for ref in _refs(value)]
+    return [ref for value in values for ref in refs_of(value)]
 
 
 def _refs_from(message: wire.FromContainer) -> list[TensorRef]:
     if isinstance(message, BatchDone):
         return [ref for result in message.results for ref in _refs_from(result)]
     if isinstance(message, (TaskDone, TokenSent)):
-        return [ref for value in message.outputs.values() for ref in _refs(value)]
+        return [ref for value in message.outputs.values() for ref in refs_of(value)]
     return []
-
-
-def _refs(value: wire.Value) -> tuple[TensorRef, ...]:
-    return value.tensors if value.spilled is None else (*value.tensors, value.spilled)

@@ -139,9 +139,6 @@ class Memory:
 class Peer:
     """A container as the host talks to it. Owns the sockets."""
 
-    is_remote = False
-    """Whether it is on another host (`remotes.RemotePeer`): it has no sockets here then."""
-
     __slots__ = (
         "_memory",
         "_peers",
@@ -206,6 +203,11 @@ class Peer:
         """Tasks ended so far; the engine has all containers of a stage share one count."""
 
     # --- host to container -----------------------------------------------------------------------------------
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is on another host (`remote_peer.RemotePeer`): it has no sockets here then."""
+        return False
 
     def tell(self, message: wire.ToContainer) -> None:
         """Send a message on the socket where it belongs, behind the arenas that it refers to."""

@@ -26,33 +26,16 @@ from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
 from dataflower.host.links import Memory, Peer
 from dataflower.host.meeting import SESSION_BYTES, Credentials, Refused, meet_lender
-from dataflower.host.peer_wire import Bye, DropArena, Ended, Kill, Order, Stop, Welcome
+from dataflower.host.peer_wire import Bye, DropArena, Ended, Order, Welcome
 from dataflower.host.placement import Placement
+from dataflower.host.remote_peer import RemotePeer
 from dataflower.host.settings import HostConfig
-from dataflower.wire import (
-    ArenaMade,
-    BatchDone,
-    CancelTask,
-    Feed,
-    Grant,
-    ReleaseSlots,
-    RunBatch,
-    RunTask,
-    Single,
-    TaskDone,
-    TaskFailed,
-    TensorRef,
-    Times,
-    Value,
-)
+from dataflower.wire import ArenaMade, BatchDone, TaskDone, TaskFailed, TensorRef, Times
 
 _log = logging.getLogger(__name__)
 
 SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
-_MIRRORED_BYTES = 1 << 38
-"""What the arenas of one remote container may have in all; its host keeps it to its own limit."""
-_URGENT = (Grant, CancelTask, ReleaseSlots)
 
 
 class Listener(Protocol):
@@ -65,60 +48,6 @@ class Listener(Protocol):
     def exited(self, container: int, reason: str) -> None:
         """A container is gone."""
         ...
-
-
-class RemotePeer(Peer):
-    """A container on another host."""
-
-    __slots__ = ("_known", "_session")
-    is_remote = True
-
-    def __init__(self, session: Session, command: StartContainer, memory: Memory, peers: Mapping[int, Peer]) -> None:
-        self._session = session
-        self._known: set[int] = set()
-        """Arenas of others that it was told of."""
-        self._settle(command, memory, peers, _MIRRORED_BYTES)
-
-    def _knows(self, arena: int) -> bool:
-        return arena in self._sizes if arena >> 16 == self.number else arena in self._known
-
-    def tell(self, message: wire.ToContainer) -> None:
-        """Send a message, with the bytes that it refers to."""
-        kind = type(message)
-        refs: list[TensorRef] = []
-        if kind is RunTask:
-            message = self._ahead(message)  # type: ignore[arg-type]
-            refs = [ref for item in message.inputs for ref in _refs_of_input(item)]
-        elif kind is RunBatch:
-            message = RunBatch(tuple(self._ahead(task) for task in message.tasks))  # type: ignore[union-attr]
-            refs = [ref for task in message.tasks for item in task.inputs for ref in _refs_of_input(item)]
-        elif kind is Feed:
-            refs = [ref for value in message.values for ref in _refs(value)]  # type: ignore[union-attr]
-        self._known.update(ref.arena for ref in refs if ref.arena >> 16 != self.number)
-        self._session.tell(self.number, wire.encode(message), refs, urgent=kind in _URGENT)
-
-    def _ahead(self, task: RunTask) -> RunTask:
-        """The task by the other host's clock; its outputs come here, so it can't hand them on itself."""
-        deadline = task.deadline_s + self._session.ahead_s if task.deadline_s else 0.0
-        return replace(task, deadline_s=deadline, then=None)
-
-    def lost(self, other: int) -> None:
-        """It has no ways to other containers."""
-
-    def drop_arena(self, arena: int) -> None:
-        """No message will refer to it again; its host is told by the session."""
-        self._known.discard(arena)
-
-    def leave(self) -> None:
-        """It is idle and may go."""
-        self._session.tell(self.number, peer_wire.encode(Stop()))
-
-    def kill(self, reason: str) -> None:
-        """End it."""
-        self._session.tell(self.number, peer_wire.encode(Kill(reason)), urgent=True)
-
-    def close(self) -> None:
-        """There are no sockets here."""
 
 
 class Session:
@@ -402,12 +331,3 @@ class Remotes:
         """End all sessions. Idempotent."""
         remotes, self._remotes = self._remotes, {}
         await asyncio.gather(*(remote.close() for remote in remotes.values()))
-
-
-def _refs(value: Value) -> tuple[TensorRef, ...]:
-    return value.tensors if value.spilled is None else (*value.tensors, value.spilled)
-
-
-def _refs_of_input(item: wire.TaskInput) -> list[TensorRef]:
-    values = (item.value,) if isinstance(item, Single) else item.values
-    return [ref for value in values for ref in _refs(value)]

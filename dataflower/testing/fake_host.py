@@ -11,7 +11,16 @@ from typing import Any
 
 from dataflower.clock import Clock, SystemClock
 from dataflower.errors import Code, DataflowerError, InvalidArgument, NotFound
-from dataflower.host.api import HostUsage, InvocationRecord, Listener, StageStatus, StartListener, State, WorkflowStatus
+from dataflower.host.api import (
+    HostUsage,
+    InvocationRecord,
+    Listener,
+    PeerStatus,
+    StageStatus,
+    StartListener,
+    State,
+    WorkflowStatus,
+)
 from dataflower.spec.function import DTYPES, Kind, Port
 from dataflower.spec.workflow import Edge, Output, PortRef, Stage, Workflow
 from dataflower.testing.fake_invocation import FakeInvocation
@@ -183,6 +192,10 @@ class FakeHost:
 
     def on_start(self, listener: StartListener) -> None:
         """As `HostApi.on_start`: there are no containers to tell of."""
+
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """As `HostApi.peers`: it knows no other hosts."""
+        return ()
 
     def usage(self) -> HostUsage:
         """As `HostApi.usage`: it holds nothing."""

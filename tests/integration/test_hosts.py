@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+import trustme
 import workflows_for_tests as w
 from hosts_rig import config, pair
 
@@ -149,3 +151,43 @@ async def test_a_host_that_is_not_there_is_named() -> None:
         with pytest.raises(DataflowerError, match="'b'"):
             await hosts.call(w.chain(1), x=1)
         assert hosts.owner.peers()[0].state is PeerState.LOST
+
+
+def _files(authority: trustme.CA, directory: Path, name: str) -> dict[str, Path]:
+    """Certificate, key and authority of a host, as settings."""
+    made = authority.issue_cert("127.0.0.1", "localhost")
+    paths = {part: directory / f"{name}-{part}.pem" for part in ("cert", "key", "ca")}
+    made.cert_chain_pems[0].write_to_path(paths["cert"])
+    made.private_key_pem.write_to_path(paths["key"])
+    authority.cert_pem.write_to_path(paths["ca"])
+    return {f"peer_tls_{part}_file": path for part, path in paths.items()}
+
+
+async def test_with_certificates_everything_is_encrypted_and_no_token_is_needed(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    here, there = (_files(authority, tmp_path, name) for name in "ab")
+    async with pair("chain.s0=b", lender={**there, "peer_token": ""}, peer_token="", **here) as hosts:
+        x = np.frombuffer(b"a secret that nobody else may read" * 100_000, np.uint8)
+        answers = [hosts.call(w.chain(1), x=x) for _ in range(2)]
+        for answer in answers:
+            assert np.array_equal((await answer)["y"], x)
+        assert not hosts.way.has_seen(b"a secret")
+        hosts.way.cut()
+        assert np.array_equal((await hosts.call(w.chain(1), x=x))["y"], x)
+        assert hosts.way.connections == 2
+
+
+async def test_a_certificate_of_another_authority_is_turned_away(tmp_path: Path) -> None:
+    here, there = _files(trustme.CA(), tmp_path, "a"), _files(trustme.CA(), tmp_path, "b")
+    async with pair("chain.s0=b", lender=there, **here) as hosts:
+        with pytest.raises(InvocationFailed, match="certificate"):
+            await hosts.call(w.chain(1), x=1)
+        assert not hosts.lender.peers()
+
+
+async def test_a_host_without_a_certificate_is_turned_away(tmp_path: Path) -> None:
+    there = _files(trustme.CA(), tmp_path, "b")
+    async with pair("chain.s0=b", lender=there, peer_tls_ca_file=there["peer_tls_ca_file"]) as hosts:
+        with pytest.raises(InvocationFailed, match="'b'"):
+            await hosts.call(w.chain(1), x=1)
+        assert not hosts.lender.peers()
