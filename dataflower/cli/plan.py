@@ -74,6 +74,13 @@ def plan(
     median: Annotated[
         bool, typer.Option("--median", help="Reckon with median durations instead of their 90th percentile.")
     ] = False,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Reckon with an idle machine instead of one whose cores are all busy.")
+    ] = False,
+    margin: Annotated[
+        float,
+        typer.Option("--margin", min=0, max=0.9, help="Share of the SLO for the front door, hops and the unforeseen."),
+    ] = 0.1,
     mend: Annotated[bool, typer.Option("--mend", help="Accept tables whose times fall as batches grow.")] = False,
     tight: Annotated[
         bool, typer.Option("--tight", help="Cheaper: rehearsed on random arrivals instead of bounded; see the manual.")
@@ -116,6 +123,8 @@ def plan(
         devices=device or [],
         by_use=billing is Charge.USE,
         high=not median,
+        alone=alone,
+        margin=margin,
         mend=mend,
         batching=not single,
         tighten=tight,

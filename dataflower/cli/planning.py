@@ -42,6 +42,8 @@ class Request:
     devices: Sequence[str]
     by_use: bool
     high: bool
+    alone: bool
+    margin: float
     mend: bool
     batching: bool
     tighten: bool
@@ -91,6 +93,7 @@ def stock(request: Request, config: Config) -> tuple[list[Case], Options]:
         percentile=min(99.999, max(percentiles)),
         batching=request.batching,
         tighten=request.tighten,
+        margin=request.margin,
     )
     cases = []
     for file, workflow in zip(request.files, workflows, strict=True):
@@ -196,7 +199,9 @@ def _wishes(request: Request, workflow: Workflow, several: bool) -> Wishes:
         models = {name: m for name, m in models.items() if name in stages}
         items = {name: n for name, n in items.items() if name.partition("/keyed")[0] in stages or name == "inputs"}
         shares = {name: s for name, s in shares.items() if name.rpartition(".")[0] in stages}
-    return Wishes(models, items, shares, request.high, request.mend, frozenset(request.devices))
+    return Wishes(
+        models, items, shares, request.high, not request.alone, mend=request.mend, only=frozenset(request.devices)
+    )
 
 
 def _slo(given: str | None, file: Path, workflow: Workflow) -> tuple[float, Problem]:

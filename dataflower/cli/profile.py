@@ -169,12 +169,12 @@ def profile_table(found: Profiled) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "batch", "ms", "p90", "spread", "per s", "runs", "memory", "tasks", "note"):
+    for name in ("stage", "batch", "ms", "p90", "busy", "spread", "per s", "runs", "memory", "tasks", "note"):
         table.add_column(name, justify="left" if name in ("stage", "note") else "right")
     for name, stage in found.document.stages.items():
         notes = ["from cache"] * (name in found.cached) + ["within real runs"] * (stage.how == "in place")
         if not stage.points:
-            table.add_row(name, *["-"] * 7, f"{stage.tasks:g}", "did not run")
+            table.add_row(name, *["-"] * 8, f"{stage.tasks:g}", "did not run")
         for i, p in enumerate(stage.points):
             note = [*notes] if i == 0 else []
             table.add_row(
@@ -182,6 +182,7 @@ def profile_table(found: Profiled) -> Table:
                 str(p.batch),
                 f"{p.duration_ms:.4g}",
                 f"{p.high_ms:.4g}" if p.high_ms else "-",
+                f"{p.busy_ms:.4g}" if p.busy_ms else "-",
                 f"{p.std_ms / p.duration_ms:.0%}",
                 f"{p.batch / p.duration_ms * 1000:.4g}",
                 str(p.runs),

@@ -26,6 +26,7 @@ from dataflower.container.data_unit import BROKEN_STATUS, STOPPED_STATUS, DataUn
 from dataflower.container.failpoints import Point
 from dataflower.container.failure import error_record, forget_frames
 from dataflower.container.function_unit import FunctionUnit
+from dataflower.container.heap import keep_freed_memory
 from dataflower.container.keeper import Room
 from dataflower.container.target import Target
 from dataflower.container.threads import set_compute_threads
@@ -78,6 +79,7 @@ def _settle_in(fork: Fork, folder: str, walls: Walls) -> None:
         _find_place(folder, "/tmp" if walls is Walls.ROOM else fork.scratch)
     faulthandler.enable(2)  # writing into a read-only view kills the process: say where
     gc.enable()
+    keep_freed_memory()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # or all children of a zygote would draw the same numbers

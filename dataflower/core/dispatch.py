@@ -316,11 +316,10 @@ class BatchPool(Pool):
 def _enough(group: GroupPlan, plan: StageDispatch | None) -> int:
     """How many tasks a batch needs so that the containers stay calm even if each run takes as long as a full one.
 
-    Batches of this size keep every bound that those of the planned size keep where tasks are evenly spaced, and while
-    all containers are busy tasks gather as before. Under a plan whose groups collect in turn, or which counts on
-    dummies, the others reckon with full batches.
+    While all containers are busy tasks gather as ever. Where groups collect in turn, or dummies are counted on, the
+    others reckon with full batches.
     """
-    if plan is None or plan.ranked or plan.dummy_rate:
+    if plan is None or not plan.eager or plan.ranked or plan.dummy_rate:
         return group.batch
     needed = math.ceil(group.rate * group.duration_s / (group.replicas * CALM) - 1e-9)
     return max(1, min(group.batch, needed))

@@ -35,6 +35,8 @@ class StageDispatch(Struct, frozen=True):
         dummy_rate: requests a second that the plan counts on and nobody sends: they fill up a batch, so it is cut
             before real tasks would have filled it. Under load real tasks take their places.
         factor: tasks for one invocation, on the average.
+        eager: start with fewer tasks than a full batch if that keeps the containers calm; a more urgent task that comes
+            just after that waits for one run more, which the plan must leave time for.
     """
 
     stage: str
@@ -44,6 +46,7 @@ class StageDispatch(Struct, frozen=True):
     ranked: bool = False
     dummy_rate: float = 0.0
     factor: float = 1.0
+    eager: bool = False
 
     @property
     def capacity(self) -> float:

@@ -107,7 +107,7 @@ def _plan(draft: Draft, options: Options, shared: tuple[Machine, ...]) -> Plan:
     return Plan(
         draft.name,
         draft.rate,
-        problem.slo_s,
+        problem.promise_s,
         stages,
         problem.application.longest(worst),
         use,

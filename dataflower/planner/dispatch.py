@@ -56,7 +56,11 @@ def dispatch_plan(
 def dispatch_of(document: PlanDocument, workflow: Workflow, *, admission: bool = True) -> DispatchPlan:
     """The same without a look at whether it fits; stages that the plan does not name take no time."""
     until_s = _until(document, workflow)
-    stages = tuple(_stage(name, stage, until_s[name], document) for name, stage in document.stages.items())
+    eager = _eager(document, document.slo_ms / 1000 - max(until_s.values()))
+    stages = tuple(
+        _stage(name, stage, document, until_s=until_s[name], eager=name in eager)
+        for name, stage in document.stages.items()
+    )
     return DispatchPlan(document.slo_ms / 1000, document.rate_per_s, stages, admission)
 
 
@@ -74,11 +78,26 @@ def _until(document: PlanDocument, workflow: Workflow) -> dict[str, float]:
     return until
 
 
+def _eager(document: PlanDocument, unused_s: float) -> frozenset[str]:
+    """The stages that need not wait for full batches, the quickest first: a run of each fits into the unused time.
+
+    A run that was started early may make a task that is more urgent wait for its end, once at each stage.
+    """
+    found = set()
+    runs = sorted((max(group.duration_ms for group in stage.groups), name) for name, stage in document.stages.items())
+    for duration_ms, name in runs:
+        unused_s -= duration_ms / 1000
+        if unused_s < 0:
+            break
+        found.add(name)
+    return frozenset(found)
+
+
 def _worst_ms(stage: StageDocument) -> float:
     return max(group.worst_ms for group in stage.groups)
 
 
-def _stage(name: str, stage: StageDocument, until_s: float, document: PlanDocument) -> StageDispatch:
+def _stage(name: str, stage: StageDocument, document: PlanDocument, *, until_s: float, eager: bool) -> StageDispatch:
     groups = [
         GroupPlan(g.batch, g.replicas, g.duration_ms / 1000, g.rate_per_s, g.device) for g in stage.groups if g.replicas
     ]
@@ -93,4 +112,5 @@ def _stage(name: str, stage: StageDocument, until_s: float, document: PlanDocume
         ranked=document.dispatch == "ranked",
         dummy_rate=stage.dummy_rate_per_s,
         factor=stage.rate_per_s / document.rate_per_s,
+        eager=eager,
     )

@@ -42,6 +42,7 @@ class Wishes:
 
     Attributes:
         high: plan with the 90th percentile of measured durations instead of the median.
+        busy: plan with durations measured while the other cores were busy, where there are any.
         mend: accept tables in which a larger batch is measured faster (`Dips.MEND`).
         only: devices that may be used; all if empty.
     """
@@ -50,6 +51,7 @@ class Wishes:
     items: Mapping[str, float] = field(default_factory=dict)
     shares: Mapping[str, float] = field(default_factory=dict)
     high: bool = True
+    busy: bool = True
     mend: bool = False
     only: frozenset[str] = frozenset()
 
@@ -95,7 +97,7 @@ def take_stock(
     for source in tables:
         found += _from_table(source, stages, devices, wishes)
     _look_for_models(tables, wishes)
-    measured, own = profiles_of(documents, devices, high=wishes.high)
+    measured, own = profiles_of(documents, devices, high=wishes.high, busy=wishes.busy)
     found += measured
     needed.update({p.hardware: devices[p.hardware] for p in found if p.hardware in devices})
     needed.update(own)

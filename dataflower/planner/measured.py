@@ -28,6 +28,8 @@ class PointDocument(Document):
     batch: int = Field(ge=1)
     duration_ms: Positive = Field(description="Median")
     high_ms: Positive | None = Field(default=None, description="90th percentile")
+    busy_ms: Positive | None = Field(default=None, description="Median while the other cores are busy")
+    busy_high_ms: Positive | None = Field(default=None, description="90th percentile of that")
     std_ms: NotNegative = Field(default=0.0, description="Spread, from the quartiles")
     runs: int = Field(default=1, ge=1)
     steady: bool = Field(default=True, description="The median is known to within 5 % (95 % confidence)")
@@ -108,7 +110,7 @@ def hardware(device: str, cores: float) -> str:
 
 
 def profiles_of(
-    documents: Sequence[ProfileDocument], devices: Mapping[str, Device], *, high: bool = False
+    documents: Sequence[ProfileDocument], devices: Mapping[str, Device], *, high: bool = False, busy: bool = False
 ) -> tuple[tuple[Profile, ...], dict[str, Device]]:
     """Profiles whose models are the stages' names, and the devices that they need, at their price for one core.
 
@@ -116,6 +118,7 @@ def profiles_of(
         documents: of one workflow, on different devices.
         devices: by name; a replica with n cores costs n times the price of one.
         high: plan with the 90th percentile of the durations instead of the median.
+        busy: plan with what was measured while the other cores were busy, where that is known.
 
     Raises:
         KeyError: a device without a price; the caller knows which file is to blame.
@@ -131,7 +134,15 @@ def profiles_of(
             needed[label] = Device(label, device.price * stage.cores, device.memory_bytes)
             longest, points = 0.0, []
             for p in stage.points:
-                longest = max(longest, (p.high_ms if high and p.high_ms else p.duration_ms) / 1000)
+                longest = max(longest, _counted_ms(p, high=high, busy=busy) / 1000)
                 points.append(Point(p.batch, longest, p.std_ms / 1000, p.memory_bytes))
             found.append(Profile(name, label, tuple(points)))
     return tuple(found), needed
+
+
+def _counted_ms(point: PointDocument, *, high: bool, busy: bool) -> float:
+    """The duration that a plan reckons with."""
+    alone = point.high_ms if high and point.high_ms else point.duration_ms
+    if not busy or point.busy_ms is None:
+        return alone
+    return max(alone, point.busy_high_ms if high and point.busy_high_ms else point.busy_ms)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 from dataflower.planner.options import Arrivals
 from dataflower.planner.question import Question
@@ -19,12 +18,12 @@ def explain(asked: Question, problem: Problem, rate: float, *, search: bool) -> 
     return Infeasible(
         problem.application.name,
         rate,
-        problem.slo_s,
+        problem.promise_s,
         max(path, key=lambda name: least[name]),
         path,
         sum(least[name] for name in path),
         _nearest_slo(asked, problem) if search else None,
-        _nearest_rate(asked, rate, problem.slo_s) if search else None,
+        _nearest_rate(asked, rate, problem.promise_s) if search else None,
     )
 
 
@@ -40,21 +39,21 @@ def _least(asked: Question, problem: Problem) -> dict[str, float]:
 
 def _nearest_slo(asked: Question, problem: Problem) -> float | None:
     """Bisection; what is returned has been planned."""
-    low, high = problem.slo_s, problem.slo_s
+    low, high = problem.promise_s, problem.promise_s
     for _ in range(40):
         high *= 2
-        if asked.solve(replace(problem, slo_s=high)) is not None:
+        if asked.solve(problem.promising(high)) is not None:
             break
         low = high
     else:
         return None
     while high > low * 1.001:
         middle = (low + high) / 2
-        if asked.solve(replace(problem, slo_s=middle)) is not None:
+        if asked.solve(problem.promising(middle)) is not None:
             high = middle
         else:
             low = middle
-    return _short(high * 1000, +1, lambda ms: asked.solve(replace(problem, slo_s=ms / 1000)) is not None) / 1000
+    return _short(high * 1000, +1, lambda ms: asked.solve(problem.promising(ms / 1000)) is not None) / 1000
 
 
 def _nearest_rate(asked: Question, rate: float, slo_s: float) -> float | None:

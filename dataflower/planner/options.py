@@ -110,6 +110,7 @@ class Options:
         tighten: with POISSON arrivals, also try plans that the bounds don't vouch for, and rehearse them (`rehearse`).
         risk: each stage may be late so many times as often as adds up to the percentile; above 1 that is no promise.
         percentile: which share of the invocations must keep the SLO, unless arrivals are paced (then all do).
+        margin: share of the SLO that stages don't get: for the front door, hops, and what no profile knows.
     """
 
     dispatch: Dispatch = Dispatch.GROUP
@@ -130,6 +131,7 @@ class Options:
     percentile: float = 99.0
     tighten: bool = False
     risk: float = 1.0
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.dispatch is Dispatch.GROUP) != (self.scheduler is Scheduler.GROUP):
@@ -146,5 +148,7 @@ class Options:
             raise ValueError("plans for a percentile need the GROUP scheduler and INTEGER billing")
         if not 0 < self.percentile <= 100 or (self.percentile == 100 and self.arrivals is not Arrivals.PACED):
             raise ValueError("the percentile must lie between 0 and 100")
+        if not 0 <= self.margin < 1:
+            raise ValueError("the margin must be at least 0 and below 1")
         if not self.risk >= 1:
             raise ValueError("the risk must be at least 1")

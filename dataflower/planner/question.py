@@ -48,7 +48,8 @@ class Question:
             found = self.profiles.configurations(module.model, batches=self.batches.get(module.model, ()))
             configurations[module.name] = tuple(c for c in found if self.options.batching or c.batch == 1)
         rates = {m.name: rate * m.factor for m in self.application.modules}
-        return Problem(self.application, rates, configurations, slo_s, self.trace)
+        margin = self.options.margin
+        return Problem(self.application, rates, configurations, slo_s * (1.0 - margin), self.trace, margin)
 
     def solve(self, problem: Problem, options: Options | None = None) -> Solution | None:
         """The schedules, with the kinds of devices that the options allow; None if there are none within the SLO."""

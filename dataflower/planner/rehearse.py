@@ -64,7 +64,7 @@ def keeps(application: Application, plan: Plan, options: Options) -> bool:
     gaps, counts = _made_up(tuple((m.factor, m.burst) for m in application.modules))
     arrivals = np.cumsum(gaps) / plan.rate
     requests = {m.name: found for m, found in zip(application.modules, counts, strict=True)}
-    late = (rehearse(application, plan, arrivals, requests) > plan.slo_s * (1 + 1e-9)).mean()
+    late = (rehearse(application, plan, arrivals, requests) > plan.slo_s * (1 - options.margin) * (1 + 1e-9)).mean()
     return bool(late <= SPARE * (1 - options.percentile / 100))
 
 

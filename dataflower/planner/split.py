@@ -7,7 +7,7 @@ quickest configurations do. The readings are in docs/planner.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dataflower.planner import bounds
 from dataflower.planner.application import Application
@@ -18,9 +18,10 @@ from dataflower.planner.traced import Trace
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a splitter is asked: rates in requests a second, ranked configurations, the SLO in seconds.
+    """What a splitter is asked: rates in requests a second, ranked configurations, the time that stages have.
 
-    `trace`: recorded arrivals of invocations, where the plan is to hold for those.
+    `slo_s` is what the promise leaves for stages; `margin`: the share of the promise that it does not. `trace`:
+    recorded arrivals of invocations, where the plan is to hold for those.
     """
 
     application: Application
@@ -28,6 +29,16 @@ class Problem:
     configurations: Mapping[str, tuple[Configuration, ...]]
     slo_s: float
     trace: Trace | None = None
+    margin: float = 0.0
+
+    @property
+    def promise_s(self) -> float:
+        """The SLO itself."""
+        return self.slo_s / (1.0 - self.margin)
+
+    def promising(self, promise_s: float) -> Problem:
+        """The same with another SLO."""
+        return replace(self, slo_s=promise_s * (1.0 - self.margin))
 
 
 Budgets = dict[str, float]

@@ -238,6 +238,23 @@ def greedy(nbytes):
     return int(np.ones(nbytes, np.uint8).sum())
 
 
+def faults_of(nbytes, blocks, rounds):
+    """Page faults a round, of one that needs so many blocks at once and lets them go; the first round is left out."""
+    import resource
+
+    import numpy as np
+
+    def faults():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    before = 0
+    for i in range(rounds + 1):
+        held = [np.ones(nbytes, np.uint8) for _ in range(blocks)]
+        del held
+        before = before if i else faults()
+    return (faults() - before) / rounds
+
+
 def ticks(n):
     for i in range(n):
         sum(range(50))

@@ -91,6 +91,9 @@ def test_a_workflow_is_measured_once_and_planned(folder: Path) -> None:
     model = document.stages["model"]
     assert [p.batch for p in model.points] == [1, 2, 4]
     assert all(10 < p.duration_ms < 500 for p in model.points)
+    in_company = len(os.sched_getaffinity(0)) > 1  # a core for the container and one for its company
+    for points in (model.points, document.stages["add"].points):
+        assert [p.busy_ms is not None and p.busy_ms >= p.duration_ms for p in points] == [in_company] * len(points)
     assert all(p.memory_bytes is not None and p.memory_bytes > 30_000_000 for p in model.points)
     assert (model.tasks, model.most, document.items["cut"]) == (6.0, 6, 6.0)
     assert (model.how, document.stages["add"].how) == ("alone", "alone")

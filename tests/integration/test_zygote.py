@@ -58,6 +58,13 @@ def test_containers_yield_the_processor_to_the_host(tmp_path: Path) -> None:
         assert os.getpriority(os.PRIO_PROCESS, container.pid) > os.getpriority(os.PRIO_PROCESS, 0)
 
 
+def test_memory_that_each_task_needs_stays_with_the_container(tmp_path: Path) -> None:
+    with ZygoteDriver(["numpy"]) as zygote:
+        container = zygote.start("container_functions:faults_of", tmp_path / "log", code_path=(HERE,))
+        pages = 8 * (16 << 20) // os.sysconf("SC_PAGESIZE")
+        assert container.result({"nbytes": 16 << 20, "blocks": 8, "rounds": 5}) < pages / 100
+
+
 def test_too_much_memory_is_an_error_of_the_task(tmp_path: Path) -> None:
     with ZygoteDriver() as zygote:
         log = tmp_path / "log"

@@ -67,14 +67,22 @@ OnRun = Callable[[int, int], None]
 class Bench:
     """A workflow of one stage: the function, its container, and inputs to feed it with."""
 
-    def __init__(self, host: ProfilingHost, stage: Stage, tasks: Sequence[Mapping[str, Any]], clock: Clock) -> None:
-        """`tasks`: recorded inputs, at least one."""
+    def __init__(
+        self,
+        host: ProfilingHost,
+        stage: Stage,
+        tasks: Sequence[Mapping[str, Any]],
+        clock: Clock,
+        *,
+        name: str = "profile",
+    ) -> None:
+        """`tasks`: recorded inputs, at least one. `name`: tells several of one stage apart."""
         self._host, self._stage, self.clock = host, stage, clock
         shape = signature(tasks[0])
         self._tasks = [task for task in tasks if signature(task) == shape] if stage.batch is not None else list(tasks)
         self._turn = itertools.cycle(self._tasks)
         self._wait_ms = WAIT_MS
-        self.name = f"profile-{stage.name.replace('/', '-')}"
+        self.name = f"{name}-{stage.name.replace('/', '-')}"
 
     async def start(self, most: int) -> float:
         """Have the container, which takes batches of up to `most`; how long it took, in seconds."""
@@ -167,6 +175,40 @@ class _Found:
     samples: list[float]
     first_s: float = 0.0
     memory_bytes: int | None = None
+
+
+async def measure_beside(
+    host: ProfilingHost,
+    stage: Stage,
+    tasks: Sequence[Mapping[str, Any]],
+    points: Sequence[PointDocument],
+    effort: Effort,
+    *,
+    on_run: OnRun = lambda batch, runs: None,
+    clock: Clock | None = None,
+) -> tuple[PointDocument, ...]:
+    """The same batch sizes again, while others keep the machine busy: `points` with `busy_ms` and `busy_high_ms`.
+
+    No batch counts as quicker in company than alone: that would be noise.
+
+    Raises:
+        InvocationFailed: user code failed.
+    """
+    bench = Bench(host, stage, tasks, clock or SystemClock())
+    most = points[-1].batch
+    await bench.start(most)
+    try:
+        found = [summary((await _series(bench, p.batch, most, effort, on_run)).samples) for p in points]
+    finally:
+        await bench.stop()
+    medians = mended([Point(p.batch, s.median_s) for p, s in zip(points, found, strict=True)])
+    highs = mended([Point(p.batch, s.high_s) for p, s in zip(points, found, strict=True)])
+    result = []
+    for point, median, high in zip(points, medians, highs, strict=True):
+        busy = max(point.duration_ms, round(median.duration_s * 1000, 4))
+        busy_high = max(busy, point.high_ms or 0.0, round(high.duration_s * 1000, 4))
+        result.append(point.model_copy(update={"busy_ms": busy, "busy_high_ms": busy_high}))
+    return tuple(result)
 
 
 async def _series(bench: Bench, size: int, most: int, effort: Effort, on_run: OnRun) -> _Found:

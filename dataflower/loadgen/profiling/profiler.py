@@ -19,9 +19,17 @@ from dataflower.clock import Clock, SystemClock
 from dataflower.errors import InvalidArgument
 from dataflower.host.values import fingerprint
 from dataflower.loadgen.profiling.cache import Cache
+from dataflower.loadgen.profiling.company import Company, room_beside
 from dataflower.loadgen.profiling.digest import file_digests, likeness, stage_digest
 from dataflower.loadgen.profiling.explore import Explored, explore, recorded
-from dataflower.loadgen.profiling.measure import Effort, Measured, ProfilingHost, measure, sizes_of
+from dataflower.loadgen.profiling.measure import (
+    Effort,
+    Measured,
+    ProfilingHost,
+    measure,
+    measure_beside,
+    sizes_of,
+)
 from dataflower.loadgen.profiling.steady import summary
 from dataflower.planner.measured import PointDocument, ProfileDocument, StageProfile
 from dataflower.spec.workflow import Stage, Workflow
@@ -99,12 +107,12 @@ class _Profiler:
 
     async def run(self) -> Profiled:
         request, effort = self.request, self.request.effort
-        run_key = _key("runs", [self.digests, _fingerprint(request)])
+        run_key = _key("runs in company", [self.digests, _fingerprint(request)])
         known = request.cache.get(run_key)
         if known is not None:
             document = ProfileDocument.model_validate(known)
             return Profiled(document, frozenset(document.stages))
-        self.progress.begin(len(request.inputs) + sum(len(sizes_of(stage, effort)) for stage in self.stages))
+        self.progress.begin(len(request.inputs) + 2 * sum(len(sizes_of(stage, effort)) for stage in self.stages))
         self.progress.step("real runs")
         explored = await explore(
             self.host, request.workflow, request.inputs, request.folder, lambda run: self.progress.done()
@@ -116,6 +124,7 @@ class _Profiler:
             profiles[stage.name] = found.model_copy(update={"tasks": round(tasks, 6), "most": most})
             if was_known:
                 cached.add(stage.name)
+        await self._beside(explored, profiles)
         document = self._document(explored, profiles)
         files = file_digests({name for found in explored.files.values() for name in found})
         request.cache.put(run_key, document.as_data(), files)
@@ -155,6 +164,51 @@ class _Profiler:
         found = await measure(self.host, stage, tasks, self.request.effort, on_run=on_run, clock=self.clock)
         self.progress.done(len(sizes) - done)
         return found
+
+    async def _beside(self, explored: Explored, profiles: dict[str, StageProfile]) -> None:
+        """Measure the stages again while the heaviest of them keeps the other cores busy."""
+        tasks = {s.name: recorded(self.request.folder, s.name) for s in self.stages}
+        alone = [s for s in self.stages if profiles[s.name].how == "alone" and profiles[s.name].points]
+        if not alone:
+            return
+        heaviest = max(alone, key=lambda s: profiles[s.name].points[-1].duration_ms)
+        count = room_beside(alone, heaviest)
+        size = profiles[heaviest.name].points[-1].batch
+        keys = {
+            s.name: _key("beside", [self.digests[s.name], likeness(tasks[s.name]), self.digests[heaviest.name], count])
+            for s in alone
+        }
+        unknown = []
+        for stage in alone:
+            kept = self.request.cache.get(keys[stage.name])
+            sizes = [p.batch for p in profiles[stage.name].points]
+            if kept is None or not count or [p["batch"] for p in kept["points"]] != sizes:
+                unknown.append(stage)
+            else:
+                points = [PointDocument.model_validate(p) for p in kept["points"]]
+                profiles[stage.name] = profiles[stage.name].model_copy(update={"points": points})
+        if not unknown or not count:
+            return
+        self.progress.step(f"{count} x {heaviest.name} to keep company")
+        async with Company(self.host, heaviest, tasks[heaviest.name], self.clock, size=size, count=count):
+            for stage in unknown:
+                await self._in_company(stage, profiles, tasks[stage.name])
+        for stage in unknown:
+            points_data = [p.model_dump(mode="json") for p in profiles[stage.name].points]
+            files = file_digests(explored.files.get(stage.name, ()))
+            self.request.cache.put(keys[stage.name], {"points": points_data}, files)
+
+    async def _in_company(
+        self, stage: Stage, profiles: dict[str, StageProfile], tasks: Sequence[Mapping[str, Any]]
+    ) -> None:
+        def on_run(batch: int, runs: int) -> None:
+            self.progress.step(f"{stage.name} in company: batch {batch}, run {runs}")
+
+        points = await measure_beside(
+            self.host, stage, tasks, profiles[stage.name].points, self.request.effort, on_run=on_run, clock=self.clock
+        )
+        profiles[stage.name] = profiles[stage.name].model_copy(update={"points": list(points)})
+        self.progress.done(len(points))
 
     def _document(self, explored: Explored, profiles: dict[str, StageProfile]) -> ProfileDocument:
         return ProfileDocument(

@@ -41,10 +41,13 @@ def play(
     bound: float = 1.0,
     ranked: bool = False,
     dummy: float = 0.0,
+    eager: bool = False,
 ) -> Figures:
     """One stage with these (batch, replicas, seconds, rate), which promises `bound`."""
     own = tuple(GroupPlan(*group) for group in groups)
-    given = DispatchPlan(bound, rate, (StageDispatch("m", own, bound, bound, ranked, dummy),), admission=False)
+    given = DispatchPlan(
+        bound, rate, (StageDispatch("m", own, bound, bound, ranked, dummy, eager=eager),), admission=False
+    )
     return simulate(Simulated(ONE.workflow, planned(given), given), paced(rate, 2000))
 
 
@@ -83,20 +86,21 @@ def test_dummies_cut_batches_before_they_are_full() -> None:
 
 def test_nobody_waits_for_a_batch_that_is_not_needed() -> None:
     """A stage of milliseconds behind a slow one: waiting until its time has come would eat up what others need."""
-    calm = play([(8, 1, 0.001, 50.0)], 50.0, bound=0.4)
+    calm = play([(8, 1, 0.001, 50.0)], 50.0, bound=0.4, eager=True)
     assert max(calm.latency_s) == pytest.approx(0.001)
     assert set(calm.stages["w@1", "m"].batches) == {1}
 
 
 def test_batches_are_as_large_as_calm_takes() -> None:
     """Of 46 a second in runs of 0.1 s, five a run keep two containers busy for just under half of the time."""
-    figures = play([(8, 2, 0.1, 46.0)], 46.0, bound=0.3)
+    figures = play([(8, 2, 0.1, 46.0)], 46.0, bound=0.3, eager=True)
     assert set(figures.stages["w@1", "m"].batches) == {5}
     assert max(figures.latency_s) <= 0.1 + 4 / 46 + 1e-5
 
 
 def test_what_gathers_while_all_are_busy_leaves_together() -> None:
-    given = DispatchPlan(9.0, 10.0, (StageDispatch("m", (GroupPlan(8, 1, 0.01, 10.0),), 9.0, 9.0),), admission=False)
+    only = StageDispatch("m", (GroupPlan(8, 1, 0.01, 10.0),), 9.0, 9.0, eager=True)
+    given = DispatchPlan(9.0, 10.0, (only,), admission=False)
     figures = simulate(Simulated(ONE.workflow, lambda stage, batch, hardware: 1.0, given), [0.0, *[0.5] * 8])
     assert figures.stages["w@1", "m"].batches == {1: 1, 8: 1}
 
@@ -237,3 +241,15 @@ def test_what_can_not_be_run_is_refused() -> None:
             dispatch_plan(document.model_copy(update={"workflow": "w"}), single)
     with pytest.raises(InvalidArgument, match="its factor must be 1"):
         workflow_of(Application("odd", (Module("a", "m", 2.0),)))
+
+
+def test_stages_start_early_as_far_as_the_plan_leaves_time_for_it() -> None:
+    calm, _ = planned_for(traffic(1.0), 20.0, 3.0, PACED)
+    tight, _ = planned_for(traffic(1.0), 20.0, calm.worst_s * 1.02, PACED)
+    chain = workflow_of(traffic(1.0)).workflow
+
+    def eager(found: Plan) -> set[str]:
+        return {stage.stage for stage in dispatch_of(document_of(found, PACED), chain).stages if stage.eager}
+
+    assert eager(calm) == {"a", "b", "c"}
+    assert len(eager(tight)) < 3
