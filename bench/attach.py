@@ -33,7 +33,3 @@ def main() -> None:
             sys.stdout.flush()
             os._exit(0)
         os.waitpid(pid, 0)
-
-
-if __name__ == "__main__":
-    main()

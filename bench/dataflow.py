@@ -175,7 +175,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     options.turns, options.closed = 4, 6
     if options.quick:
-        options.scale, options.requests, options.turns, options.closed = 0.02, 15, 1, 2
+        options.scale, options.requests, options.turns, options.closed = 0.02, 8, 1, 2
     return options
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     logging.disable_progress_bar()
     folder = assets.find(assets.SMOLLM2)
     files = read_model(folder)
-    rounds, tokens = (3, 16) if options.quick else (9, 64)
+    rounds, tokens = (1, 8) if options.quick else (9, 64)
     report = Report("decode")
     runner = started(files, folder, torch.bfloat16)
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
@@ -63,7 +63,7 @@ def main() -> None:
     finally:
         runner.close()
         rival.close()
-    equal(report, files, folder, 4 if options.quick else len(PROMPTS), 16 if options.quick else 48)
+    equal(report, files, folder, 2 if options.quick else len(PROMPTS), 8 if options.quick else 48)
     finish(report, options)
 
 

@@ -38,7 +38,7 @@ def workflows() -> list[str]:
 
 async def measure(report: Report, options: Namespace) -> None:
     """All figures."""
-    turns = 2 if options.quick else 20
+    turns = 1 if options.quick else 20
     delays: dict[str, list[float]] = {suffix: [] for suffix in SIZES}
     gaps: list[float] = []
     async with engine(*workflows()) as host:

@@ -68,7 +68,7 @@ class Setting:
 
     def __init__(self, host: Runtime, rivals: Field, quick: bool) -> None:
         self.host, self.rivals = host, rivals
-        self.turns, self.rounds = (1, 150) if quick else (5, 600)
+        self.turns, self.rounds = (1, 60) if quick else (5, 600)
         self.ours: dict[str, list[float]] = {}
 
     async def mine(self, key: str, name: str, inputs: Mapping[str, Any], rounds: int, hops: int) -> None:

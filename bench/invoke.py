@@ -91,7 +91,7 @@ def main() -> None:
         for source in workflows():
             client.apply(source)
         client.invoke("cold", x=1)  # the zygote imports torch: not what an idle server does
-        idle = idle_pct(client, process, 5 if options.quick else 60)
+        idle = idle_pct(client, process, 2 if options.quick else 60)
         warm = warm_ms(client, 300 if options.quick else 5000)
         cold = cold_ms(client, 5 if options.quick else 50)
     report.add("invoke_ms", "warm Invoke over gRPC", statistics.median(warm), unit="ms", at_most=1.5, samples=warm)

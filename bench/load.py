@@ -144,7 +144,7 @@ def ours(store: StoreProcess, model: str, path: Path) -> float:
 def attach(store: StoreProcess, model: str, rounds: int) -> list[float]:
     """Milliseconds from the order to fork until another process has the model built over the weights."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.attach"],
+        [sys.executable, "-c", "from bench import attach; attach.main()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -168,13 +168,13 @@ def attach(store: StoreProcess, model: str, rounds: int) -> list[float]:
 
 def main() -> None:
     options = arguments(__doc__ or "")
-    layers, rounds = (1, 3) if options.quick else (12, 9)
+    layers, rounds = (1, 2) if options.quick else (12, 9)
     report = Report("load")
     folder = Path(tempfile.mkdtemp(prefix="dataflower-bench-"))
     try:
         for i, name in enumerate(("one", "two")):
             write_model(folder / name, layers, i)
-        measure(report, folder, rounds, 5 if options.quick else 20)
+        measure(report, folder, rounds, 3 if options.quick else 20)
     finally:
         shutil.rmtree(folder)
     finish(report, options)

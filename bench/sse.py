@@ -105,7 +105,7 @@ def main() -> None:
     except FileNotFoundError as error:
         report.add("sse_ms", question, None, unit="ms", at_most=10, missing=str(error))
     else:
-        beyond, own = samples(20 if options.quick else 300)
+        beyond, own = samples(8 if options.quick else 300)
         report.add("sse_ms", question, statistics.median(beyond), unit="ms", at_most=10, samples=beyond)
         report.add("runner_ttft_ms", "the runner's own, for comparison", statistics.median(own), unit="ms", samples=own)
     finish(report, options)

@@ -25,6 +25,15 @@ def no_leaks() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_terminal() -> Iterator[None]:
+    """Tables are as wide as in a pipe, however wide the terminal is from which the tests were started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        patch.delenv("LINES", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def libuv() -> None:
     """Its first loop opens a pipe for signals that stays for the life of the process: no leak of any test."""
     uvloop.new_event_loop().close()

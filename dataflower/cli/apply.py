@@ -45,7 +45,9 @@ def apply(
 
     if plan is not None and (no_plan or len(files) > 1):
         raise WrongUsage("--plan is for one workflow" if not no_plan else "--plan and --no-plan contradict each other")
-    by = "" if no_plan else None if plan is None else _plan_text(plan)
+    by: Path | str | None = "" if no_plan else plan
+    if plan is not None:
+        _check_plan(plan)
     config = compose({"code_path": code_path}).config
     with connect(server) as client:
         infos = []
@@ -65,11 +67,9 @@ def apply(
         emit([workflow_data(info) for info in infos], output, lambda: workflow_table(infos))
 
 
-def _plan_text(plan: Path) -> str:
-    """A plan file, looked at here so that what is wrong with it is said of the file."""
+def _check_plan(plan: Path) -> None:
+    """Look at a plan file here, so that what is wrong with it is said of the file; whether it fits, the server says."""
     from dataflower.cli.workflows import read_file
     from dataflower.planner.document import parse_plan
 
-    text = read_file(plan)
-    parse_plan(text, str(plan))
-    return text
+    parse_plan(read_file(plan), str(plan))

@@ -92,7 +92,7 @@ class FakeHost:
         if old and old.source == source and plan in (None, old.plan):
             return old
         status = old if old and old.source == source else self._put(workflow, source)
-        if plan:
+        if plan is not None:
             status = self._workflows[workflow.name] = replace(status, plan=plan)
         return status
 

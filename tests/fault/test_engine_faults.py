@@ -212,6 +212,11 @@ class Server:
         wanted = f"DATAFLOWER_HOST={self.process.pid}-".encode()
         return {pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if wanted in _environment(pid)}
 
+    def rooms_are_made(self) -> bool:
+        """Whether no room is on its way: what makes one has nothing yet, for a moment, that would end it."""
+        family = self.family()
+        return all(_is_made(pid, family) for pid in family)
+
     def kill(self) -> None:
         """SIGKILL, and wait for what it leaves behind to leave as well."""
         family = {pid: os.pidfd_open(pid) for pid in self.family()}
@@ -235,7 +240,7 @@ class Server:
         self.client.close()
 
 
-def ended(descriptor: int, timeout_s: float = 5.0) -> bool:
+def ended(descriptor: int, timeout_s: float = PATIENCE_S) -> bool:
     return bool(select.select([descriptor], [], [], timeout_s)[0])
 
 
@@ -244,6 +249,23 @@ def _environment(pid: int) -> bytes:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return b""
+
+
+def _is_made(pid: int, family: set[int]) -> bool:
+    """False for helpers between the keeper and a room, and for the first process of a room until that is its root."""
+    try:
+        status = _status(pid)
+        if len(status["NSpid"].split()) > 1:
+            return not os.path.samefile(f"/proc/{pid}/root", "/")
+        parent = int(status["PPid"])
+        return parent not in family or int(_status(parent)["PPid"]) not in family
+    except OSError:
+        return False  # it has just ended
+
+
+def _status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _command(pid: int) -> str:
@@ -300,6 +322,7 @@ def test_stopped_processes_go_with_a_killed_server_too(servers: list[Server], tm
     server.client.apply(BUSY["in C"])
     server.client.submit("busy", seconds=600.0)
     wait_for(lambda: server.client.workflow("busy").stages[0].busy == 1)
+    wait_for(server.rooms_are_made)
     for pid in server.family():
         os.kill(pid, signal.SIGSTOP)
     server.kill()

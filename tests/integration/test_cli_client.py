@@ -248,16 +248,46 @@ def _promise(server: Server, name: str, slo: Slo) -> None:
     server.host._workflows[name] = replace(status, workflow=replace(status.workflow, slo=slo))
 
 
+PLAN = """kind: Plan
+workflow: fresh
+rate_per_s: 1
+slo_ms: 400
+percentile: 100
+arrivals: paced
+billing: integer
+cost_per_hour: 1
+cost_per_1000: 0.3
+worst_ms: 200
+stages:
+  only:
+    budget_ms: 400
+    rate_per_s: 1
+    groups:
+      - {device: cpu, batch: 1, machines: 1, replicas: 1, rate_per_s: 1, duration_ms: 100, timeout_ms: 0, worst_ms: 200}
+"""
+
+
 def test_apply_hands_the_plan_over_and_takes_it_back(server: Server, tmp_path: Path) -> None:
     file, plan = tmp_path / "w.yaml", tmp_path / "plan.yaml"
     file.write_text("fresh")
-    plan.write_text("kind: Plan")
-    for options, expected in (((), ""), (("--plan", str(plan)), "kind: Plan"), ((), "kind: Plan")):
+    plan.write_text(PLAN)
+    for options, expected in (((), ""), (("--plan", str(plan)), PLAN), ((), PLAN), (("--no-plan",), "")):
         done = server("apply", str(file), *options)
         assert done.exit_code == 0, done.output
         assert server.host.workflow("fresh").plan == expected
     for wrong in (("--plan", str(plan), "--no-plan"), (str(file), "--plan", str(plan))):
         assert server("apply", str(file), *wrong).exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["42", "kind: Plan", "{}"])
+def test_a_file_that_is_no_plan_is_named(server: Server, tmp_path: Path, text: str) -> None:
+    file, plan = tmp_path / "w.yaml", tmp_path / "my plan.yaml"
+    file.write_text("fresh")
+    plan.write_text(text)
+    done = server("apply", str(file), "--plan", str(plan))
+    assert done.exit_code == 1
+    assert f"{plan}:1:1: " in done.stderr
+    assert "fresh" not in server("ls").stdout
 
 
 def test_yaml_can_be_read_back(server: Server) -> None:

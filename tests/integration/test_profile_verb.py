@@ -90,7 +90,7 @@ def test_a_workflow_is_measured_once_and_planned(folder: Path) -> None:
     document = parse_measured((folder / "profiles" / "sums.yaml").read_text(), "p")
     model = document.stages["model"]
     assert [p.batch for p in model.points] == [1, 2, 4]
-    assert all(10 < p.duration_ms < 500 for p in model.points)
+    assert all(p.duration_ms > 10 for p in model.points)
     in_company = len(os.sched_getaffinity(0)) > 1  # a core for the container and one for its company
     for points in (model.points, document.stages["add"].points):
         assert [p.busy_ms is not None and p.busy_ms >= p.duration_ms for p in points] == [in_company] * len(points)
