@@ -16,6 +16,12 @@ def main() -> None:
 
         print(f"dataflower {__version__}")
         return
-    from dataflower.cli.group import app
+    try:
+        from dataflower.cli.group import app
 
-    app(prog_name="dataflower")
+        app(prog_name="dataflower")
+    except KeyboardInterrupt:  # while verbs are being imported; later `group` says so
+        from dataflower.cli.exits import ExitCode
+
+        print("interrupted", file=sys.stderr)
+        sys.exit(ExitCode.INTERRUPTED)

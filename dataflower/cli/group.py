@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -49,6 +52,9 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
 }
 """Verb -> one line, by section: the help page, without importing a single verb."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a stream without a name says when it can't take more: stdout, sent to a file on a full disk."""
 
 VERBS = {verb: line for section in SECTIONS.values() for verb, line in section.items()}
 
@@ -98,6 +104,15 @@ def _command(name: str, verb: Any) -> Any:
     return command
 
 
+def _give_up_stdout() -> None:
+    """What it still holds would be tried once more, in vain and with a traceback, when the process ends."""
+    with contextlib.suppress(OSError, ValueError):  # it has no descriptor where a test has put something in its place
+        descriptor = sys.stdout.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
 class VerbGroup(TyperGroup):
     """Finds a verb by importing `dataflower.cli.VERB`; turns errors of ours into lines on stderr and an exit code."""
 
@@ -138,9 +153,13 @@ class VerbGroup(TyperGroup):
             print("interrupted", file=sys.stderr)
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except OSError as error:
-            if terminal().debug or isinstance(error, BrokenPipeError) or error.filename is None:
+            full = error.filename is None and error.errno in _FULL
+            if terminal().debug or isinstance(error, BrokenPipeError) or (error.filename is None and not full):
                 raise
-            print(f"error: can't use {str(error.filename)!r}: {error.strerror}", file=sys.stderr)
+            what = "write the output" if full else f"use {str(error.filename)!r}"
+            print(f"error: can't {what}: {error.strerror}", file=sys.stderr)
+            if full:
+                _give_up_stdout()
             raise typer.Exit(ExitCode.FAILED) from error
 
 

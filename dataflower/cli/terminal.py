@@ -81,9 +81,9 @@ def adjust(**changes: bool) -> None:
 
 def emit(data: Any, format_: Format, table: Any) -> None:
     """Print `data` (plain values) as JSON or YAML, or else what `table()` returns (a rich renderable)."""
-    if format_ is Format.JSON:
-        from dataflower.cli.values import plain
+    from dataflower.cli.values import plain
 
+    if format_ is Format.JSON:
         print(json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False), flush=True)
     elif format_ is Format.YAML:
         from ruamel.yaml import YAML
@@ -91,7 +91,7 @@ def emit(data: Any, format_: Format, table: Any) -> None:
         writer = YAML(typ="safe", pure=True)
         writer.default_flow_style = False
         writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-        writer.dump(data, sys.stdout)
+        writer.dump(plain(data), sys.stdout)
         sys.stdout.flush()
     else:
         show(table())

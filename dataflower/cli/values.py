@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import enum
 import json
 import math
 from typing import Any
@@ -14,8 +15,8 @@ _ITEMS = 8
 
 
 def plain(value: Any) -> Any:
-    """A value with nothing in it that JSON lacks: tensors become {dtype, shape, data}, bytes {nbytes, base64}, NaN null
-    and infinities strings.
+    """A value with nothing in it that JSON lacks: tensors become {dtype, shape, data}, bytes {nbytes, base64}, NaN
+    null, infinities strings, and members of enums their values.
 
     Data beyond `SHOWN` elements is left out, so that a picture does not flood the terminal.
     """
@@ -27,6 +28,8 @@ def plain(value: Any) -> Any:
         data = bytes(value)
         encoded = {"base64": base64.b64encode(data).decode()} if len(data) <= SHOWN else {}
         return {"nbytes": len(data), **encoded}
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
     if hasattr(value, "__array__"):
         return _tensor(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 import dataflower
+from dataflower import cli
 from dataflower.cli import version as version_module
 from dataflower.cli.group import VERBS, app
 from dataflower.errors import Code, Failure, InvocationFailed, NotFound, Problem, ResourceExhausted, WorkflowInvalid
@@ -42,8 +45,6 @@ def test_every_verb_has_help_with_an_example_and_the_common_options(verb: str) -
 
 
 def test_importing_the_frame_imports_nothing_heavy() -> None:
-    import subprocess
-
     heavy = "{'grpc', 'torch', 'numpy', 'rich.console', 'pydantic', 'asyncio', 'ruamel'}"
     code = f"import sys, dataflower.cli.group; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -107,6 +108,42 @@ def test_debug_lets_the_exception_through(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = fail_with(monkeypatch, FileNotFoundError(2, "No such file or directory", "w.yaml"))
     assert (code, text) == (1, "error: can't use 'w.yaml': No such file or directory\n")
+
+
+@pytest.mark.parametrize("verb", ["config", "doctor", "version"])
+def test_yaml_says_what_json_says(verb: str) -> None:
+    from ruamel.yaml import YAML
+
+    found = {}
+    for form in ("json", "yaml"):
+        result = CliRunner().invoke(app, [verb, "-o", form])
+        assert result.exit_code == 0, result.output
+        found[form] = json.loads(result.stdout) if form == "json" else YAML(typ="safe", pure=True).load(result.stdout)
+    if verb == "doctor":  # it measures, too
+        found = {form: [line["name"] for line in lines] for form, lines in found.items()}
+    assert found["json"] == found["yaml"]
+
+
+@pytest.mark.parametrize("args", [["schema"], ["config"], ["config", "-o", "yaml"]], ids=" ".join)
+def test_a_full_disk_is_said_in_a_line(args: list[str]) -> None:
+    command = [sys.executable, "-m", "dataflower.cli", *args]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: can't write the output: No space left on device\n")
+
+
+def test_an_interrupt_while_verbs_are_imported_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "dataflower.cli.group", SimpleNamespace(app=interrupted))
+    monkeypatch.setattr(sys, "argv", ["dataflower", "ls"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_verb_of_its_own_module_can_be_found() -> None:
