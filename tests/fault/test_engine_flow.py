@@ -185,8 +185,10 @@ async def test_a_producer_is_never_more_than_its_credit_ahead_of_a_slow_reader(t
         await rig.client.apply(DIRECT)
         invocation = await rig.host.invoke("direct", {"n": 40, "nbytes": 1000, "log": str(log)})
         read, most = 0, 0
-        async for item in invocation.outputs():
-            await asyncio.sleep(0.05)  # the item is in our hands: it is not taken before we ask for the next
+        async for item in invocation.outputs():  # in our hands: it is not taken before we ask for the next
+            wanted = min(read + CREDIT, 40)
+            await rig.until(lambda wanted=wanted: count(log) >= wanted)  # type: ignore[misc]
+            await asyncio.sleep(0.02)  # for one that would go further than it may
             assert item.value[0] == read
             most = max(most, count(log) - read)
             read += 1

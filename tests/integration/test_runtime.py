@@ -37,7 +37,7 @@ async def host() -> AsyncIterator[Runtime]:
         assert running.statistics().core.invocations == 0
 
 
-async def settle(host: Runtime, timeout_s: float = 5.0) -> None:
+async def settle(host: Runtime, timeout_s: float = 20.0) -> None:
     """Wait for the messages that follow the end of an invocation (cancelled tasks, released slots)."""
     end = time.monotonic() + timeout_s
     while (core := host.statistics().core).slots or core.invocations or core.tasks:
