@@ -218,6 +218,25 @@ ToContainer = (
 # --- container -> host ---------------------------------------------------------------------------------------
 
 
+class StartKind(enum.Enum):
+    """What a start spends time on within `setup`."""
+
+    WEIGHTS = "weights"
+    MODEL = "model"
+    ADAPTER = "adapter"
+    WARM_UP = "warm-up"
+
+
+class StartPhase(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a container's `setup`. `what`: which weights, which adapter. `was_there`: nothing had to be loaded."""
+
+    kind: StartKind
+    what: str
+    seconds: float
+    nbytes: int = 0
+    was_there: bool = False
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     """The container is ready: user module imported, `setup` done. Durations in seconds, by phase."""
 
@@ -225,6 +244,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     pid: int
     import_s: float = 0.0
     setup_s: float = 0.0
+    phases: tuple[StartPhase, ...] = ()
+    """Of `setup`, as far as it is known what it did."""
 
 
 class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag="nostart"):

@@ -44,6 +44,8 @@ class Attachment:
     mapping: Mapping
     folder: Path
     digest: str
+    was_there: bool = False
+    """It was in memory before it was asked for."""
 
 
 def door_name(fd: int) -> str:
@@ -130,6 +132,7 @@ class _Session:
         self._attached: protocol.Attached | None = None
         self._mapping: Mapping | None = None
         self._pieces: list[int] = []
+        self._was_there = True
 
     def run(self, model: str) -> Attachment:
         try:
@@ -155,6 +158,7 @@ class _Session:
             case protocol.Pieces():
                 self._map()
             case protocol.Progress(arrived, total, prefix):
+                self._was_there = False
                 if self._on_progress is not None:
                     self._on_progress(arrived, total)
                 self._tell(prefix)
@@ -165,7 +169,7 @@ class _Session:
                 assert self._mapping is not None
                 self._tell(self._mapping.nbytes)
                 manifest, folder = self._attached.manifest, Path(self._attached.folder)
-                return Attachment(manifest, self._mapping, folder, digest)
+                return Attachment(manifest, self._mapping, folder, digest, self._was_there)
             case _:
                 raise PeerGone("the store said what it should not")
         return None

@@ -8,6 +8,7 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataflower import phases, wire
 from dataflower.checkpoint.client import Attachment, OnProgress, attach, find_door
 from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.loader import Progress, ignore
@@ -17,9 +18,11 @@ from dataflower.checkpoint.plan import Plan, find
 from dataflower.checkpoint.region import Mapping, Owned
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.checkpoint.weights import Weights
+from dataflower.clock import SystemClock
 from dataflower.errors import FailedPrecondition, ResourceExhausted, Unavailable
 
 _log = logging.getLogger(__name__)
+_monotonic = SystemClock().monotonic
 
 
 def open_weights(
@@ -50,18 +53,22 @@ def open_weights(
     door = find_door()
     if door is None:
         return _open_here(str(model), config or StoreConfig(), progress)
-    got = _attach_packed(door, Wanted(packed, str(model)), progress) if packed else None
+    begun, name = _monotonic(), str(Wanted(packed, str(model)))
+    got = _attach_packed(door, name, progress) if packed else None
     if got is None:
-        got = attach(door, str(model), _differences(progress))
+        name = str(model)
+        got = attach(door, name, _differences(progress))
+    waited_s, nbytes = _monotonic() - begun, got.mapping.nbytes
+    phases.note(wire.StartKind.WEIGHTS, name, waited_s, nbytes=nbytes, was_there=got.was_there)
     return Weights(got.manifest, got.mapping, got.folder, str(model), got.digest, shared=True)
 
 
-def _attach_packed(door: int, wanted: Wanted, progress: Progress) -> Attachment | None:
+def _attach_packed(door: int, name: str, progress: Progress) -> Attachment | None:
     """None: there are none, which is no reason not to run."""
     try:
-        return attach(door, str(wanted), _differences(progress))
+        return attach(door, name, _differences(progress))
     except (FailedPrecondition, ResourceExhausted, Unavailable) as error:
-        _log.info("%s runs on its weights as they are: %s", wanted.model, error.message)
+        _log.info("%s are not to be had, so the weights are used as they are: %s", name, error.message)
         return None
 
 

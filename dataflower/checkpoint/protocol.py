@@ -72,13 +72,14 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=8):
 
 
 class Resident(msgspec.Struct, frozen=True, array_like=True):
-    """A model in memory. `clients`: how many processes have it mapped."""
+    """A model in memory. `clients`: how many processes have it mapped. `held`: it stays for preloading's sake."""
 
     name: str
     digest: str
     nbytes: int
     clients: int
     ready: bool
+    held: bool = False
 
 
 class Rate(msgspec.Struct, frozen=True, array_like=True):
@@ -101,8 +102,26 @@ class Statistics(msgspec.Struct, frozen=True, array_like=True, tag=9):
     rates: tuple[Rate, ...]
 
 
-FromClient = Enter | Ask | AskStatistics
-FromStore = Progress | Attached | Pieces | Ready | Refused | Statistics
+class Hold(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Client -> store: load a model if need be and keep it as long as this socket is open; once more: another density.
+
+    A wish, not a pin: models that functions ask for drive it out, the least dense first. Answered with `Holding` or
+    `Refused`; the socket is closed when the model had to go.
+    """
+
+    model: str
+    density: float
+
+
+class Holding(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Store -> client: a model is in memory. `seconds` that its load took; 0 if it was there."""
+
+    nbytes: int
+    seconds: float
+
+
+FromClient = Enter | Ask | AskStatistics | Hold
+FromStore = Progress | Attached | Pieces | Ready | Refused | Statistics | Holding
 
 _encoder = msgspec.msgpack.Encoder()
 _from_client: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)

@@ -39,6 +39,8 @@ class _Client:
     early: bool = False
     key: str = ""
     attached: bool = False
+    holds: bool = False
+    """It wants the model to stay, and nothing for itself."""
 
 
 @dataclass(slots=True)
@@ -49,6 +51,8 @@ class _Holding:
     owned: Owned
     began: float
     ready: bool = False
+    seconds: float = 0.0
+    """That the load took."""
 
 
 class Store:
@@ -125,6 +129,11 @@ class Store:
                 case protocol.Ask(model, early) if not client.model:
                     client.model, client.early = model, early
                     self._handle(tiers.Asked(client.number, model))
+                case protocol.Hold(model, density) if not client.model:
+                    client.model, client.holds = model, True
+                    self._handle(tiers.Asked(client.number, model, density))
+                case protocol.Hold(model, density) if client.holds and client.model == model:
+                    self._handle(tiers.Valued(client.number, density))
                 case protocol.AskStatistics():
                     self._send(client, self.statistics())
                 case _:
@@ -171,6 +180,9 @@ class Store:
                         self._free.pop().close()
                 case tiers.Grant(number, key):
                     self._grant(number, key)
+                case tiers.Drop(number):
+                    if number in self._clients:
+                        self._drop(self._clients[number])
                 case tiers.Refuse(number, code, message):
                     if number in self._clients:
                         self._refuse(self._clients[number], code, message)
@@ -200,7 +212,7 @@ class Store:
         self._hits += plan.key in self._holdings
         self._plans.setdefault(plan.key, plan)
         self._handle(tiers.Located(plan.model, plan.key, plan.memory_bytes, plan.remote, plan.name))
-        if plan.key not in self._tier.resident():
+        if plan.key not in self._tier.resident() and not self._tier.is_parked(plan.key):
             self._plans.pop(plan.key, None)  # refused
         self._send_early(plan.key)
 
@@ -248,6 +260,7 @@ class Store:
 
     def _filled(self, key: str, holding: _Holding, seconds: float) -> None:
         holding.ready = True
+        holding.seconds = seconds
         self._rates.note("remote" if holding.plan.remote else "disk", holding.plan.nbytes, seconds)
         self._handle(tiers.Loaded(key))
 
@@ -261,6 +274,10 @@ class Store:
         client = self._clients.get(number)
         if client is None:  # it went while this was being decided
             self._handle(tiers.Gone(number))
+            return
+        if client.holds:
+            holding = self._holdings[key]
+            self._send(client, protocol.Holding(holding.plan.memory_bytes, holding.seconds))
             return
         if not client.attached:
             self._attach(client, key)
@@ -293,14 +310,14 @@ class Store:
         arrival = holding.plan.arrival
         message = protocol.Progress(arrival.arrived, holding.plan.nbytes, arrival.prefix)
         for client in list(self._clients.values()):
-            if client.key == key:
+            if client.key == key and not client.holds:
                 self._send(client, message)
 
     def statistics(self) -> protocol.Statistics:
         """What is where, as clients may ask it."""
         models = [
-            protocol.Resident(name, self._holdings[key].plan.digest if ready else "", nbytes, clients, ready)
-            for key, (name, nbytes, clients, ready) in self._tier.resident().items()
+            protocol.Resident(name, self._holdings[key].plan.digest if ready else "", nbytes, clients, ready, held)
+            for key, (name, nbytes, clients, ready, held) in self._tier.resident().items()
         ]
         rates = [
             protocol.Rate(source, self._rates.bandwidth(source), self._tier.queued_bytes(source == "remote"))

@@ -7,7 +7,9 @@ pinned or in use. Memory is counted in the pieces that `layout` cuts it into; wh
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dataflower.checkpoint.layout import SEGMENT_BYTES, pieces
@@ -16,10 +18,11 @@ from dataflower.errors import Code
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A client wants a model."""
+    """A client wants a model. `density`: it only wants it to be there, so much per byte; None: it needs it."""
 
     client: int
     model: str
+    density: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,14 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class Valued:
+    """A client that holds a model, or will, values a byte of it otherwise now."""
+
+    client: int
+    density: float
+
+
+@dataclass(frozen=True, slots=True)
 class Pins:
     """Which of the models in memory are pinned, now."""
 
@@ -86,7 +97,7 @@ class Lost:
     segments: int
 
 
-Event = Asked | Located | NotLocated | Loaded | LoadFailed | Gone | Pins | Prefaulted | Lost
+Event = Asked | Located | NotLocated | Loaded | LoadFailed | Gone | Valued | Pins | Prefaulted | Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,13 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """A client held a model that had to go."""
+
+    client: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """A client gets an error."""
 
@@ -135,7 +153,7 @@ class Refuse:
     message: str
 
 
-Command = Locate | Load | Evict | Trim | Grant | Refuse
+Command = Locate | Load | Evict | Trim | Grant | Drop | Refuse
 
 
 @dataclass(slots=True)
@@ -152,6 +170,7 @@ class _Entry:
     ready: bool = False
     waiting: list[int] = field(default_factory=list)
     clients: set[int] = field(default_factory=set)
+    holders: set[int] = field(default_factory=set)
     last_used: float = 0.0
 
     @property
@@ -167,8 +186,12 @@ class MemoryTier:
         self._entries: dict[str, _Entry] = {}
         self._locating: dict[str, list[int]] = {}
         self._of_client: dict[int, str] = {}
+        self._density: dict[int, float] = {}
+        """Of clients that hold a model, or want to."""
         self._queues: dict[bool, deque[str]] = {False: deque(), True: deque()}
         self._loading: dict[bool, str | None] = {False: None, True: None}
+        self._parked: list[tuple[Located, list[int]]] = []
+        """Who needs a model and has no room because of a load that nobody needs: until that is over."""
         self._pinned: frozenset[str] = frozenset()
         self._free = 0
 
@@ -184,9 +207,9 @@ class MemoryTier:
         """Memory of free segments."""
         return self._free * SEGMENT_BYTES
 
-    def resident(self) -> dict[str, tuple[str, int, int, bool]]:
-        """Key -> (name, bytes, clients, whether it is completely there)."""
-        return {e.key: (e.name, e.nbytes, len(e.clients), e.ready) for e in self._entries.values()}
+    def resident(self) -> dict[str, tuple[str, int, int, bool, bool]]:
+        """Key -> (name, bytes, clients, whether it is completely there, whether it is held)."""
+        return {e.key: (e.name, e.nbytes, len(e.clients), e.ready, bool(e.holders)) for e in self._entries.values()}
 
     def queued_bytes(self, remote: bool) -> int:
         """What is to be loaded from the disk (or fetched) before a load that would be asked for now."""
@@ -203,8 +226,12 @@ class MemoryTier:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take note of an event at time `now` (seconds); gives what is to be done, in order."""
         match event:
-            case Asked(client, model):
+            case Asked(client, model, density):
+                if density is not None:
+                    self._density[client] = density
                 return self._asked(client, model)
+            case Valued(client, density):
+                self._density[client] = density
             case Located():
                 return self._located(event, now)
             case NotLocated(model, code, message):
@@ -212,7 +239,7 @@ class MemoryTier:
             case Loaded(key):
                 return self._loaded(key, now)
             case LoadFailed(key, code, message):
-                return self._failed(key, code, message)
+                return self._failed(key, code, message, now)
             case Gone(client):
                 self._gone(client, now)
             case Pins(keys):
@@ -231,15 +258,19 @@ class MemoryTier:
 
     def _located(self, event: Located, now: float) -> list[Command]:
         clients = self._locating.pop(event.model, [])
-        if not clients:
-            return []
+        return self._place(event, clients, now) if clients else []
+
+    def _place(self, event: Located, clients: list[int], now: float) -> list[Command]:
         entry = self._entries.get(event.key)
         commands: list[Command] = []
         if entry is None:
             whole, tail = pieces(event.nbytes)
             entry = _Entry(event.key, event.name or event.model, event.nbytes, event.remote, whole, tail)
-            room = self._make_room(entry)
+            room = self._make_room(entry, self._worth(clients))
             if isinstance(room, str):
+                if self._worth(clients) == math.inf and self._has_whims:
+                    self._parked.append((event, clients))
+                    return []
                 return [Refuse(client, Code.RESOURCE_EXHAUSTED, room) for client in clients]
             commands += room
             self._entries[event.key] = entry
@@ -250,8 +281,25 @@ class MemoryTier:
             return commands
         return commands + [self._grant(entry, client, now) for client in clients]
 
+    @property
+    def _has_whims(self) -> bool:
+        """Whether something is being loaded that nobody needs."""
+        return any(not e.ready and self._worth(e.waiting) < math.inf for e in self._entries.values())
+
+    def is_parked(self, key: str) -> bool:
+        """Whether somebody waits for room for this model."""
+        return any(event.key == key for event, _ in self._parked)
+
+    def _unpark(self, now: float) -> list[Command]:
+        parked, self._parked = self._parked, []
+        return [command for event, clients in parked if clients for command in self._place(event, clients, now)]
+
+    def _worth(self, clients: Iterable[int]) -> float:
+        """What a byte is worth to them: endlessly much to who needs it; -1: nobody wants it."""
+        return max((self._density.get(client, math.inf) for client in clients), default=-1.0)
+
     def _grant(self, entry: _Entry, client: int, now: float) -> Grant:
-        entry.clients.add(client)
+        (entry.holders if client in self._density else entry.clients).add(client)
         entry.last_used = now
         self._of_client[client] = entry.key
         return Grant(client, entry.key)
@@ -261,22 +309,26 @@ class MemoryTier:
         entry.ready, entry.last_used = True, now
         self._loading[entry.remote] = None
         waiting, entry.waiting = entry.waiting, []
-        return [self._grant(entry, client, now) for client in waiting] + self._begin(entry.remote)
+        granted: list[Command] = [self._grant(entry, client, now) for client in waiting]
+        return granted + self._begin(entry.remote) + self._unpark(now)
 
-    def _failed(self, key: str, code: Code, message: str) -> list[Command]:
+    def _failed(self, key: str, code: Code, message: str, now: float) -> list[Command]:
         entry = self._forget(key)
         self._loading[entry.remote] = None
         refused: list[Command] = [Refuse(client, code, message) for client in entry.waiting]
-        return [Evict(key), *refused, *self._begin(entry.remote)]
+        return [Evict(key), *refused, *self._begin(entry.remote), *self._unpark(now)]
 
     def _gone(self, client: int, now: float) -> None:
+        self._density.pop(client, None)
         key = self._of_client.pop(client, None)
         if key is not None:
             entry = self._entries[key]
+            entry.holders.discard(client)
             entry.clients.discard(client)
             entry.last_used = now
             return
-        for waiting in (*self._locating.values(), *(entry.waiting for entry in self._entries.values())):
+        parked = (clients for _, clients in self._parked)
+        for waiting in (*self._locating.values(), *parked, *(entry.waiting for entry in self._entries.values())):
             if client in waiting:
                 waiting.remove(client)  # what was begun goes on: the next to ask finds it done
 
@@ -290,13 +342,20 @@ class MemoryTier:
 
     # --- room ----------------------------------------------------------------------------------------------------
 
-    def _make_room(self, entry: _Entry) -> list[Command] | str:
-        """Evictions that make room for `entry`, which then takes the free segments it can use; or why there is none."""
+    def _make_room(self, entry: _Entry, worth: float) -> list[Command] | str:
+        """Evictions that make room for `entry`, which then takes the free segments it can use; or why there is none.
+
+        What is held goes after everything else, the least dense first, and only for what is worth more.
+        """
         if entry.held > self.cap_bytes:
             return f"{entry.name} needs {_mib(entry.held)} of memory; the store may use {_mib(self.cap_bytes)}"
         idle = sorted(
-            (e for e in self._entries.values() if e.ready and not e.clients and e.key not in self._pinned),
-            key=lambda e: e.last_used,
+            (
+                e
+                for e in self._entries.values()
+                if e.ready and not e.clients and e.key not in self._pinned and self._worth(e.holders) < worth
+            ),
+            key=lambda e: (self._worth(e.holders), e.last_used),
         )
         fixed = self.held_bytes - self.free_bytes - sum(e.held for e in idle)
         if fixed + entry.held > self.cap_bytes:
@@ -315,6 +374,9 @@ class MemoryTier:
                 victim = idle.pop(0)
                 self._forget(victim.key)
                 commands.append(Evict(victim.key))
+                for holder in sorted(victim.holders):
+                    del self._of_client[holder]
+                    commands.append(Drop(holder))
         entry.recycled = min(self._free, entry.whole)
         self._free -= entry.recycled
         return commands

@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from dataflower.cli.outcome import failure_data
+from dataflower.cli.sizes import human
 from dataflower.cli.values import plain, text
 from dataflower.clock import SystemClock
 from dataflower.errors import NotFound
-from dataflower.host.api import InvocationRecord, StageStatus, State
+from dataflower.host.api import InvocationRecord, Preloaded, StageStatus, State
 from dataflower.spec.function import Port
 from dataflower.spec.workflow import Slo
 
@@ -93,6 +94,29 @@ def workflow_table(infos: Iterable[WorkflowInfo]) -> RenderableType:
         queued = sum(s.queued for s in info.stages)
         counts = (str(n) for n in (info.version, info.running, containers, queued))
         table.add_row(info.name, *counts, ago(info.applied_at), Text(info.description))
+    return table
+
+
+def preloaded_data(artifact: Preloaded) -> dict[str, Any]:
+    """What could be ready ahead, as plain values."""
+    return {
+        "name": artifact.name,
+        "kind": artifact.kind,
+        "bytes": artifact.nbytes,
+        "saved_s": artifact.saved_s,
+        "value": artifact.value,
+        "held": artifact.held,
+        "ready": artifact.ready,
+        "users": list(artifact.users),
+    }
+
+
+def preloaded_table(artifacts: Iterable[Preloaded]) -> RenderableType:
+    """A line for each artifact of preloading: `ready`, `on its way`, or not held."""
+    table = _table("ready ahead of calls", "state", "memory", "saves", "users")
+    for a in artifacts:
+        state = ("ready" if a.ready else "on its way") if a.held else "not held"
+        table.add_row(Text(a.name), state, human(a.nbytes), f"{a.saved_s:.2f} s", str(len(a.users)))
     return table
 
 

@@ -87,6 +87,10 @@ class Config:
     """Environment variables that they see, besides harmless ones; `*` stands for anything."""
     control_groups: bool = True
     """Whether limits are also kept by control groups, where the kernel allows."""
+    preload: bool = False
+    """Whether libraries, weights and containers are got ready ahead of calls, for those who are called often."""
+    preload_memory_bytes: int = 4096 * _MIB
+    """Cap on the memory of what is held ready."""
     cpus: int = field(default_factory=_cpus)
     """Cores to plan with."""
     max_containers: int = 64

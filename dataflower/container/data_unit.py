@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dataflower import wire
+from dataflower import phases, wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
 from dataflower.channel.link import Link
@@ -110,7 +110,7 @@ class DataUnit:
         """Tell the host that tasks may come."""
         with self._lock:
             self._ready = True
-        self._send(wire.Hello(wire.VERSION, os.getpid(), import_s, setup_s))
+        self._send(wire.Hello(wire.VERSION, os.getpid(), import_s, setup_s, phases.collect()))
 
     def start_failed(self, error: wire.ErrorRecord) -> None:
         """Tell the host that no task will ever run here."""

@@ -21,6 +21,28 @@ class Preload(Struct, frozen=True):
     """Of the stages that it is for; None: as the host does it by default."""
 
 
+class Unload(Struct, frozen=True):
+    """That zygote need not be kept: it may end when it has no containers."""
+
+    modules: tuple[str, ...]
+    isolation: Isolation | None = None
+
+
+class SizeWeights(Struct, frozen=True):
+    """Find out how large a model's weights are: `events.WeightsSized` follows."""
+
+    model: str
+
+
+class HoldWeights(Struct, frozen=True):
+    """Keep these models in memory, and no others for the policy's sake: (name, value of a byte).
+
+    `events.WeightsSized` follows for each new one. They make room for what functions ask for, least dense first.
+    """
+
+    models: tuple[tuple[str, float], ...]
+
+
 class StartContainer(Struct, frozen=True):
     """Fork a container for a stage; `ContainerSaid(Hello | StartFailed)` or `ContainerExited` follows."""
 
@@ -101,6 +123,9 @@ class WakeAt(Struct, frozen=True):
 
 Command = (
     Preload
+    | Unload
+    | SizeWeights
+    | HoldWeights
     | StartContainer
     | StopContainer
     | KillContainer

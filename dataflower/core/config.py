@@ -11,6 +11,7 @@ class CoreConfig:
 
     `cpus`: the default for `max_replicas`. `cancel_grace_s`: how long a task that was told to stop may go on before its
     container is killed. `start_timeout_s`: how long a container may take to be ready, where its stage says nothing.
+    `preload`: get ready ahead what calls are likely to need, in at most `preload_memory_bytes`.
     """
 
     cpus: int = 2
@@ -18,3 +19,5 @@ class CoreConfig:
     cancel_grace_s: float = 2.0
     start_timeout_s: float = 300.0
     seed: int = 0
+    preload: bool = False
+    preload_memory_bytes: int = 0

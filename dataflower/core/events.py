@@ -99,6 +99,33 @@ class ContainerExited(Struct, frozen=True):
     reason: str
 
 
+class ZygoteStarted(Struct, frozen=True):
+    """A zygote has imported its libraries. `nbytes` of its own; 0: unknown."""
+
+    modules: tuple[str, ...]
+    seconds: float
+    nbytes: int = 0
+
+
+class ContainerSized(Struct, frozen=True):
+    """So much memory is a container's own."""
+
+    container: int
+    nbytes: int
+
+
+class WeightsSized(Struct, frozen=True):
+    """Answer to `SizeWeights` and `HoldWeights`. `nbytes` 0: they can't be had. `seconds`: of the load; 0: unknown.
+
+    `held`: they are in memory now and stay.
+    """
+
+    model: str
+    nbytes: int
+    seconds: float = 0.0
+    held: bool = False
+
+
 class Woke(Struct, frozen=True):
     """The time asked for by `WakeAt` has come."""
 
@@ -115,5 +142,8 @@ Event = (
     | InvocationReleased
     | ContainerSaid
     | ContainerExited
+    | ZygoteStarted
+    | ContainerSized
+    | WeightsSized
     | Woke
 )

@@ -39,6 +39,15 @@ class Fleet:
                 break
             self._start(pool, now)
 
+    def keep(self, pool: Pool, containers: int, now: float) -> None:
+        """Have so many containers ready whether or not they are called; nobody makes room for them."""
+        pool.warm = 0 if pool.closing else min(containers, pool.max_replicas)
+        if pool.size < pool.warm and now >= pool.blocked_until and len(self.containers) < self._limit:
+            self._start(pool, now)
+        if pool.surplus() > 0:
+            for container in pool.idle:
+                self.watch_idle(container, now)
+
     def place_starved(self, now: float) -> None:
         """Something happened: try again for the pools that wait for room, those with the fewest containers first."""
         starved = sorted(self.starved, key=lambda p: p.size)
@@ -111,7 +120,7 @@ class Fleet:
         if any(c.phase is ContainerPhase.LEAVING for c in self.containers.values()):
             return False
         pools = {c.pool: None for c in self.containers.values() if c.pool is not pool}
-        spare = [p.idle[0] for p in pools if p.surplus() > 0 and not p.queued and p.idle]
+        spare = [p.idle[0] for p in pools if p.dispensable() > 0 and not p.queued and p.idle]
         if spare:
             self.stop(min(spare, key=lambda c: c.idle_since))
             return False

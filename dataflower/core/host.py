@@ -18,13 +18,14 @@ from dataflower.core.admission import Admission, hopeless_s
 from dataflower.core.call import Call, Deployment
 from dataflower.core.commands import Command, FinishInvocation, Tell
 from dataflower.core.config import CoreConfig
+from dataflower.core.device.preloader import Prepared
 from dataflower.core.dispatch import BatchPool
 from dataflower.core.events import Slot
 from dataflower.core.inputs import news
 from dataflower.core.instance import Emitter, Phase
 from dataflower.core.matching import Flow
 from dataflower.core.pool import ContainerPhase, Pool
-from dataflower.core.preload import zygote_kinds
+from dataflower.core.preloading import families
 from dataflower.core.program import CALLER
 from dataflower.core.reports import Reports
 from dataflower.core.starvation import memory_full
@@ -67,6 +68,9 @@ class HostCore(Reports):
             events.InvocationReleased: self._invocation_released,
             events.ContainerSaid: self._container_said,
             events.ContainerExited: self._container_exited,
+            events.ZygoteStarted: self._zygote_started,
+            events.ContainerSized: self._container_sized,
+            events.WeightsSized: self._weights_sized,
             events.Woke: self._woke,
         }
 
@@ -124,9 +128,10 @@ class HostCore(Reports):
             if not stage.stage.is_switch
         }
         self._deployments[event.key] = Deployment(event.key, event.program, pools)
-        for isolation in dict.fromkeys(pool.stage.isolation for pool in pools.values()):
-            alike = [pool.stage.preload for pool in pools.values() if pool.stage.isolation is isolation]
-            self._out.extend(commands.Preload(modules, isolation) for modules in zygote_kinds(alike))
+        if self._preloading is not None:
+            self._preloading.deployed(event.key, pools.values(), now)
+        else:
+            self._out.extend(commands.Preload(*library) for library in families(pools.values()))
         for pool in pools.values():
             self._dispatch(pool, now)
 
@@ -134,6 +139,8 @@ class HostCore(Reports):
         deployment = self._deployments.get(event.key)
         if deployment is not None:
             deployment.removed = True
+            if self._preloading is not None:
+                self._preloading.removed(event.key, now)
             self._close_if_unused(deployment)
 
     def _plan_changed(self, event: events.PlanChanged, now: float) -> None:
@@ -161,6 +168,21 @@ class HostCore(Reports):
         for pool in deployment.pools.values():
             self._fleet.close(pool)
 
+    # --- preloading ------------------------------------------------------------------------------------------
+
+    def _zygote_started(self, event: events.ZygoteStarted, now: float) -> None:
+        if self._preloading is not None:
+            self._preloading.zygote_started(event, now)
+
+    def _container_sized(self, event: events.ContainerSized, now: float) -> None:
+        container = self._containers.get(event.container)
+        if self._preloading is not None and container is not None:
+            self._preloading.container_sized(container, event.nbytes, now)
+
+    def _weights_sized(self, event: events.WeightsSized, now: float) -> None:
+        if self._preloading is not None:
+            self._preloading.weights_sized(event, now)
+
     # --- invocations -----------------------------------------------------------------------------------------
 
     def _invocation_arrived(self, event: events.InvocationArrived, now: float) -> None:
@@ -182,6 +204,8 @@ class HostCore(Reports):
         call = Call(flow, deployment, event.deadline, now)
         self._calls[event.invocation] = call
         deployment.calls += 1
+        if self._preloading is not None:
+            self._preloading.called(event.key, now)
         if event.deadline:
             call.deadline_timer = self.timers.at(event.deadline, lambda at: self._deadline_passed(call, at))
         flow.start(event.inputs, event.open_inputs)
@@ -348,6 +372,10 @@ class HostCore(Reports):
             busy = sum(1 for c in ready if c.tasks)
             rows.append((pool.stage.name, pool.starting, len(ready) - busy, busy, pool.queued))
         return tuple(rows)
+
+    def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...] | None:
+        """What could be ready ahead and whether it is, the densest first; None without preloading."""
+        return None if self._preloading is None else self._preloading.prepared(now)
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the books disagree with each other."""

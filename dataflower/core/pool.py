@@ -99,6 +99,8 @@ class Pool:
         self.blocked_until = 0.0
         """No start before this time (back-off after failed starts)."""
         self.closing = False
+        self.warm = 0
+        """Containers that are kept for the sake of calls to come, as long as nothing else needs the room."""
         self.run_s = 0.0
         """How long the function takes, as measured lately; 0 if nobody knows or asks."""
         self.together = self.concurrency
@@ -227,6 +229,10 @@ class Pool:
 
     def surplus(self) -> int:
         """How many idle containers may leave."""
+        return self.size - (0 if self.closing else max(self.min_replicas, self.warm))
+
+    def dispensable(self) -> int:
+        """How many idle containers may leave if others need the room."""
         return self.size - (0 if self.closing else self.min_replicas)
 
     def ran(self, seconds: float) -> None:

@@ -62,6 +62,8 @@ class Reports(Tasks):
         if pool.closing:
             self._fleet.stop(container)
             return
+        if self._preloading is not None:
+            self._preloading.started(container, message, now)
         self._dispatch(pool, now)
         if not container.tasks:
             self._fleet.watch_idle(container, now)
@@ -292,5 +294,7 @@ class Reports(Tasks):
             self._note_failed_start(pool, failure, now, at_once=False)
         else:
             self._dispatch(pool, now)
+        if self._preloading is not None:
+            self._preloading.ended(container, now)
         for other in freed:
             self._after_task(other, now)

@@ -17,6 +17,7 @@ from dataflower.core.inputs import at_start
 from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
 from dataflower.core.pool import Container, Pool
+from dataflower.core.preloading import Preloading
 from dataflower.core.relay import Relays
 from dataflower.core.retry import Jitter, caught_by, next_delay_s
 from dataflower.core.starvation import Starvation
@@ -36,6 +37,9 @@ class Tasks(Relays):
         self._timeouts: dict[int, Timer] = {}
         self._fleet = Fleet(config.max_containers, self.timers, self._say, self._start_is_late, config.start_timeout_s)
         self._containers = self._fleet.containers
+        self._preloading: Preloading | None = None
+        if config.preload:
+            self._preloading = Preloading(config.preload_memory_bytes, self._fleet, self.timers, self._say)
         self._starvation = Starvation(self._tasks, self._containers, self._calls, self.timers)
         self._jitter = Jitter(config.seed)
         self._last_task = 0

@@ -10,7 +10,7 @@ from dataflower.errors import Failure
 from dataflower.gateway import values
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway.status import code_number, code_of
-from dataflower.host.api import InvocationRecord, PeerState, PeerStatus, StageStatus, State, WorkflowStatus
+from dataflower.host.api import InvocationRecord, PeerState, PeerStatus, Preloaded, StageStatus, State, WorkflowStatus
 from dataflower.spec.function import Kind, Port, PortType
 from dataflower.spec.workflow import Slo
 
@@ -54,6 +54,30 @@ class ServerInfo:
     log_dir: str = ""
     """Where functions' output is written, on the server's machine; empty if nowhere."""
     peers: tuple[PeerStatus, ...] = ()
+    preloaded: tuple[Preloaded, ...] = ()
+    """What could be ready ahead of calls, the most valuable byte first; nothing where preloading is off."""
+
+
+def encode_preloaded(artifact: Preloaded, into: Any) -> None:
+    """An artifact of preloading into its message."""
+    into.name, into.kind, into.nbytes, into.value = artifact.name, artifact.kind, artifact.nbytes, artifact.value
+    into.held, into.ready = artifact.held, artifact.ready
+    into.users.extend(artifact.users)
+    set_time(into.saved, artifact.saved_s)
+
+
+def decode_preloaded(message: Any) -> Preloaded:
+    """And back."""
+    return Preloaded(
+        message.name,
+        message.kind,
+        message.nbytes,
+        seconds_of(message.saved),
+        message.value,
+        message.held,
+        message.ready,
+        tuple(message.users),
+    )
 
 
 def set_time(into: Any, seconds: float) -> None:

@@ -137,7 +137,8 @@ class Metrics:
 
     def started(self, start: ContainerStart) -> None:
         """A container is ready."""
-        for phase, seconds in (("spawn", start.spawn_s), ("import", start.import_s), ("setup", start.setup_s)):
+        phases = (("spawn", start.spawn_s), ("import", start.import_s), ("setup", start.setup_s))
+        for phase, seconds in (*phases, *((part.kind.value, part.seconds) for part in start.phases)):
             self._starts.observe((start.workflow, start.stage, phase), seconds)
 
     def requested(self, method: str, route: str, status: int, seconds: float) -> None:

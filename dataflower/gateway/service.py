@@ -210,6 +210,8 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
             messages.encode_workflow(status, response.workflows.add(), source=False)
         for peer in self._host.peers():
             messages.encode_peer(peer, response.peers.add())
+        for artifact in self._host.preloaded():
+            messages.encode_preloaded(artifact, response.preloaded.add())
         return fitting(response, self._limit)
 
 

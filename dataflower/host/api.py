@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Failure
 from dataflower.spec.workflow import Workflow
+from dataflower.wire import StartPhase
 
 
 class State(enum.Enum):
@@ -137,6 +138,33 @@ class ContainerStart:
     """The import of the function's module."""
     setup_s: float
     """The function's `setup`: weights, warm-up."""
+    phases: tuple[StartPhase, ...] = ()
+    """Of `setup`, as far as it is known what it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preloaded:
+    """An artifact that starts need, as the policy of preloading sees it.
+
+    Attributes:
+        name: what it is: libraries, weights or a container, and which.
+        kind: `library`, `backbone` or `kernels` (a container, with adapter and warmed-up kernels in it).
+        nbytes: memory that it takes.
+        saved_s: by how much a start is shorter that finds it there.
+        value: seconds of waiting that it saves in a second, at the present rates.
+        held: the policy wants it ready.
+        ready: it is.
+        users: functions that need it, as `workflow/stage`.
+    """
+
+    name: str
+    kind: str
+    nbytes: int
+    saved_s: float
+    value: float
+    held: bool
+    ready: bool
+    users: tuple[str, ...]
 
 
 StartListener = Callable[[ContainerStart], None]
@@ -261,6 +289,10 @@ class HostApi(Protocol):
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """Other hosts: those that run stages for this one, then those that it runs stages for."""
+        ...
+
+    def preloaded(self) -> tuple[Preloaded, ...]:
+        """What could be ready ahead of calls, the most valuable byte first; nothing where preloading is off."""
         ...
 
     def usage(self) -> HostUsage:

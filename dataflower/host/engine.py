@@ -24,11 +24,12 @@ from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock
 from dataflower.core import commands
 from dataflower.core.commands import Command, FinishInvocation, Tell
-from dataflower.core.events import ContainerExited, ContainerSaid, Event, Woke
+from dataflower.core.events import ContainerExited, ContainerSaid, ContainerSized, Event, Woke, ZygoteStarted
 from dataflower.core.ledger import Ledger
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.api import ContainerStart, StartListener
 from dataflower.host.guests import Lender
+from dataflower.host.holder import Holder, private_bytes
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.meeting import Credentials
@@ -135,6 +136,11 @@ class Engine:
         self.lender = None if config.peer_port is None else Lender(config, credentials, files_on)
         """What lets other hosts run containers here."""
         self._launcher = Launcher(clock, config, self._on_exit, spill)
+        self._holder: Holder | None = None
+        """Set where the core preloads."""
+        if config.preload:
+            self._launcher.on_zygote = self._on_zygote
+            self._holder = Holder(self._loop, self._launcher.store.door, config.models, self.feed)
         self._peers: dict[int, Peer] = {}
         self._promises = Promises(self._peers)
         self.receivers: dict[str, Receiver] = {}
@@ -164,6 +170,9 @@ class Engine:
             commands.TakeInput: self._take_input,
             FinishInvocation: self._finish,
             commands.Preload: self._preload,
+            commands.Unload: self._unload,
+            commands.SizeWeights: self._size_weights,
+            commands.HoldWeights: self._hold_weights,
             commands.StartContainer: self._start,
             commands.StopContainer: self._stop,
             commands.KillContainer: self._kill,
@@ -287,8 +296,10 @@ class Engine:
             if self.on_start is not None:
                 spawn_s = self._now() - peer.started_at - message.import_s - message.setup_s
                 workflow = peer.key.rpartition("@")[0]
-                start = ContainerStart(workflow, peer.stage, max(0.0, spawn_s), message.import_s, message.setup_s)
-                self.on_start(start)
+                took = (max(0.0, spawn_s), message.import_s, message.setup_s)
+                self.on_start(ContainerStart(workflow, peer.stage, *took, message.phases))
+            if self._holder is not None and (pid := self._launcher.pids().get(peer.number)):
+                self._measure(pid, lambda nbytes: ContainerSized(peer.number, nbytes))
         else:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -352,6 +363,29 @@ class Engine:
 
     def _preload(self, command: commands.Preload) -> None:
         self._launcher.preload(command.modules, command.isolation)
+
+    def _unload(self, command: commands.Unload) -> None:
+        self._launcher.unload(command.modules, command.isolation)
+
+    def _size_weights(self, command: commands.SizeWeights) -> None:
+        if self._holder is not None:
+            self._holder.size(command.model)
+
+    def _hold_weights(self, command: commands.HoldWeights) -> None:
+        if self._holder is not None:
+            self._holder.hold(command.models)
+
+    def _measure(self, pid: int, tell: Callable[[int], Event]) -> None:
+        """Have the core told, soon, how much memory a process has for itself."""
+
+        def told(done: asyncio.Future[int]) -> None:
+            if not self._closing:
+                self.feed(tell(done.result()))
+
+        self._loop.run_in_executor(None, private_bytes, pid).add_done_callback(told)
+
+    def _on_zygote(self, modules: tuple[str, ...], seconds: float, pid: int) -> None:
+        self._measure(pid, lambda nbytes: ZygoteStarted(modules, seconds, nbytes))
 
     def _start(self, command: commands.StartContainer) -> None:
         number = command.container
@@ -503,6 +537,8 @@ class Engine:
         if self.lender is not None:
             await self.lender.close()
         await self.remotes.close()
+        if self._holder is not None:
+            self._holder.close()
         await self._launcher.close()
         self.arena.close()
         self.views.close()

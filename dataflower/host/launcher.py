@@ -79,6 +79,8 @@ class Nursery:
     waiting: list[Order] = field(default_factory=list)
     backoff_s: float = 0.0
     timer: asyncio.TimerHandle | None = None
+    kept: bool = True
+    """Whether it stays when it has no containers."""
 
 
 class LauncherStatistics(msgspec.Struct, frozen=True):
@@ -93,12 +95,18 @@ class Launcher:
     """Starts containers and tells when they ended. Every started container is reported exactly once."""
 
     def __init__(
-        self, clock: Clock, config: HostConfig, on_exit: Callable[[int, str], None], spill: Spill | None = None
+        self,
+        clock: Clock,
+        config: HostConfig,
+        on_exit: Callable[[int, str], None],
+        spill: Spill | None = None,
     ) -> None:
         """`on_exit(container, reason)` is called from the loop, never from within `start`, `stop` or `kill`.
 
         `spill`: where containers may go on when their memory is full.
         """
+        self.on_zygote: Callable[[tuple[str, ...], float, int], None] | None = None
+        """Called with modules, seconds and process id when a zygote has imported its libraries."""
         self._spill = _own_folder(spill)
         self._loop = asyncio.get_running_loop()
         self._clock = clock
@@ -174,8 +182,25 @@ class Launcher:
         """Have a zygote with these libraries, ready or getting ready."""
         kind = self._kind(Kind(modules, self._is_isolated(isolation)))
         nursery = self._nurseries.setdefault(kind, Nursery())
+        nursery.kept = True
         if nursery.zygote is None and nursery.timer is None:
             self._start_zygote(kind)
+
+    def unload(self, modules: tuple[str, ...], isolation: Isolation | None) -> None:
+        """The zygote with just these libraries need not be kept: it ends with the last of its containers."""
+        kind = Kind(modules, self._is_isolated(isolation))
+        if kind in self._nurseries:
+            self._nurseries[kind].kept = False
+            self._retire_if_unused(kind)
+
+    def _retire_if_unused(self, kind: Kind) -> None:
+        nursery = self._nurseries[kind]
+        zygote = nursery.zygote
+        if nursery.kept or nursery.waiting or zygote is None or zygote.pending or zygote.children:
+            return
+        nursery.zygote = None
+        zygote.retired = True
+        zygote.kill()  # it has nothing to put in order
 
     def _kind(self, wanted: Kind) -> Kind:
         """The smallest zygote that will do, or the one to be made."""
@@ -306,6 +331,8 @@ class Launcher:
                 zygote.is_ready = True
                 self._nurseries[zygote.kind].backoff_s = 0.0
                 _log.info("zygote %d is ready in %.2f s", message.pid, message.seconds)
+                if self.on_zygote is not None:
+                    self.on_zygote(zygote.kind.preload, message.seconds, zygote.pid)
                 if zygote.kind.isolated and message.walls is not wire.Walls.ROOM:
                     self._warn(message)
                 if message.missing:
@@ -342,7 +369,7 @@ class Launcher:
         nursery = self._nurseries[zygote.kind]
         if nursery.zygote is zygote:
             nursery.zygote = None
-        if not self._closing:
+        if not self._closing and not zygote.retired:
             self._lost += 1
             _log.error("a zygote (preloading %s) %s", zygote.kind, describe_exit(status))
         if zygote.keeper:  # it ends with the last of its rooms, and then by itself
@@ -419,6 +446,8 @@ class Launcher:
         if process.zygote is not None:
             process.zygote.pending.discard(container)
             process.zygote.children.discard(container)
+            if process.zygote is self._nurseries[process.zygote.kind].zygote:
+                self._retire_if_unused(process.zygote.kind)
         if process.pidfd >= 0:
             os.close(process.pidfd)
             self._clear_group(process.pid)

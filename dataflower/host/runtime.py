@@ -30,6 +30,7 @@ from dataflower.host.api import (
     InvocationRecord,
     Listener,
     PeerStatus,
+    Preloaded,
     StartListener,
     State,
     WorkflowStatus,
@@ -98,6 +99,8 @@ class Runtime:
             cancel_grace_s=config.cancel_grace_s,
             start_timeout_s=config.start_timeout_s,
             seed=config.seed,
+            preload=config.preload,
+            preload_memory_bytes=config.preload_memory_bytes,
         )
         try:
             self._core = HostCore(core_config)
@@ -442,6 +445,13 @@ class Runtime:
     def _on_start(self, start: ContainerStart) -> None:
         for listener in self._start_listeners:
             listener(start)
+
+    def preloaded(self) -> tuple[Preloaded, ...]:
+        """See `HostApi.preloaded`."""
+        return tuple(
+            Preloaded(p.name, p.kind.name.lower(), p.nbytes, p.saved_s, p.value, p.held, ready, p.users)
+            for p, ready in self._core.prepared(self._clock.monotonic()) or ()
+        )
 
     def usage(self) -> HostUsage:
         """See `HostApi.usage`."""

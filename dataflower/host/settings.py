@@ -80,6 +80,10 @@ class HostConfig:
     """And for how long (on disk only)."""
     max_server_crashes: int = 3
     """A submitted invocation that was running in so many crashes of the server is not run again."""
+    preload: bool = False
+    """Whether libraries, weights and containers are got ready ahead of calls, for those who are called often."""
+    preload_memory_bytes: int = 4 * GIB
+    """Cap on the memory of what is held ready."""
     seed: int = 0
     models: StoreConfig = field(default_factory=StoreConfig)
     """The store of weights."""

@@ -92,6 +92,8 @@ class Zygote:
         """Containers that were ordered and of which nothing has been heard."""
         self.children: set[int] = set()
         """Containers that run."""
+        self.retired = False
+        """Whether it was ended because nobody needed it."""
         door = () if store is None else (store.door,)
         environment = _environment(marker, kind, sandbox) | ({} if store is None else store.environment)
         ours, theirs = Link.pair()

@@ -14,6 +14,8 @@ from dataflower.llm.kv import KvShape
 from dataflower.llm.linear import limit_kernels
 from dataflower.llm.lora import Group, LoraBatch
 from dataflower.llm.parts import Write
+from dataflower.phases import phase
+from dataflower.wire import StartKind
 
 
 class Model(Protocol):
@@ -94,12 +96,13 @@ def build(
     from dataflower.llm import generic, llama, parts
 
     limit_kernels()
-    if metadata and parts.NOTE in metadata:
-        return llama.LlamaModel(config, parts.LaidOut(weights, metadata, dtype), dtype=dtype, device=device)
-    if llama.fits(config, weights):
-        plain = parts.Plain(weights, dtype, device, packed=packed)
-        return llama.LlamaModel(config, plain, dtype=dtype, device=device)
-    return generic.GenericModel(config, weights, dtype=dtype, device=device)
+    with phase(StartKind.MODEL):
+        if metadata and parts.NOTE in metadata:
+            return llama.LlamaModel(config, parts.LaidOut(weights, metadata, dtype), dtype=dtype, device=device)
+        if llama.fits(config, weights):
+            plain = parts.Plain(weights, dtype, device, packed=packed)
+            return llama.LlamaModel(config, plain, dtype=dtype, device=device)
+        return generic.GenericModel(config, weights, dtype=dtype, device=device)
 
 
 def record(config: Any, weights: Mapping[str, torch.Tensor], dtype: torch.dtype, write: Write) -> Mapping[str, str]:

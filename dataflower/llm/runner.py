@@ -36,6 +36,8 @@ from dataflower.llm.scheduler import Chunk, Limits, Scheduler, Step
 from dataflower.llm.sequence import FinishReason, Sequence
 from dataflower.llm.stream import AsyncTokens, Item, Sink, SyncTokens
 from dataflower.llm.text import TextStream
+from dataflower.phases import phase
+from dataflower.wire import StartKind
 
 _monotonic = SystemClock().monotonic
 
@@ -165,8 +167,9 @@ class Runner:
 
         Then give the system back what loading took for a while (tens of MB, most of them the tokenizer's).
         """
-        for _ in self.stream([0] * 9, SamplingParams(max_tokens=2, ignore_eos=True)):
-            pass
+        with phase(StartKind.WARM_UP):
+            for _ in self.stream([0] * 9, SamplingParams(max_tokens=2, ignore_eos=True)):
+                pass
         with contextlib.suppress(AttributeError):  # not glibc
             ctypes.CDLL(None).malloc_trim(0)
 

@@ -145,6 +145,8 @@ class Builder:
         *,
         inputs: Mapping[str, Source] | None = None,
         params: Mapping[str, Any] | None = None,
+        model: str = "",
+        adapter: str = "",
         types: PortTypes | None = None,
         outputs: PortTypes | None = None,
         when: PortHandle | str | Sequence[PortHandle | str] | None = None,
@@ -170,6 +172,8 @@ class Builder:
         optional = {
             "inputs": {port: _source(source) for port, source in given.items()},
             "params": dict(params or {}),
+            "model": model,
+            "adapter": adapter,
             "types": _ports(types),
             "when": _cases(when),
             "retry": dump.retry_entry(retry) if retry else None,

@@ -206,6 +206,10 @@ class TuningDocument(ScalingDocument):
     """The keys of a stage that a profile may set: how it runs, not what it does."""
 
     params: dict[str, Any] | None = Field(None, description="Constants: `setup` parameters, or inputs without an edge")
+    model: str | None = Field(None, min_length=1, description="Weights of the stage: `setup` gets it as `model`")
+    adapter: str | None = Field(
+        None, min_length=1, description="LoRA adapter of the stage: `setup` gets it as `adapter`"
+    )
     retry: RetryDocument | None = None
     timeout_s: Seconds | None = Field(None, gt=0, description="Limit of one attempt")
     resources: ResourcesDocument | None = None

@@ -70,8 +70,10 @@ def stage_entry(stage: Stage) -> Entry:
         entry["inputs"] = {given.name: input_entry(given) for given in stage.inputs}
     if stage.cases:
         entry["switch"] = {case.name: "default" if case.when is None else case.when for case in stage.cases}
-    if stage.params:
-        entry["params"] = dict(stage.params)
+    own = {key: value for key, value in (("model", stage.model), ("adapter", stage.adapter)) if value}
+    entry.update(own)
+    if params := {name: value for name, value in stage.params.items() if name not in own}:
+        entry["params"] = params
     if stage.input_ports and tuple(Port(given.name) for given in stage.inputs) != stage.input_ports:
         entry["types"] = {port.name: port_entry(port) for port in stage.input_ports}
     if stage.function or stage.outputs:

@@ -56,7 +56,9 @@ def resolve_stage(name: str, document: StageDocument, signature: Signature | Non
         name=name,
         function=document.function or "",
         cases=tuple(Case(case, None if when == "default" else when) for case, when in (document.switch or {}).items()),
-        params=dict(document.params or {}),
+        params=_given(document),
+        model=document.model or "",
+        adapter=document.adapter or "",
         input_ports=input_ports,
         outputs=_outputs(document, signature, (*at, "outputs"), findings),
         when=_when(at, document, findings),
@@ -145,10 +147,25 @@ def _outputs(
     return ports
 
 
+def _given(document: StageDocument) -> dict[str, Any]:
+    """`params`, with what has a key of its own."""
+    own = {"model": document.model, "adapter": document.adapter}
+    return {**(document.params or {}), **{name: value for name, value in own.items() if value is not None}}
+
+
 def _params(at: Path, document: StageDocument, signature: Signature | None) -> list[Finding]:
+    twice = [
+        Finding((*at, "params", name), f"{name!r} is given twice", f"drop it: `{name}:` of the stage says it", True)
+        for name in ("model", "adapter")
+        if getattr(document, name) is not None and name in (document.params or {})
+    ]
+    return twice + _misfits(at, document, signature)
+
+
+def _misfits(at: Path, document: StageDocument, signature: Signature | None) -> list[Finding]:
     if signature is None:
         return []
-    given = document.params or {}
+    given = _given(document)
     missing = [
         Finding(
             (*at, "params") if given else at,
@@ -168,8 +185,13 @@ def _params(at: Path, document: StageDocument, signature: Signature | None) -> l
     return (
         missing
         + [
-            Finding((*at, "params", name), f"{what} {name!r}", did_you_mean(name, known), True)
-            for name in document.params or {}
+            Finding(
+                (*at, "params", name) if name in (document.params or {}) else (*at, name),
+                f"{what} {name!r}",
+                did_you_mean(name, known),
+                True,
+            )
+            for name in given
             if name not in known
         ]
         + [

@@ -218,6 +218,10 @@ class Stage:
     """Whether a sandboxed container may use the network."""
     start_timeout_s: float | None = None
     """Limit of a container's start, import and `setup` included. None: the server's."""
+    model: str = ""
+    """Weights that its containers need, if the file says so; among `params` as well."""
+    adapter: str = ""
+    """LoRA adapter that they need, likewise."""
 
     @property
     def is_switch(self) -> bool:

@@ -16,6 +16,7 @@ from dataflower.host.api import (
     InvocationRecord,
     Listener,
     PeerStatus,
+    Preloaded,
     StageStatus,
     StartListener,
     State,
@@ -189,6 +190,10 @@ class FakeHost:
     def _tell(self, record: InvocationRecord) -> None:
         for listener in self._listeners:
             listener(replace(record, outputs=None))
+
+    def preloaded(self) -> tuple[Preloaded, ...]:
+        """As `HostApi.preloaded`: nothing is."""
+        return ()
 
     def on_start(self, listener: StartListener) -> None:
         """As `HostApi.on_start`: there are no containers to tell of."""

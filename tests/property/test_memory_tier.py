@@ -35,6 +35,16 @@ class Host(RuleBasedStateMachine):
         self.pinned: frozenset[str] = frozenset()
         self.clients = 0
         self.sizes: dict[str, int] = {}
+        self.density: dict[int, float] = {}
+        """Of clients that only want a model to be there."""
+
+    def users(self) -> set[str]:
+        """What somebody needs."""
+        return {key for client, key in self.granted.items() if client not in self.density}
+
+    def worth(self, key: str) -> float:
+        """The most that a byte of an unused model is to those who hold it."""
+        return max((self.density[c] for c, k in self.granted.items() if k == key and c in self.density), default=-1.0)
 
     def tell(self, event: tiers.Event) -> list[tiers.Command]:
         self.now += 1.0
@@ -57,7 +67,7 @@ class Host(RuleBasedStateMachine):
                 self.loading.append(key)
             case tiers.Evict(key):
                 assert key not in self.pinned or key in self.failing
-                assert key not in self.granted.values(), "evicted in use"
+                assert key not in self.users(), "evicted in use"
                 whole, _ = self.memory.pop(key)
                 self.free += whole
                 self.ready.discard(key)
@@ -70,6 +80,10 @@ class Host(RuleBasedStateMachine):
                 self.granted[client] = key
                 del self.asked[client]
                 self.used[key] = self.now
+            case tiers.Drop(client):
+                assert client in self.density
+                assert self.granted[client] not in self.memory, "dropped for nothing"
+                del self.granted[client]
             case tiers.Refuse(client, code, message):
                 assert message
                 assert code is not Code.INTERNAL
@@ -83,6 +97,21 @@ class Host(RuleBasedStateMachine):
         self.asked[self.clients] = model
         self.tell(tiers.Asked(self.clients, model))
 
+    @rule(model=st.sampled_from(MODELS), density=st.sampled_from([0.0, 1.0, 2.0]))
+    def hold(self, model: str, density: float) -> None:
+        self.clients += 1
+        self.asked[self.clients] = model
+        self.density[self.clients] = density
+        self.tell(tiers.Asked(self.clients, model, density))
+
+    @precondition(lambda self: self.density)
+    @rule(data=st.data(), density=st.sampled_from([0.0, 1.0, 2.0]))
+    def revalue(self, data: st.DataObject, density: float) -> None:
+        client = data.draw(st.sampled_from(sorted(self.density)))
+        if client in self.asked or client in self.granted:
+            self.density[client] = density
+            self.tell(tiers.Valued(client, density))
+
     @precondition(lambda self: self.locating)
     @rule(data=st.data(), found=st.booleans(), changed=st.booleans(), remote=st.booleans())
     def answer(self, data: st.DataObject, found: bool, changed: bool, remote: bool) -> None:
@@ -93,13 +122,17 @@ class Host(RuleBasedStateMachine):
             return
         key = f"{model}-{'new' if changed else 'old'}"
         self.sizes[key] = SIZES[MODELS.index(model)]
-        before = dict(self.memory)
+        before = {k: (self.worth(k), self.used.get(k, 0)) for k in self.memory}
+        asks = [client for client, wanted in self.asked.items() if wanted == model]
+        needed = any(client not in self.density for client in asks)
+        most = max((self.density.get(client, 9.0) for client in asks), default=-1.0)
         commands = self.tell(tiers.Located(model, key, self.sizes[key], remote))
         evicted = [c.key for c in commands if isinstance(c, tiers.Evict)]
-        in_use = set(self.granted.values())
-        for victim in evicted:  # the longest unused goes first
-            others = [k for k in before if k in self.memory and k in self.ready and k not in in_use | self.pinned]
-            assert all(self.used.get(victim, 0) <= self.used.get(k, 0) for k in others if k != key)
+        fixed = self.users() | self.pinned
+        for victim in evicted:  # what is held least goes first, and of that the longest unused
+            others = [k for k in before if k in self.memory and k in self.ready and k not in fixed]
+            assert all(before[victim] <= before[k] for k in others if k != key)
+            assert needed or before[victim][0] < most, "one wish drove out another that is worth as much"
 
     @precondition(lambda self: self.loading)
     @rule(data=st.data(), good=st.booleans())
@@ -161,6 +194,7 @@ class Host(RuleBasedStateMachine):
                 self.ready.add(key)
                 self.tell(tiers.Loaded(key))
         assert not self.asked
+        assert not any(self.tier.is_parked(key) for key in self.sizes)
         for client in list(self.granted):
             del self.granted[client]
             self.tell(tiers.Gone(client))
@@ -169,6 +203,7 @@ class Host(RuleBasedStateMachine):
         self.sizes["all"] = CAP
         self.asked[-1] = "all"
         self.tell(tiers.Asked(-1, "all"))
+        self.density.clear()
         self.tell(tiers.Located("all", "all", CAP))
         assert self.loading == ["all"]
         assert self.memory.keys() == {"all"}

@@ -139,3 +139,18 @@ def test_offloading_frees_enough_and_nothing_that_is_in_use(
     for key in gone:  # nothing goes for nothing
         lost = any(option in gone for options in candidates[key].needs for option in options)
         assert lost or freed - there[key].nbytes < need
+
+
+@given(problems, st.floats(0, 200))
+def test_nothing_is_ready_for_the_sake_of_what_is_worth_too_little(
+    problem: tuple[list[Candidate], dict[str, float], dict[str, int]], least: float
+) -> None:
+    listed, rates, caps = problem
+    candidates = {candidate.key: candidate for candidate in listed}
+    keys = set(choose(listed, rates, caps, least=least).keys)
+    worthy = {key for key in keys if candidates[key].value(rates) > least}
+    todo = set(worthy)
+    while todo:
+        todo = {o for k in todo for options in candidates[k].needs for o in options if o in keys} - worthy
+        worthy |= todo
+    assert worthy == keys

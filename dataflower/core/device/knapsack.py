@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dataflower.core.device.artifact import Candidate, Key
+from dataflower.core.device.artifact import Candidate, Key, is_closed
 
 STICKY = 0.2
 """By how much more what is there counts: it is not let go for what is only a little better."""
-RESTARTS = 40
+RESTARTS = 12
 """Up to so many candidates the pass is repeated with each of them first."""
 
 
@@ -42,10 +42,10 @@ def choose(
         rates: requests a second of each function.
         caps: bytes that may be used in each place; a place that is not named has none.
         held: what is there now.
-        least: value below which an artifact is not worth the trouble of loading it.
+        least: value up to which an artifact is not worth the trouble for its own sake.
     """
     problem = _Problem({c.key: c for c in candidates}, rates, caps, frozenset(held), least)
-    best = problem.fill(())
+    best = problem.everything() or problem.fill(())
     if len(candidates) <= RESTARTS:
         for first in problem.candidates:
             start = problem.closure(first, frozenset())
@@ -83,6 +83,25 @@ def _density(candidate: Candidate | None, rates: Mapping[str, float]) -> float:
     return 0.0 if candidate is None else candidate.density(rates)
 
 
+@dataclass(slots=True)
+class _Room:
+    """Free bytes of each place, and the artifacts that have one."""
+
+    free: dict[str, int]
+    artifacts: set[str]
+
+    def takes(self, candidates: Mapping[Key, Candidate], more: Iterable[Key]) -> bool:
+        """Whether these fit in as well."""
+        needed: dict[str, int] = {}
+        names: set[str] = set()
+        for key in more:
+            if key[0] in self.artifacts or key[0] in names:
+                return False
+            names.add(key[0])
+            needed[key[1]] = needed.get(key[1], 0) + candidates[key].nbytes
+        return all(nbytes <= self.free.get(place, 0) for place, nbytes in needed.items())
+
+
 class _Problem:
     """One question. Sets of keys are closed: what a member needs is a member."""
 
@@ -96,16 +115,17 @@ class _Problem:
     ) -> None:
         self.candidates = candidates
         self._caps = caps
-        self._value = {k: c.value(rates) * (1 + STICKY * (k in held)) for k, c in candidates.items()}
-        self._least = least
-        self._places: dict[str, tuple[Key, ...]] = {}
-        for key in candidates:
-            self._places[key[0]] = (*self._places.get(key[0], ()), key)
+        self._value = {}
+        for key, candidate in candidates.items():
+            value = candidate.value(rates)
+            self._value[key] = 0.0 if value <= least else value * (1 + STICKY * (key in held))
         self._behind: dict[Key, list[Key]] = {key: [] for key in candidates}
         for key, candidate in candidates.items():
             for need in {option for options in candidate.needs for option in options}:
                 if need in self._behind:
                     self._behind[need].append(key)
+        for behind in self._behind.values():
+            behind.sort(key=lambda k: (-self._density((k,)), k))
 
     def worth(self, keys: Iterable[Key]) -> float:
         """Value of a set."""
@@ -127,47 +147,62 @@ class _Problem:
 
     def fits(self, chosen: frozenset[Key], more: Iterable[Key]) -> bool:
         """Whether both together keep the caps, and no artifact is in two places."""
-        together = chosen.union(more)
-        used: dict[str, int] = {}
-        for _, place in (keys := tuple(together)):
-            used[place] = used.get(place, 0)
-        for key in keys:
-            used[key[1]] += self.candidates[key].nbytes
-        if any(nbytes > self._caps.get(place, 0) for place, nbytes in used.items()):
-            return False
-        return len({artifact for artifact, _ in keys}) == len(keys)
+        return self._room(chosen).takes(self.candidates, (key for key in more if key not in chosen))
+
+    def _room(self, chosen: Iterable[Key]) -> _Room:
+        room = _Room(dict(self._caps), set())
+        for key in chosen:
+            room.free[key[1]] = room.free.get(key[1], 0) - self.candidates[key].nbytes
+            room.artifacts.add(key[0])
+        return room
+
+    def everything(self) -> frozenset[Key]:
+        """All that is worth anything, if there is room for it and it stands by itself; else nothing."""
+        worthy = frozenset(key for key, value in self._value.items() if value > 0)
+        return worthy if is_closed(worthy, self.candidates) and self.fits(frozenset(), worthy) else frozenset()
 
     def fill(self, start: Iterable[Key]) -> frozenset[Key]:
         """Take the densest closed set that fits, again and again."""
         chosen = frozenset(start)
+        left = [key for key in self.candidates if self._value[key] > 0]
         while True:
+            room = self._room(chosen)
             best: tuple[Key, ...] = ()
-            for key in self.candidates:
-                if key in chosen or self._value[key] <= 0:
-                    continue
-                found = self._extended(key, chosen)
-                if found and (not best or self._density(found) > self._density(best)):
-                    best = found
+            density = 0.0
+            # What can't fit now never will: there is only less room later.
+            left = [k for k in left if k not in chosen and room.takes(self.candidates, (k,))]
+            for key in left:
+                found = self._extended(key, chosen, room)
+                if found and (its := self._density(found)) > density:
+                    best, density = found, its
             if not best:
                 return chosen
             chosen |= frozenset(best)
 
-    def _extended(self, key: Key, chosen: frozenset[Key]) -> tuple[Key, ...]:
+    def _extended(self, key: Key, chosen: frozenset[Key], room: _Room) -> tuple[Key, ...]:
         """The closure of `key`, and those behind it that raise the density; empty if it does not fit."""
         closure = self.closure(key, chosen)
-        if closure is None or not self.fits(chosen, closure):
+        if closure is None or not room.takes(self.candidates, closure):
             return ()
-        found = list(closure)
-        for member in found:  # grows meanwhile
-            for behind in sorted(self._behind[member], key=lambda k: -self._density((k,))):
+        found = dict.fromkeys(closure)
+        value = self.worth(closure)
+        nbytes = sum(self.candidates[member].nbytes for member in closure)
+        todo = list(closure)
+        for member in todo:  # grows meanwhile
+            for behind in self._behind[member]:
+                if self._value[behind] * max(1, nbytes) <= value * self.candidates[behind].nbytes:
+                    break  # nor would those after it raise the density by themselves
                 if behind in found or behind in chosen:
                     continue
                 more = self.closure(behind, chosen.union(found))
-                if more is None or self._density((*found, *more)) <= self._density(found):
+                if more is None or self._density((*found, *more)) * max(1, nbytes) <= value:
                     continue
-                if self.fits(chosen, (*found, *more)):
-                    found += more
-        return tuple(found) if self.worth(found) > self._least else ()
+                if room.takes(self.candidates, (*found, *more)):
+                    found.update(dict.fromkeys(more))
+                    todo += more
+                    value += self.worth(more)
+                    nbytes += sum(self.candidates[one].nbytes for one in more)
+        return tuple(found)
 
     def _density(self, keys: Iterable[Key]) -> float:
         members = tuple(keys)

@@ -565,20 +565,22 @@ class ServerStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at", "workflows", "max_message_bytes", "log_dir", "peers")
+    __slots__ = ("version", "started_at", "workflows", "max_message_bytes", "log_dir", "peers", "preloaded")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
     WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOG_DIR_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    PRELOADED_FIELD_NUMBER: _ClassVar[int]
     version: str
     started_at: _timestamp_pb2.Timestamp
     workflows: _containers.RepeatedCompositeFieldContainer[Workflow]
     max_message_bytes: int
     log_dir: str
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
-    def __init__(self, version: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., workflows: _Optional[_Iterable[_Union[Workflow, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., log_dir: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ...) -> None: ...
+    preloaded: _containers.RepeatedCompositeFieldContainer[PreloadedArtifact]
+    def __init__(self, version: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., workflows: _Optional[_Iterable[_Union[Workflow, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., log_dir: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., preloaded: _Optional[_Iterable[_Union[PreloadedArtifact, _Mapping]]] = ...) -> None: ...
 
 class Peer(_message.Message):
     __slots__ = ("name", "address", "state", "reason", "containers", "bytes_out", "bytes_in")
@@ -597,3 +599,23 @@ class Peer(_message.Message):
     bytes_out: int
     bytes_in: int
     def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., containers: _Optional[int] = ..., bytes_out: _Optional[int] = ..., bytes_in: _Optional[int] = ...) -> None: ...
+
+class PreloadedArtifact(_message.Message):
+    __slots__ = ("name", "kind", "nbytes", "saved", "value", "held", "ready", "users")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    SAVED_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    nbytes: int
+    saved: _duration_pb2.Duration
+    value: float
+    held: bool
+    ready: bool
+    users: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., nbytes: _Optional[int] = ..., saved: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., value: _Optional[float] = ..., held: _Optional[bool] = ..., ready: _Optional[bool] = ..., users: _Optional[_Iterable[str]] = ...) -> None: ...

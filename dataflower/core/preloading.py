@@ -1,0 +1,188 @@
+"""Preloading on a host: what its core tells the policy (`device.preloader`), and what becomes of the answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from dataflower import wire
+from dataflower.core import commands, events
+from dataflower.core.commands import Command
+from dataflower.core.device.artifact import Kind
+from dataflower.core.device.catalog import Library, weights_name
+from dataflower.core.device.preloader import Preloader, Prepared, Step
+from dataflower.core.fleet import Fleet
+from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.preload import zygote_kinds
+from dataflower.core.timers import Timer, Timers
+
+KEPT = 1
+"""Containers of a function that are kept ready: the next ones start while it works."""
+
+
+def families(pools: Iterable[Pool]) -> dict[Library, list[Pool]]:
+    """The zygotes that the stages of a workflow need, and whose stages they are for."""
+    found: dict[Library, list[Pool]] = {}
+    listed = list(pools)
+    for isolation in dict.fromkeys(pool.stage.isolation for pool in listed):
+        alike = [pool for pool in listed if pool.stage.isolation is isolation]
+        kinds = zygote_kinds(pool.stage.preload for pool in alike)
+        for pool in alike:
+            own = min((k for k in kinds if set(pool.stage.preload).issubset(k)), key=len)
+            found.setdefault((own, isolation), []).append(pool)
+    return found
+
+
+class Preloading:
+    """The policy and its hands. Calls `say` with commands; everything else it does by the fleet."""
+
+    def __init__(self, memory_bytes: int, fleet: Fleet, timers: Timers, say: Callable[[Command], None]) -> None:
+        self._policy = Preloader(memory_bytes)
+        self._fleet = fleet
+        self._timers = timers
+        self._say = say
+        self._pools: dict[str, Pool] = {}
+        """By function: `workflow/stage`."""
+        self._functions: dict[str, tuple[str, ...]] = {}
+        """By key of a deployed workflow."""
+        self._holds: dict[str, float] = {}
+        self._ready: set[str] = set()
+        """Names of libraries' modules and weights that are there."""
+        self._timer: Timer | None = None
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    def deployed(self, key: str, pools: Iterable[Pool], now: float) -> None:
+        """A workflow can be called. A newer version takes over what is known of the one before."""
+        workflow = _workflow(key)
+        names = []
+        for library, members in families(pools).items():
+            for pool in members:
+                name = f"{workflow}/{pool.stage.name}"
+                names.append(name)
+                old = self._pools.get(name)
+                if old is not None and old is not pool:
+                    warm = old.warm
+                    self._fleet.keep(old, 0, now)
+                    self._fleet.keep(pool, warm, now)
+                self._pools[name] = pool
+                model = pool.stage.model
+                self._policy.catalog.add(name, library, (model,) if model else (), pool.stage.resources.memory_bytes)
+                if model:
+                    self._say(commands.SizeWeights(model))
+        before = [self._functions[other] for other in self._functions if _workflow(other) == workflow]
+        for name in {name for known in before for name in known}.difference(names):
+            self._pools.pop(name, None)
+            self._policy.catalog.remove(name)
+        self._functions[key] = tuple(names)
+        self._policy.deployed(workflow, tuple(names), now)
+        self.settle(now)
+
+    def removed(self, key: str, now: float) -> None:
+        """A version of a workflow takes no more calls."""
+        names = self._functions.pop(key, ())
+        if any(_workflow(other) == _workflow(key) for other in self._functions):
+            return
+        for name in names:
+            pool = self._pools.pop(name, None)
+            if pool is not None:
+                self._fleet.keep(pool, 0, now)
+        self._policy.withdrawn(_workflow(key))
+        self.settle(now)
+
+    def called(self, key: str, now: float) -> None:
+        """An invocation was let in."""
+        if self._policy.called(_workflow(key), now):
+            self.settle(now)
+
+    def started(self, container: Container, hello: wire.Hello, now: float) -> None:
+        """A container is ready."""
+        opened = [(p.what, p.nbytes, p.seconds, p.was_there) for p in hello.phases if p.kind is wire.StartKind.WEIGHTS]
+        name = self._name(container.pool)
+        self._policy.catalog.container_started(name, hello.import_s + hello.setup_s, opened)
+        self._policy.learned()
+        self.settle(now)
+
+    def ended(self, container: Container, now: float) -> None:
+        """A container is gone."""
+        if container.pool.warm > container.pool.size:
+            self._policy.learned()
+            self.settle(now)
+
+    def zygote_started(self, event: events.ZygoteStarted, now: float) -> None:
+        """Libraries are imported."""
+        self._ready.add(",".join(event.modules))
+        self._policy.catalog.library_started(event.modules, event.seconds, event.nbytes)
+        self._policy.learned()
+        self.settle(now)
+
+    def container_sized(self, container: Container, nbytes: int, now: float) -> None:
+        """How much memory a container takes for itself."""
+        self._policy.catalog.container_sized(self._name(container.pool), nbytes)
+        self._policy.learned()
+        self.settle(now)
+
+    def weights_sized(self, event: events.WeightsSized, now: float) -> None:
+        """Weights were found, or are held now, or can't be had."""
+        self._policy.catalog.weights_sized(event.model, event.nbytes, event.seconds)
+        (self._ready.add if event.held else self._ready.discard)(event.model)
+        self._policy.learned()
+        self.settle(now)
+
+    def _name(self, pool: Pool) -> str:
+        return f"{_workflow(pool.key)}/{pool.stage.name}"
+
+    # --- what to do ----------------------------------------------------------------------------------------------
+
+    def settle(self, now: float) -> None:
+        """Choose anew if it is time, and wake when it will be."""
+        if self._policy.wake(now) <= now:
+            for step in self._policy.steps(now):
+                self._take(step, now)
+            for pool in self._pools.values():
+                if pool.warm > pool.size:
+                    self._fleet.keep(pool, pool.warm, now)
+        at = self._policy.wake(now)
+        if self._timer is not None and self._timer.at > at:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and at < math.inf:  # one that goes off too early looks again
+            self._timer = self._timers.at(at, self._woke)
+
+    def _woke(self, now: float) -> None:
+        self._timer = None
+        self.settle(now)
+
+    def _take(self, step: Step, now: float) -> None:
+        if step.library is not None:
+            modules, isolation = step.library
+            if not step.begin:
+                self._ready.discard(",".join(modules))
+            self._say(commands.Preload(modules, isolation) if step.begin else commands.Unload(modules, isolation))
+        elif step.model is not None:
+            if step.begin:
+                self._holds[step.model] = step.density
+            else:
+                self._holds.pop(step.model, None)
+                self._ready.discard(step.model)
+            self._say(commands.HoldWeights(tuple(self._holds.items())))
+        elif step.function is not None:
+            pool = self._pools.get(step.function)
+            if pool is not None:
+                self._fleet.keep(pool, KEPT if step.begin else 0, now)
+
+    def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...]:
+        """All that could be held, the densest first, and whether each is ready."""
+        return tuple((one, self._is_ready(one)) for one in self._policy.prepared(now))
+
+    def _is_ready(self, one: Prepared) -> bool:
+        if one.kind is Kind.LIBRARY:
+            return any(f"libraries {name or 'plain'}" == one.name.partition(" (")[0] for name in self._ready)
+        if one.kind is Kind.BACKBONE:
+            return any(weights_name(name) == one.name for name in self._ready)
+        pool = self._pools.get(one.users[0])
+        return pool is not None and any(c.phase is ContainerPhase.READY for c in pool.containers.values())
+
+
+def _workflow(key: str) -> str:
+    return key.rpartition("@")[0]

@@ -1,0 +1,118 @@
+"""Weights that stay in memory for the sake of calls to come: one socket to the store for each model.
+
+A hold is a wish: the store drops it when functions need the room, and when it dies. Then the core is told, and
+whatever opens the model next makes it known again.
+"""
+
+from __future__ import annotations
+
+import logging
+from asyncio import AbstractEventLoop, Future
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from dataflower.channel.link import Link
+from dataflower.checkpoint import client, protocol
+from dataflower.checkpoint.disk import DiskTier
+from dataflower.checkpoint.settings import StoreConfig
+from dataflower.core.events import WeightsSized
+from dataflower.errors import Closed, DataflowerError, EndOfStream, PeerGone, WouldBlock
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Hold:
+    link: Link
+    density: float
+
+
+class Holder:
+    """For the loop's thread. Call `close`."""
+
+    def __init__(
+        self, loop: AbstractEventLoop, door: int, config: StoreConfig, tell: Callable[[WeightsSized], None]
+    ) -> None:
+        """`door`: of the store, not taken over. `tell`: called from the loop, never from within a method."""
+        self._loop, self._door, self._config, self._tell = loop, door, config, tell
+        self._holds: dict[str, _Hold] = {}
+        self._open = True
+
+    def size(self, model: str) -> None:
+        """Look up how large a model's files are, in a thread."""
+        self._loop.run_in_executor(None, size_of, self._config, model).add_done_callback(partial(self._sized, model))
+
+    def _sized(self, model: str, done: Future[int]) -> None:
+        if self._open:
+            self._tell(WeightsSized(model, done.result()))
+
+    def hold(self, models: Iterable[tuple[str, float]]) -> None:
+        """Hold these, (name, value of a byte), and no others."""
+        wanted = dict(models)
+        for model in [m for m in self._holds if m not in wanted]:
+            self._let_go(model)
+        for model, density in wanted.items():
+            held = self._holds.get(model)
+            if held is not None and held.density == density:
+                continue
+            try:
+                if held is None:
+                    held = self._holds[model] = _Hold(client.enter(self._door), density)
+                    self._loop.add_reader(held.link.fileno(), self._listen, model)
+                held.density = density
+                held.link.send_nowait(protocol.encode(protocol.Hold(model, density)))
+            except (DataflowerError, WouldBlock):
+                self._loop.call_soon(self._lost, model)
+
+    def _listen(self, model: str) -> None:
+        try:
+            payload, _ = self._holds[model].link.receive_nowait()
+            answer = protocol.decode_from_store(payload)
+        except WouldBlock:
+            return
+        except (EndOfStream, PeerGone, Closed, msgspec.DecodeError):
+            self._lost(model)
+            return
+        if isinstance(answer, protocol.Holding):
+            self._tell(WeightsSized(model, answer.nbytes, answer.seconds, held=True))
+        elif isinstance(answer, protocol.Refused):
+            _log.info("the weights %s are not held: %s", model, answer.message)
+            self._lost(model)
+
+    def _lost(self, model: str) -> None:
+        if model in self._holds:
+            self._let_go(model)
+            self._tell(WeightsSized(model, 0))
+
+    def _let_go(self, model: str) -> None:
+        link = self._holds.pop(model).link
+        self._loop.remove_reader(link.fileno())
+        link.close()
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
+        self._open = False
+        for model in list(self._holds):
+            self._let_go(model)
+
+
+def size_of(config: StoreConfig, model: str) -> int:
+    """Bytes of a model's files on the disk; 0 if there is no such model here (a URL is known once it was fetched)."""
+    try:
+        return sum(nbytes for _, nbytes in DiskTier(config).locate(model).sizes())
+    except (DataflowerError, OSError):
+        return 0
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that a process shares with nobody, 0 if that can't be told (it is gone, or another user's)."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    fields = (line.split() for line in lines)
+    return sum(int(f[1]) * 1024 for f in fields if len(f) == 3 and f[0].startswith("Private_"))

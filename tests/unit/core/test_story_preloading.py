@@ -1,0 +1,152 @@
+"""Preloading seen from outside: what the core asks for ahead of calls, what it lets go, and that calls come first."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from dataflower import wire
+from dataflower.core import commands, events
+from dataflower.core.config import CoreConfig
+from dataflower.core.program import compile_program
+from dataflower.spec.workflow import Scaling, Workflow
+from dataflower.testing.story import Story, stage, workflow
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+def one(name: str = "w", **fields: Any) -> Workflow:
+    """A stage with libraries and weights."""
+    made = workflow(
+        [stage("a", {"x": "inputs.x"}, model=f"{name}-weights", preload=("torch",), **fields)], {"r": "a.out"}
+    )
+    return Workflow(name, made.stages, made.inputs, made.outputs)
+
+
+class Slow(Story):
+    """Its containers take a second to start, and say so."""
+
+    def hello(self) -> None:
+        while self.starting:
+            self.tell(events.ContainerSaid(self.starting.pop(0), wire.Hello(wire.VERSION, 1, 0.3, 0.7)))
+
+
+def story(*workflows: Workflow, memory_bytes: int = 8 * GIB, containers: int = 64) -> Story:
+    config = CoreConfig(preload=True, preload_memory_bytes=memory_bytes, max_containers=containers)
+    return Slow(*workflows, config=config)
+
+
+def said(told: Story, kind: type) -> list[Any]:
+    return [command for command in told.said if isinstance(command, kind)]
+
+
+def size(told: Story, model: str = "w-weights", nbytes: int = GIB) -> None:
+    told.tell(events.WeightsSized(model, nbytes))
+    told.wait(1.1)
+
+
+def test_everything_that_fits_is_ready_before_the_first_call() -> None:
+    told = story(one())
+    assert said(told, commands.SizeWeights) == [commands.SizeWeights("w-weights")]
+    size(told)
+    assert said(told, commands.Preload)[-1].modules == ("torch",)
+    (hold,) = said(told, commands.HoldWeights)[-1].models
+    assert hold[0] == "w-weights"
+    assert len(said(told, commands.StartContainer)) == 1
+    told.tell(events.ZygoteStarted(("torch",), 2.0, 100 * MIB))
+    told.tell(events.WeightsSized("w-weights", GIB, 0.7, held=True))
+    rows = told.core.prepared(told.clock.monotonic())
+    assert rows is not None
+    assert {row.kind.name: (row.held, ready) for row, ready in rows} == dict.fromkeys(
+        ("LIBRARY", "BACKBONE", "KERNELS"), (True, True)
+    )
+    told.invoke(x=1)
+    assert told.ran == ["a"]
+    assert len(said(told, commands.StartContainer)) == 1
+
+
+def test_without_preloading_only_libraries_are_ready() -> None:
+    told = Story(one())
+    assert [type(command) for command in told.said] == [commands.Preload]
+    assert told.core.prepared(0.0) is None
+
+
+def test_cap_leaves_out_what_has_no_room() -> None:
+    told = story(one(), memory_bytes=300 * MIB)  # libraries are thought to take 200, a container 256
+    size(told)
+    assert said(told, commands.Preload)
+    assert said(told, commands.HoldWeights) == []
+    assert said(told, commands.StartContainer) == []
+
+
+def test_what_nobody_calls_is_let_go_and_the_host_comes_to_rest() -> None:
+    told = story(one())
+    size(told)
+    for _ in range(200):
+        if told.wake_at == math.inf:
+            break
+        told.wait(max(0.0, told.wake_at - told.clock.monotonic()) + 0.001)
+    assert told.wake_at == math.inf
+    assert said(told, commands.HoldWeights)[-1].models == ()
+    assert said(told, commands.Unload)[-1].modules == ("torch",)
+    assert len(said(told, commands.StopContainer)) == 1
+
+
+def test_warm_container_makes_room_for_a_call_of_another_function() -> None:
+    told = story(one(), one("v", scaling=Scaling(max_replicas=1)), memory_bytes=460 * MIB, containers=1)
+    told.wait(1.1)
+    assert len(said(told, commands.StartContainer)) == 1
+    warm = told.stages and next(iter(told.stages))
+    cold = "v1@1" if said(told, commands.StartContainer)[0].key == "w@1" else "w@1"
+    told.invoke(key=cold, x=1)
+    assert told.leaving == [warm]
+    told.leave()
+    told.hello()
+    assert told.ran == ["a"]
+
+
+def test_removed_workflow_keeps_nothing() -> None:
+    told = story(one())
+    size(told)
+    told.tell(events.WorkflowRemoved("w@1"))
+    told.wait(1.1)
+    told.leave()
+    assert said(told, commands.HoldWeights)[-1].models == ()
+    assert said(told, commands.Unload)
+    assert told.core.prepared(told.clock.monotonic()) == ()
+    assert told.core.statistics().containers == 0
+
+
+def test_newer_version_takes_over_what_is_known() -> None:
+    told = story(one())
+    size(told)
+    told.tell(events.WorkflowAdded("w@2", compile_program(one())))
+    told.tell(events.WorkflowRemoved("w@1"))
+    told.wait(1.1)
+    told.leave()
+    assert told.core.statistics().containers == 1
+    rows = told.core.prepared(told.clock.monotonic()) or ()
+    assert sorted(row.kind.name for row, _ in rows) == ["BACKBONE", "KERNELS", "LIBRARY"]
+    assert said(told, commands.HoldWeights)[-1].models[0][0] == "w-weights"
+
+
+def test_weights_are_learned_from_what_a_start_has_opened() -> None:
+    plain = workflow([stage("a", {"x": "inputs.x"})], {"r": "a.out"})
+    told = Story(plain, config=CoreConfig(preload=True, preload_memory_bytes=8 * GIB), deaf=True)
+    phase = wire.StartPhase(wire.StartKind.WEIGHTS, "/models/m", 0.5, GIB)
+    told.tell(events.ContainerSaid(told.starting.pop(0), wire.Hello(wire.VERSION, 1, 0.1, 0.8, (phase,))))
+    told.wait(1.1)
+    assert said(told, commands.HoldWeights)[-1].models[0][0] == "/models/m"
+    rows = {row.kind.name: row for row, _ in told.core.prepared(told.clock.monotonic()) or ()}
+    assert rows["BACKBONE"].saved_s == 0.5
+    assert round(rows["KERNELS"].saved_s, 6) == 0.4
+
+
+def test_container_that_dies_is_started_again_but_not_at_once() -> None:
+    told = story(one())
+    size(told)
+    told.exit(next(iter(told.stages)))
+    assert len(said(told, commands.StartContainer)) == 1
+    told.wait(1.1)
+    assert len(said(told, commands.StartContainer)) == 2
