@@ -1,12 +1,17 @@
 """Does dataflow execution beat control flow on the DataFlower paper's workflows: at the tail, and at the peak?
 
-The same functions in the same containers on this host, led and fed in three ways, in turns: by this engine; by a
-central state machine with every intermediate result in a Redis on another machine (egress limited as in the paper);
-and by worker-side scheduling with results in a Redis on this machine (no limit). Open loop: requests at constant
-distance, latency from the moment at which they were due. Burst: ten times as many, for as long. Closed loop: the best
-throughput over numbers of clients. `p99_cut` is 1 - ours / theirs; `best` and `least` are over workflows, loads and
-baselines. Times and bytes of the paper are scaled alike (`--scale`), and rates accordingly: about 20 minutes at
-the default, 100 at 1. See bench/baseline.
+The same functions in the same containers, led and fed in three ways, in turns: by this engine; by a central state
+machine with every intermediate result in a Redis on another machine (egress limited as in the paper); and by
+worker-side scheduling with results in a Redis on this machine (no limit). Open loop: requests at constant distance,
+latency from the moment at which they were due. Burst: ten times as many, for as long. Closed loop: the best throughput
+over numbers of clients. `p99_cut` is 1 - ours / theirs; `best` and `least` are over workflows, loads and baselines.
+
+On two hosts (`--hosts 2`, the default but for `--quick`) the steps of the paper's worker 1 run on another host, in a
+network namespace of its own, and each container may send to the other host what the paper allows it; worker-side
+scheduling then sends what is read over there to a store on another machine, at the same rate.
+
+Times and bytes of the paper are scaled alike (`--scale`), and rates accordingly: about 20 minutes at the default, 100
+at 1. See bench/baseline.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from typing import Any
 
 import redis
 import uvloop
@@ -26,6 +32,7 @@ from bench.baseline.orchestrator import Kind, Orchestrator
 from bench.baseline.workloads import BENCHMARKS, Benchmark
 from bench.engine import call, engine
 from bench.report import Report, finish, percentile
+from bench.second_host import NAME, TOKEN, second_host
 from dataflower.testing.container_driver import ZygoteDriver
 
 Invoke = Callable[[], Awaitable[object]]
@@ -119,11 +126,15 @@ async def measure(
 ) -> None:
     """One workflow in all systems; in ours alone without a zygote for the others."""
     async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(engine(benchmark.workflow(options.scale), cpus=64, max_containers=128))
+        settings: dict[str, Any] = {"cpus": 64, "max_containers": 128}
+        if options.second is not None:
+            settings |= {"host_name": "a", "peers": (options.second.peer,), "peer_token": TOKEN}
+        source = benchmark.workflow(options.scale, "" if options.second is None else NAME)
+        host = await stack.enter_async_context(engine(source, **settings))
         systems: dict[str, Invoke] = {OURS: lambda: call(host, benchmark.name, {"request": "1"})}
         for kind in Kind if zygote is not None else ():
             address = stack.enter_context(store.store(local=kind is Kind.WORKER))
-            made = Orchestrator(kind, benchmark, zygote, address, options.scale)
+            made = Orchestrator(kind, benchmark, zygote, address, options.scale, hosts=options.hosts)
             systems[kind.value] = (await stack.enter_async_context(made)).invoke
         await host.wait_ready(benchmark.name)
         for invoke in systems.values():
@@ -154,6 +165,9 @@ async def run(report: Report, options: argparse.Namespace) -> None:
     reason = "" if store.binary() else store.MISSING
     with ExitStack() as stack:
         zygote = stack.enter_context(ZygoteDriver(preload=("numpy", "redis"))) if not reason else None
+        options.second = stack.enter_context(second_host()) if options.hosts > 1 else None
+        if options.second is not None:
+            print(f"two hosts: {options.second.words}")
         for benchmark in [BENCHMARKS[name] for name in options.only or BENCHMARKS]:
             await measure(benchmark, zygote, results, options)
     results.report(report)
@@ -172,7 +186,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=0.2, help="of the paper's times and bytes (default %(default)s)")
     parser.add_argument("--requests", type=int, default=100, help="in each open loop (default %(default)s)")
     parser.add_argument("--only", action="append", choices=[*BENCHMARKS], help="this workflow (may be repeated)")
+    parser.add_argument("--hosts", type=int, choices=(1, 2), help="default 2, with --quick 1")
     options = parser.parse_args()
+    options.hosts = options.hosts or (1 if options.quick else 2)
     options.turns, options.closed = 4, 6
     if options.quick:
         options.scale, options.requests, options.turns, options.closed = 0.02, 8, 1, 2

@@ -69,8 +69,13 @@ class Pool:
 class Orchestrator:
     """One workflow under control flow. `async with`: its containers run and are warm inside."""
 
-    def __init__(self, kind: Kind, benchmark: Benchmark, zygote: ZygoteDriver, address: Address, scale: float) -> None:
-        """Its containers are forked from `zygote`; `address`: of its store."""
+    def __init__(
+        self, kind: Kind, benchmark: Benchmark, zygote: ZygoteDriver, address: Address, scale: float, *, hosts: int = 1
+    ) -> None:
+        """Its containers are forked from `zygote`; `address`: of its store. On two `hosts`, what is read on the other
+        one goes through a store on another machine: its containers send to it as fast as they may, and no faster.
+        """
+        self._hosts = hosts
         self._zygote = zygote
         self._kind = kind
         self._benchmark = benchmark
@@ -147,7 +152,7 @@ class Orchestrator:
         await self._store.unlink(*keys)
 
     def _container(self, step: Step, number: int) -> ContainerDriver:
-        limited = self._kind is Kind.CENTRAL
+        limited = self._kind is Kind.CENTRAL or (self._hosts > 1 and self._benchmark.crosses(step))
         params = {
             "function": step.function,
             "constants": step.params(self._scale),

@@ -30,6 +30,8 @@ class Step:
     cores: float = 0.2
     parts: int = 0
     replicas: int = 2
+    worker: int = 0
+    """On which of the paper's three workers it runs; of two hosts, those of worker 2 are on the first."""
 
     @property
     def bandwidth(self) -> float:
@@ -57,22 +59,32 @@ class Benchmark:
     clients: tuple[int, ...]
     """Of the closed loop: how many, one measurement each."""
 
-    def workflow(self, scale: float) -> str:
-        """The workflow for dataflower, as YAML."""
-        lines = [self._stage(step, scale) for step in self.steps]
+    def workflow(self, scale: float, second: str = "") -> str:
+        """The workflow for dataflower, as YAML. `second`: the name of another host, for the steps of worker 1."""
+        lines = [self._stage(step, scale, second) for step in self.steps]
         last = self.steps[-1].name
         return (
             f"apiVersion: dataflower/v1\nkind: Workflow\nmetadata: {{name: {self.name}}}\n"
             f"inputs: {{request: {{type: string}}}}\nstages:\n{''.join(lines)}outputs: {{result: {last}.out}}\n"
         )
 
-    def _stage(self, step: Step, scale: float) -> str:
+    def crosses(self, step: Step) -> bool:
+        """Whether, on two hosts, anybody who reads its output is on the other one; the caller is on the first."""
+        readers = [one for one in self.steps if step.name in {text.rpartition(" ")[2] for text in one.inputs}]
+        return any(one.worker % 2 != step.worker % 2 for one in readers) or (not readers and step.worker % 2 == 1)
+
+    def _stage(self, step: Step, scale: float, second: str) -> str:
         inputs = [f"x{i}: {self._source(text)}" for i, text in enumerate(step.inputs)] or ["x0: inputs.request"]
         params = ", ".join(f"{name}: {value!r}" for name, value in step.params(scale).items())
+        resources = ""
+        if second:
+            place = f"host: {second}, " if step.worker % 2 else ""
+            resources = f"    resources: {{{place}bandwidth: {step.bandwidth:.0f}}}\n"
         return (
             f"  {step.name}:\n    function: {step.function}\n    inputs: {{{', '.join(inputs)}}}\n"
             f"    params: {{{params}}}\n"
             f"    scaling: {{min_replicas: {step.replicas}, max_replicas: {step.replicas}, keep_alive_s: 600}}\n"
+            f"{resources}"
         )
 
     def _source(self, text: str) -> str:
@@ -89,8 +101,8 @@ WORDCOUNT = Benchmark(
     "wordcount",
     (
         Step("start", (), 0.015, 3_301_104, parts=8),
-        Step("count", ("each start",), 0.119, 20_000, replicas=8),  # size of a count: ours
-        Step("merge", ("gather count",), 0.053, 20_000),  # and of the result
+        Step("count", ("each start",), 0.119, 20_000, replicas=8, worker=1),  # size of a count: ours
+        Step("merge", ("gather count",), 0.053, 20_000, worker=2),  # and of the result
     ),
     rpm=22,
     clients=(4, 8, 16, 32),
@@ -99,8 +111,8 @@ SVD = Benchmark(
     "svd",
     (
         Step("start", (), 0.013, 17_600_000, parts=16),
-        Step("compute", ("each start",), 1.146, 65_536, cores=0.1, replicas=16),  # size of a factor: ours
-        Step("merge", ("gather compute",), 2.426, 65_536),
+        Step("compute", ("each start",), 1.146, 65_536, cores=0.1, replicas=16, worker=1),  # size of a factor: ours
+        Step("merge", ("gather compute",), 2.426, 65_536, worker=2),
     ),
     rpm=20,
     clients=(2, 4, 8),
@@ -109,9 +121,9 @@ VIDEO = Benchmark(
     "video",
     (
         Step("upload", (), 0.950, 21_000_000),
-        Step("split", ("upload",), 0.774, 22_800_000, parts=4),
+        Step("split", ("upload",), 0.774, 22_800_000, parts=4, worker=1),
         Step("transcode", ("each split",), 0.743, 5_700_000, cores=0.5, replicas=4),  # size of its output: ours
-        Step("merge", ("gather transcode",), 0.260, 22_800_000),
+        Step("merge", ("gather transcode",), 0.260, 22_800_000, worker=1),
     ),
     rpm=11,
     clients=(2, 4, 8),
@@ -121,12 +133,12 @@ RECOGNIZER = Benchmark(
     "recognizer",
     (
         Step("upload", (), 0.003, IMAGE),
-        Step("adult", ("upload",), 2.373, 1024, cores=1.0),
-        Step("violence", ("upload",), 2.058, 1024, cores=1.0),
-        Step("extract", ("upload", "adult", "violence"), 0.677, 1024, cores=0.5),
+        Step("adult", ("upload",), 2.373, 1024, cores=1.0, worker=1),
+        Step("violence", ("upload",), 2.058, 1024, cores=1.0, worker=2),
+        Step("extract", ("upload", "adult", "violence"), 0.677, 1024, cores=0.5, worker=1),
         Step("translate", ("extract",), 0.109, 1024),
-        Step("censor", ("translate",), 0.006, 1024),
-        Step("mosaic", ("upload", "censor"), 0.473, IMAGE),
+        Step("censor", ("translate",), 0.006, 1024, worker=1),
+        Step("mosaic", ("upload", "censor"), 0.473, IMAGE, worker=2),
     ),
     rpm=10,
     clients=(2, 4, 8),

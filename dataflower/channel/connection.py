@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import math
 import socket
 import ssl
 from asyncio import AbstractEventLoop
@@ -13,9 +15,11 @@ from itertools import islice
 import msgspec
 
 from dataflower.channel.mux import Mux, MuxError
+from dataflower.clock import SystemClock
 
 _log = logging.getLogger(__name__)
 
+_now = SystemClock().monotonic
 _BURST = 8
 """System calls before others get their turn."""
 _PIECES = 64
@@ -53,6 +57,7 @@ class Connection:
         self._mux = mux
         self._on_lost = on_lost
         self._is_writing = False
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         mux.connected()
         loop.add_reader(sock.fileno(), self._on_readable)
@@ -65,6 +70,8 @@ class Connection:
         if self._closed:
             return
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         with contextlib.suppress(OSError):
@@ -88,9 +95,10 @@ class Connection:
             return
         try:
             for _ in range(_BURST):
-                pieces = self._mux.outgoing()
+                pieces = self._mux.outgoing(_now())
                 if not pieces:
                     self._watch(False)
+                    self._await_due()
                     return
                 if self._is_tls:
                     count = self._socket.send(pieces[0])
@@ -103,6 +111,14 @@ class Connection:
             self._lose(str(error))
             return
         self._watch(True)
+
+    def _await_due(self) -> None:
+        """Go on when a stream may that has to keep to its limit."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._mux.due < math.inf:
+            self._timer = self._loop.call_later(max(0.0, self._mux.due - _now()), self._write)
 
     def _watch(self, wanted: bool) -> None:
         if wanted and not self._is_writing:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from dataflower.channel.mux import Aborted, Completed, Message, Mux, MuxEvent, Opened
+from dataflower.channel.mux import Aborted, Completed, Limit, Message, Mux, MuxEvent, Opened
 from dataflower.channel.segment import Segment
 from dataflower.wire import TensorRef
 
@@ -72,18 +72,21 @@ class Ferry:
         on_mirror: Callable[[int, int], None],
         on_forget: Callable[[int], None],
         *,
+        limits: Mapping[int, Limit] | None = None,
         mux: Callable[..., Mux] = Mux,
     ) -> None:
         """`source` reads memory of this side. `deliver(key, body)` gets what came. `on_mirror(arena, bytes)` is told of
         a new mirror (`descriptor` has it), `on_forget(arena)` that it is not referred to any more.
 
-        The last three may raise ValueError for what makes no sense, which ends the connection.
+        `limits`: by owner of an arena, how fast its memory may be sent.
+        The callbacks may raise ValueError for what makes no sense, which ends the connection.
         """
         self._source = source
         self._deliver = deliver
         self._on_mirror = on_mirror
         self._on_forget = on_forget
         self.mux = mux(self._place, self._hear)
+        self._limits = {} if limits is None else limits
         self._sizes: dict[int, int] = {}
         """Bytes of the arenas of this side that were announced."""
         self._sent: dict[tuple[int, int], dict[tuple[int, int], int]] = {}
@@ -133,8 +136,11 @@ class Ferry:
         stream = ranges.get(wanted, 0)
         if not stream:
             whole = next((s for (a, b), s in ranges.items() if a <= wanted[0] and wanted[1] <= b), 0)
-            stream = ranges[wanted] = whole or self.mux.open(self._source(ref), ref.arena, ref.offset)
+            stream = ranges[wanted] = whole or self._open(ref)
         return stream if self.mux.is_open(stream) else 0
+
+    def _open(self, ref: TensorRef) -> int:
+        return self.mux.open(self._source(ref), ref.arena, ref.offset, self._limits.get(ref.arena >> 16))
 
     def released(self, slots: Iterable[tuple[int, int]]) -> None:
         """Nobody reads these slots any more: they will be written again."""

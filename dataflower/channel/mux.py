@@ -13,6 +13,7 @@ reliable.
 from __future__ import annotations
 
 import enum
+import math
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +35,8 @@ _BATCH_BYTES = 256 << 10
 _STAGING_BYTES = 16 << 10
 _UNCONFIRMED_MESSAGES = 32
 _UNCONFIRMED_BYTES = 1 << 20
+_LIMIT_STEP_S = 0.005
+_LIMIT_LATE_S = 0.02
 
 
 class Kind(enum.IntEnum):
@@ -95,13 +98,35 @@ Place = Callable[[int, int, int], memoryview]
 """(arena, offset, bytes) -> writable memory of just that size; ValueError if there is none."""
 
 
+class Limit:
+    """How fast certain streams may go together, on all connections that they use."""
+
+    __slots__ = ("_bytes_per_s", "_free_at", "chunk")
+
+    def __init__(self, bytes_per_s: float) -> None:
+        """Bytes per second, above 0."""
+        self._bytes_per_s = bytes_per_s
+        self._free_at = 0.0
+        self.chunk = max(4096, int(bytes_per_s * _LIMIT_STEP_S))
+        """Bytes that may be sent at once."""
+
+    def free_at(self) -> float:
+        """When the next chunk may be sent, on the clock that `took` is told of."""
+        return self._free_at
+
+    def took(self, count: int, now: float) -> None:
+        """So many bytes were sent. Who wakes up late may catch up a little."""
+        self._free_at = max(self._free_at, now - _LIMIT_LATE_S) + count / self._bytes_per_s
+
+
 class _Out:
     """A stream that goes out. `seq`: its OPEN; `at`: how far it has been handed to the connection."""
 
-    __slots__ = ("at", "seq", "top", "view")
+    __slots__ = ("at", "limit", "seq", "top", "view")
 
-    def __init__(self, view: memoryview, seq: int) -> None:
+    def __init__(self, view: memoryview, seq: int, limit: Limit | None) -> None:
         self.view = view
+        self.limit = limit
         self.seq = seq
         self.at = 0
         self.top = 0
@@ -168,6 +193,8 @@ class Mux:
         self._ack_due = False
         self._is_connected = False
         self._is_resumed = False
+        self.due = math.inf
+        """When a stream may go on that `outgoing` held back for its limit."""
         self.bytes_out = 0
         """Of streams, handed over for sending, repetitions included."""
         self.bytes_in = 0
@@ -180,13 +207,13 @@ class Mux:
             raise ValueError(f"a message of {len(payload)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
         self._keep(HEADER.pack(Kind.MESSAGE, len(payload), 0, 0) + payload)
 
-    def open(self, view: memoryview, arena: int, offset: int) -> int:
+    def open(self, view: memoryview, arena: int, offset: int, limit: Limit | None = None) -> int:
         """Begin a stream of these bytes, for that place; returns its number. They must not change before it is over."""
         self._last_stream += 1
         stream = self._last_stream
         frame = HEADER.pack(Kind.OPEN, _PLACE.size, stream, len(view)) + _PLACE.pack(arena, offset)
         self._keep(frame)
-        self._out[stream] = _Out(view, self._confirmed + len(self._kept))
+        self._out[stream] = _Out(view, self._confirmed + len(self._kept), limit)
         self._turns.append(stream)
         return stream
 
@@ -228,8 +255,12 @@ class Mux:
         self._unsaid, self._ack_due = (0, 0), False
         self._written = self._confirmed
 
-    def outgoing(self) -> deque[memoryview]:
-        """What to send next, in order; empty if nothing is to be sent now. Tell `wrote` how much of it went."""
+    def outgoing(self, now: float = 0.0) -> deque[memoryview]:
+        """What to send next, in order; empty if nothing is to be sent now. Tell `wrote` how much of it went.
+
+        `now` in seconds, for streams with a limit: ask again at `due`.
+        """
+        self.due = math.inf
         if not self._is_resumed:
             return self._pieces
         if self._ack_due:
@@ -239,7 +270,7 @@ class Mux:
             if self._written < self._confirmed + len(self._kept):
                 self._push(self._kept[self._written - self._confirmed])
                 self._written += 1
-            elif not self._push_chunk():
+            elif not self._push_chunk(now):
                 break
         return self._pieces
 
@@ -247,15 +278,25 @@ class Mux:
         self._pieces.append(memoryview(frame))
         self._queued += len(frame)
 
-    def _push_chunk(self) -> bool:
+    def _push_chunk(self, now: float) -> bool:
         """The next chunk of the stream whose turn it is; False if there is none, or the window is used up."""
         turns = self._turns
-        while turns and self._data_sent - self._data_confirmed < self._window:
+        if self._data_sent - self._data_confirmed >= self._window:
+            return False
+        for _ in range(len(turns)):
             stream = turns.popleft()
             out = self._out.get(stream)
             if out is None:
                 continue
-            chunk = out.view[out.at : out.at + self._chunk]
+            limit, size = out.limit, self._chunk
+            if limit is not None:
+                if limit.free_at() > now:
+                    self.due = min(self.due, limit.free_at())
+                    turns.append(stream)
+                    continue
+                size = min(size, limit.chunk)
+                limit.took(min(size, len(out.view) - out.at), now)
+            chunk = out.view[out.at : out.at + size]
             self._push(HEADER.pack(Kind.DATA, len(chunk), stream, out.at))
             self._pieces.append(chunk)
             size = len(chunk)

@@ -340,6 +340,7 @@ class Engine:
             del self._peers[container]
             for other in self._peers.values():
                 other.lost(container)
+        self.remotes.ended(container)
         if not self._closing:
             self.feed(ContainerExited(container, reason))
             self._tell_watchers()

@@ -20,6 +20,7 @@ import msgspec
 from dataflower import wire
 from dataflower.channel.connection import Connection, tune
 from dataflower.channel.ferry import Ferry
+from dataflower.channel.mux import Limit
 from dataflower.channel.views import Views
 from dataflower.core.commands import StartContainer
 from dataflower.errors import Closed, Code, EndOfStream, InvalidArgument, PeerGone, WouldBlock
@@ -82,8 +83,11 @@ class Owner:
         self._views = Views(keep_descriptors=True, files_on=lender.files_on)
         self._sizes: dict[int, int] = {}
         self._peers: dict[int, Peer] = {}
+        self._limits: dict[int, Limit] = {}
         self._memory = Memory(self._views, self._sizes, lambda slot: True)
-        self.ferry = Ferry(lambda ref: self._views.view(ref).data, self._deliver, self._mirrored, self._forgotten)
+        self.ferry = Ferry(
+            lambda ref: self._views.view(ref).data, self._deliver, self._mirrored, self._forgotten, limits=self._limits
+        )
 
     # --- the connection --------------------------------------------------------------------------------------
 
@@ -233,6 +237,9 @@ class Owner:
         peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=lender.arena_cap_bytes)
         guest = self.guests[number] = Guest(peer, process)
         self._peers[number] = peer
+        rate = order.stage.resources.bandwidth
+        if rate is not None and rate > 0:
+            self._limits[number] = Limit(rate)
         lender.on_exit(process, functools.partial(self._on_exit, number))
         self._loop.add_reader(peer.task.fileno(), functools.partial(self._on_readable, guest))
 
@@ -303,6 +310,7 @@ class Owner:
             self._hang_up(guest)
         del self.guests[number], self._peers[number]
         self.ferry.drop(number)
+        self._limits.pop(number, None)
         self._say(number, peer_wire.encode(Ended(reason)))
         self._close_if_empty()
 

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from dataflower import wire
 from dataflower.channel.connection import Connection
 from dataflower.channel.ferry import Ferry
+from dataflower.channel.mux import Limit
 from dataflower.core.commands import StartContainer
 from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
@@ -53,7 +54,9 @@ class Listener(Protocol):
 class Session:
     """What this host and a lender have with each other, over any number of connections. Ends once, for good."""
 
-    def __init__(self, memory: Memory, listener: Listener, flush: Callable[[], None]) -> None:
+    def __init__(
+        self, memory: Memory, listener: Listener, flush: Callable[[], None], limits: Mapping[int, Limit]
+    ) -> None:
         self.id = os.urandom(SESSION_BYTES)
         self.was_connected = False
         self.ahead_s = 0.0
@@ -63,7 +66,9 @@ class Session:
         self._memory = memory
         self._listener = listener
         self._flush = flush
-        self.ferry = Ferry(lambda ref: memory.views.view(ref).data, self._deliver, self._mirrored, self._forgotten)
+        self.ferry = Ferry(
+            lambda ref: memory.views.view(ref).data, self._deliver, self._mirrored, self._forgotten, limits=limits
+        )
 
     def tell(self, container: int, body: bytes, refs: Iterable[TensorRef] = (), *, urgent: bool = False) -> None:
         """Send a message about a container; nothing happens once the session is over."""
@@ -147,7 +152,7 @@ class Remote:
         self._task: asyncio.Task[None] | None = None
 
     def _new_session(self) -> Session:
-        return Session(self._remotes.memory, self._remotes.listener, self._flush_soon)
+        return Session(self._remotes.memory, self._remotes.listener, self._flush_soon, self._remotes.limits)
 
     def begin(self) -> None:
         """Connect, and stay connected until `close`."""
@@ -293,6 +298,8 @@ class Remotes:
         self.name = config.host_name
         self.memory = memory
         self.listener = listener
+        self.limits: dict[int, Limit] = {}
+        """By container of this host: how fast it may send to others."""
         self.credentials = credentials
         self.timeout_s = config.peer_timeout_s
         self.context: ssl.SSLContext | None = None
@@ -311,7 +318,16 @@ class Remotes:
         if not self._remotes:
             return None
         name = self.placement.of(command.key.rpartition("@")[0], command.stage)
-        return self._remotes[name].start(command, peers) if name else None
+        if name:
+            return self._remotes[name].start(command, peers)
+        rate = command.stage.resources.bandwidth
+        if rate is not None:
+            self.limits[command.container] = Limit(rate)
+        return None
+
+    def ended(self, container: int) -> None:
+        """A container of this host is gone."""
+        self.limits.pop(container, None)
 
     def released(self, slots: tuple[tuple[int, int], ...]) -> None:
         """Nobody reads these slots any more."""

@@ -121,6 +121,7 @@ class ResourcesDocument(Document):
     memory: Bytes | None = Field(None, gt=0, description="Limit of its memory: 2GiB")
     gpu: Annotated[int, Field(ge=0)] | str = Field(0, description="How many, or which kind: h200")
     gpu_memory: Bytes | None = Field(None, gt=0, description="Memory on the device")
+    bandwidth: Bytes | None = Field(None, gt=0, description="Bytes per second that it may send to other hosts: 10MB")
     host: str = Field("", description="Name of the host to run on: one of the server's `peers`, or its own")
 
 

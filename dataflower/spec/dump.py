@@ -169,6 +169,8 @@ def resources_entry(resources: Resources) -> Entry:
         entry["gpu"] = resources.gpu
     if resources.gpu_memory_bytes is not None:
         entry["gpu_memory"] = show_size(resources.gpu_memory_bytes)
+    if resources.bandwidth is not None:
+        entry["bandwidth"] = show_size(int(resources.bandwidth))
     if resources.host:
         entry["host"] = resources.host
     return entry

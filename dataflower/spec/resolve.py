@@ -234,7 +234,7 @@ def _catch(at: Path, document: StageDocument, findings: list[Finding]) -> tuple[
 
 def _resources(document: TuningDocument) -> Resources:
     own = document.resources
-    return Resources(own.cpu, own.memory, own.gpu, own.gpu_memory, own.host) if own else Resources()
+    return Resources(own.cpu, own.memory, own.gpu, own.gpu_memory, own.bandwidth, own.host) if own else Resources()
 
 
 def _batch(at: Path, document: TuningDocument, signature: Signature | None, findings: list[Finding]) -> Batch | None:

@@ -120,6 +120,8 @@ class Resources:
     memory_bytes: int | None = None
     gpu: str | int = 0
     gpu_memory_bytes: int | None = None
+    bandwidth: float | None = None
+    """Bytes per second that the container may send to other hosts; None: as fast as it goes."""
     host: str = ""
     """Name of the host that the containers run on; empty: wherever the server decides, as a rule its own."""
 

@@ -70,6 +70,17 @@ async def test_a_workflow_says_where_its_stage_runs() -> None:
             await hosts.owner.apply(dataclasses.replace(elsewhere, stages={"only": stage}), "elsewhere")
 
 
+async def test_containers_with_a_bandwidth_send_everything_all_the_same() -> None:
+    slow = Resources(bandwidth=20e6)
+    stages = [
+        w.stage("here", "double", {"x": "inputs.x"}, resources=slow),
+        w.stage("there", "double", {"x": "here.out"}, resources=dataclasses.replace(slow, host="b")),
+    ]
+    x = np.arange(1 << 20, dtype=np.uint8)
+    async with pair() as hosts:
+        assert np.array_equal((await hosts.call(w.workflow("slow", stages, {"y": "there.out"}), x=x))["y"], 4 * x)
+
+
 async def test_failures_and_cancels_cross() -> None:
     async with pair("fail.only=b", "sleep.only=b", "kill_self.only=b", "sleep_deaf.only=b") as hosts:
         with pytest.raises(InvocationFailed, match="ValueError"):

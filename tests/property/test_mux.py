@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflower.channel.mux import HEADER, Aborted, Completed, Kind, Message, Mux, MuxError, MuxEvent, Opened
+from dataflower.channel.mux import HEADER, Aborted, Completed, Kind, Limit, Message, Mux, MuxError, MuxEvent, Opened
 
 ARENA_BYTES = 1 << 16
 
@@ -241,3 +241,29 @@ def test_one_who_has_heard_too_much_is_not_resumed() -> None:
     side.mux.connected()
     with pytest.raises(MuxError, match="not sent all"):
         side.read(HEADER.pack(Kind.RESUME, 0, 2, 0))
+
+
+@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=6), st.floats(0.0, 0.03), st.integers(0, 2**32))
+def test_streams_with_a_limit_keep_to_it_together(sizes: list[int], late: float, seed: int) -> None:
+    rng = random.Random(seed)
+    left, right = Side(1 << 20, 1000), Side(1 << 20, 1000)
+    connect(left, right)
+    exchange(left, right, rng, whole=True)
+    limit = Limit(100_000.0)
+    for size in sizes:
+        left.mux.open(memoryview(rng.randbytes(size)), 7, 0, limit)
+    now = start = 1000.0
+    for _ in range(10_000):
+        pieces = left.mux.outgoing(now)
+        data = b"".join(pieces)
+        left.mux.wrote(len(data))
+        right.read(data)
+        exchange(right, left, rng, whole=True)
+        # A chunk at the beginning, and what one who is late may catch up.
+        assert left.mux.bytes_out <= 100_000 * (now - start + 0.021) + 4096
+        if not left.mux.unfinished:
+            break
+        if left.mux.due < float("inf"):
+            now = max(now, left.mux.due) + rng.random() * late
+    assert len(right.completed) == len(sizes)
+    assert now - start <= sum(sizes) / 100_000 + (sum(sizes) / 1000 + len(sizes)) * late

@@ -26,6 +26,17 @@ def test_the_engine_gets_the_same_graph_as_the_baselines(benchmark: Benchmark) -
         assert stage.scaling.max_replicas == step.replicas
 
 
+@pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
+def test_on_two_hosts_steps_are_where_the_paper_has_them(benchmark: Benchmark) -> None:
+    text = benchmark.workflow(0.5, "b")
+    workflow = load(text, file="x", read=file_reader, find_source=source_finder([ROOT]))
+    for step in benchmark.steps:
+        resources = workflow.stages[step.name].resources
+        assert resources.host == ("b" if step.worker == 1 else "")
+        assert resources.bandwidth == step.bandwidth
+        assert benchmark.crosses(step) or step.worker != 1 or benchmark.name == "recognizer" or step.name == "split"
+
+
 def test_a_container_sends_forty_megabits_for_a_tenth_of_a_core() -> None:
     compute = BENCHMARKS["svd"].step("compute")
     assert compute.bandwidth == 0.1 * 50e6 == 5e6
