@@ -401,10 +401,23 @@ class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
     """The number under which it makes arenas, if that is not `container`: its own on the host that it works for."""
 
 
+class Spare(msgspec.Struct, frozen=True, array_like=True, tag="spare"):
+    """Have a process ready that may become a container with these `groups`: sandboxed where possible, if `isolated`."""
+
+    isolated: bool = False
+    groups: tuple[str, ...] = ()
+
+
 class Forked(msgspec.Struct, frozen=True, array_like=True, tag="forked"):
     """The container runs as `pid`."""
 
     container: int
+    pid: int
+
+
+class Prepared(msgspec.Struct, frozen=True, array_like=True, tag="prepared"):
+    """The spare that was ordered waits as `pid`: `Forked` says that it is a container now, `Exited` 0 that it ended."""
+
     pid: int
 
 
@@ -437,12 +450,13 @@ class ZygoteReady(msgspec.Struct, frozen=True, array_like=True, tag="zready"):
     why_not: str = ""
 
 
-FromZygote = Forked | Exited | Kept | ZygoteReady
+ToZygote = Fork | Spare
+FromZygote = Forked | Prepared | Exited | Kept | ZygoteReady
 
 
 encoder = msgspec.msgpack.Encoder()
 decode_to_container = msgspec.msgpack.Decoder(ToContainer).decode
 decode_from_container = msgspec.msgpack.Decoder(FromContainer).decode
-decode_fork = msgspec.msgpack.Decoder(Fork).decode
+decode_to_zygote = msgspec.msgpack.Decoder(ToZygote).decode
 decode_from_zygote = msgspec.msgpack.Decoder(FromZygote).decode
 encode = encoder.encode

@@ -91,6 +91,8 @@ class Config:
     """Whether libraries, weights and containers are got ready ahead of calls, for those who are called often."""
     preload_memory_bytes: int = 4096 * _MIB
     """Cap on the memory of what is held ready."""
+    spare_containers: bool = True
+    """Whether a process beside each fork server waits to become the next container: cold starts without the fork."""
     cpus: int = field(default_factory=_cpus)
     """Cores to plan with."""
     max_containers: int = 64

@@ -9,15 +9,18 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import msgspec
 
+from dataflower import wire
 from dataflower.channel.link import Link
 from dataflower.channel.segment import Spill
 from dataflower.clock import SystemClock
@@ -31,8 +34,8 @@ from dataflower.container.keeper import Room
 from dataflower.container.target import Target
 from dataflower.container.threads import set_compute_threads
 from dataflower.container.view import View
-from dataflower.errors import Code
-from dataflower.wire import Fork, Walls
+from dataflower.errors import Code, EndOfStream, PeerGone
+from dataflower.wire import Fork, Spare, Walls
 
 START_FAILED_STATUS = 3
 """Exit status after `StartFailed`."""
@@ -43,27 +46,57 @@ SWITCH_INTERVAL_S = 0.0005
 _monotonic = SystemClock().monotonic
 
 
-def run(
-    fork: Fork, descriptors: Sequence[int], *, lifeline: int | None, walls: Walls, view: View | None, room: Room | None
-) -> NoReturn:
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """What a child of the zygote gets from it. `lifeline`: see `sandbox.die_with_host`. `room`: if it has one."""
+
+    lifeline: int | None = None
+    walls: Walls = Walls.NONE
+    view: View | None = None
+    room: Room | None = None
+
+
+def run(fork: Fork, descriptors: Sequence[int], shell: Shell) -> NoReturn:
     """Be the container that `fork` describes; never returns to the zygote's stack.
 
-    Takes over the descriptors (inbox, task and control socket, log). `lifeline`: see `sandbox.die_with_host`. `walls`,
-    `view`, `room`: of its sandbox, if it is to have one.
+    Takes over the descriptors (inbox, task and control socket, log).
     """
+
+    def live() -> int:
+        _open_log(descriptors[3])
+        folder = _move_in(Spare(fork.isolated, fork.groups), shell, network=fork.network)
+        return _become(fork, descriptors, shell, folder)
+
+    _end_with(live)
+
+
+def wait(spare: Spare, link: Link, shell: Shell) -> NoReturn:
+    """Do all that can be done before anyone knows which container this is to be; then be the one that is ordered.
+
+    Takes over the link; its end is the order to leave.
+    """
+
+    def live() -> int:
+        folder = _move_in(spare, shell, network=False)
+        try:
+            payload, descriptors = link.receive()
+        except (EndOfStream, PeerGone):
+            while shell.lifeline is not None:  # the host ends it; it couldn't tell whose this was from what has ended
+                signal.pause()
+            return STOPPED_STATUS
+        link.close()
+        fork = wire.decode_to_zygote(payload)
+        assert isinstance(fork, Fork)
+        _open_log(descriptors[3])
+        return _become(fork, descriptors, shell, folder)
+
+    _end_with(live)
+
+
+def _end_with(live: Callable[[], int]) -> NoReturn:
     status = BROKEN_STATUS
-    inbox_fd, task_fd, control_fd, log_fd = descriptors
     try:
-        _open_log(log_fd)
-        sandbox.reset_signals()
-        folder = os.getcwd()
-        sandbox.settle(fork, lifeline)
-        if room is not None:
-            room.enter(network=fork.network)
-            room.close()
-        sandbox.enter(fork, walls, view)
-        _settle_in(fork, folder, walls)
-        status = _serve(fork, (inbox_fd, task_fd, control_fd))
+        status = live()
     except BaseException:  # the last line of defence: whatever it is, it belongs in the log
         traceback.print_exc()
     finally:
@@ -73,18 +106,38 @@ def run(
         os._exit(status)
 
 
-def _settle_in(fork: Fork, folder: str, walls: Walls) -> None:
-    """Working directory, environment, module path."""
-    if fork.isolated and walls is not Walls.NONE:
-        _find_place(folder, "/tmp" if walls is Walls.ROOM else fork.scratch)
+def _move_in(spare: Spare, shell: Shell, *, network: bool) -> str:
+    """Session, room and sandbox, as far as they are the same for all containers; gives the working directory."""
+    sandbox.reset_signals()
+    folder = os.getcwd()
+    sandbox.settle(spare, shell.lifeline)
+    room = shell.room
+    if room is not None:
+        room.enter(network=network)
+        room.close()
+    sandbox.enter(shell.walls if spare.isolated else Walls.NONE)
     faulthandler.enable(2)  # writing into a read-only view kills the process: say where
     gc.enable()
     keep_freed_memory()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # or all children of a zygote would draw the same numbers
+    return folder
+
+
+def _become(fork: Fork, descriptors: Sequence[int], shell: Shell, folder: str) -> int:
+    """What only this container needs, then its life."""
+    sandbox.limit(fork.memory_bytes)
+    walls = shell.walls if fork.isolated else Walls.NONE
+    if walls is Walls.LANDLOCK:
+        assert shell.view is not None
+        sandbox.confine(fork, shell.view)
+    if walls is not Walls.NONE:
+        _find_place(folder, "/tmp" if walls is Walls.ROOM else fork.scratch)
     sys.path[:0] = [path for path in fork.code_path if path not in sys.path]
     importlib.invalidate_caches()  # the zygote listed those directories long ago
+    inbox, task, control = descriptors[:3]
+    return _serve(fork, (inbox, task, control))
 
 
 def _find_place(folder: str, scratch: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from dataflower.container import kernel, landlock, seccomp
 from dataflower.container.view import View
-from dataflower.wire import Fork, Walls
+from dataflower.wire import Fork, Spare, Walls
 
 _F_SETSIG = 10
 _OOM_SCORE = 500
@@ -23,8 +23,10 @@ _MOST_PROCESSES = 4096
 """Threads and processes of a sandboxed container."""
 
 
-def settle(fork: Fork, lifeline: int | None) -> None:
+def settle(spare: Spare, lifeline: int | None) -> None:
     """Session, limits and control groups of the calling process; while it still sees the host's /proc and /sys.
+
+    Moving into a group waits for all processors to have switched tasks: milliseconds, in which nothing is computed.
 
     `lifeline`: see `die_with_host`.
     """
@@ -32,37 +34,37 @@ def settle(fork: Fork, lifeline: int | None) -> None:
     _yield_to_host()
     if lifeline is not None:
         die_with_host(lifeline)
-    _limit(fork.memory_bytes)
-    if fork.isolated:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if spare.isolated:
         _lower(resource.RLIMIT_NPROC, _MOST_PROCESSES)
     with contextlib.suppress(OSError):  # a hardened /proc may refuse; the container works without it
         _prefer_for_oom()
-    _join(fork.groups)
+    _join(spare.groups)
 
 
-def enter(fork: Fork, walls: Walls, view: View | None) -> None:
+def enter(walls: Walls) -> None:
     """Shut the calling process in, for good. It is in its room already, if it has one. Raises OSError."""
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    if not fork.isolated or walls is Walls.NONE:
-        return
     if walls is Walls.ROOM:
         kernel.drop_capabilities()
         landlock.scope()
-    else:
-        assert view is not None
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # another container of the same user must not look into this one
-        os.makedirs(fork.scratch, mode=0o700, exist_ok=True)
-        landlock.confine(view, fork.scratch, network=fork.network, gpu=fork.gpu)
-    kernel.install_filter(seccomp.program(network=fork.network or walls is Walls.ROOM))
+        kernel.install_filter(seccomp.program(network=True))  # it has a network of its own, or may use the host's
 
 
-def _limit(memory_bytes: int) -> None:
-    """`memory_bytes`: limit of the private data; 0 = none.
+def confine(fork: Fork, view: View) -> None:
+    """`enter` where there are no rooms, after which the process sees what `fork` and `view` say. Raises OSError."""
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # another container of the same user must not look into this one
+    os.makedirs(fork.scratch, mode=0o700, exist_ok=True)
+    landlock.confine(view, fork.scratch, network=fork.network, gpu=fork.gpu)
+    kernel.install_filter(seccomp.program(network=fork.network))
+
+
+def limit(memory_bytes: int) -> None:
+    """Limit the private data of the calling process; 0: don't.
 
     The limit is RLIMIT_DATA: shared mappings (arenas, libraries) don't count, as they would under RLIMIT_AS,
     which torch's reservations alone exceed. What the zygote had already mapped counts, so it is added.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_bytes:
         _lower(resource.RLIMIT_DATA, memory_bytes + _data_bytes())
 

@@ -48,16 +48,16 @@ class Sandboxes:
         keeper.order(PLAIN)
         return cls(isolation, view, keeper)
 
-    def room_for(self, order: wire.Fork) -> Room | None:
+    def room_for(self, *, isolated: bool, demanded: bool = False, gpu: bool = False) -> Room | None:
         """A room, if the container is to have one. Raises OSError (SandboxUnavailable, RoomUnavailable)."""
         walls = self.isolation.walls
-        if order.demanded and walls is Walls.NONE:
+        if demanded and walls is Walls.NONE:
             raise SandboxUnavailable(f"it demands a sandbox, and there is none: {self.isolation.why_not}")
         if self._keeper is None:
             return None
-        if not order.isolated:  # there is no way back from `Room.aim`
+        if not isolated:  # there is no way back from `Room.aim`
             raise SandboxUnavailable("this fork server makes containers in rooms only")
-        return self._keeper.take(WITH_GPU if order.gpu else PLAIN)
+        return self._keeper.take(WITH_GPU if gpu else PLAIN)
 
     def restock(self) -> None:
         """A container was started: have a room for the next one."""

@@ -16,8 +16,9 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
 
 from dataflower import wire
 from dataflower.channel.link import Link
@@ -30,6 +31,9 @@ from dataflower.container.threads import name_thread_count
 from dataflower.container.view import view
 from dataflower.errors import Closed, EndOfStream, PeerGone
 from dataflower.wire import Walls
+
+if TYPE_CHECKING:
+    from dataflower.container.main import Shell
 
 FORK_FAILED_STATUS = 71
 """Status in `Exited` for a container that could not be forked (there was no `Forked` then)."""
@@ -48,7 +52,9 @@ class Zygote:
         self._poll = select.epoll()
         self._poll.register(link.fileno(), select.EPOLLIN)
         self._children: dict[int, tuple[int, int]] = {}
-        """pidfd -> (pid, container)."""
+        """pidfd -> (pid, container). Container 0: the spare."""
+        self._spare: tuple[wire.Spare, int, Link] | None = None
+        """A child that waits to become a container: what it is good for, its pidfd, and where it is told."""
 
     def serve(self) -> None:
         """Fork and reap as asked. Returns when the host closed the link; containers live on, on their own sockets."""
@@ -65,9 +71,13 @@ class Zygote:
 
     def _take_order(self) -> None:
         payload, fds = self._link.receive()
-        order = wire.decode_fork(payload)
+        order = wire.decode_to_zygote(payload)
+        if isinstance(order, wire.Spare):
+            self._prepare(order)
+            return
         try:
-            self._fork(order, fds)
+            if not self._hand_over(order, payload, fds):
+                self._fork(order, fds)
         except OSError as error:  # no memory, no process, no room left: the host may try again later
             print(f"zygote: can't make a container: {error}", file=sys.stderr, flush=True)
             self._link.send(wire.encode(wire.Exited(order.container, FORK_FAILED_STATUS, str(error))))
@@ -76,38 +86,82 @@ class Zygote:
                 os.close(fd)
 
     def _fork(self, order: wire.Fork, fds: list[int]) -> None:
-        room = self._sandboxes.room_for(order)
+        room = self._sandboxes.room_for(isolated=order.isolated, demanded=order.demanded, gpu=order.gpu)
+        pidfd = self._child(order.container, room, lambda shell: _main().run(order, fds, shell))
+        self._link.send(wire.encode(wire.Forked(order.container, self._children[pidfd][0])))
+        self._sandboxes.restock()
+
+    def _prepare(self, order: wire.Spare) -> None:
+        """Have a spare, if possible and there is none: nobody waits for it, and containers start without, too."""
+        if self._spare is not None:
+            return
+        ours, theirs = Link.pair()
+        try:
+            room = self._sandboxes.room_for(isolated=order.isolated)
+            pidfd = self._child(0, room, lambda shell: _main().wait(order, theirs, shell), ours)
+        except OSError as error:
+            print(f"zygote: no spare container: {error}", file=sys.stderr, flush=True)
+            ours.close()
+            return
+        finally:
+            theirs.close()
+        self._spare = (order, pidfd, ours)
+        self._link.send(wire.encode(wire.Prepared(self._children[pidfd][0])))
+        self._sandboxes.restock()
+
+    def _hand_over(self, order: wire.Fork, payload: bytes, fds: list[int]) -> bool:
+        """Let the spare be the container, if there is one and it is the right kind."""
+        if self._spare is None or order.gpu or (order.network and order.isolated):
+            return False
+        spare, pidfd, link = self._spare
+        if (spare.isolated, spare.groups) != (order.isolated, order.groups):
+            return False
+        if order.demanded and self._sandboxes.isolation.walls is Walls.NONE:
+            return False
+        self._spare = None
+        try:
+            link.send(payload, fds)
+        except PeerGone:  # it has died, and will be reaped in a moment
+            return False
+        finally:
+            link.close()
+        pid = self._children[pidfd][0]
+        self._children[pidfd] = (pid, order.container)
+        self._link.send(wire.encode(wire.Forked(order.container, pid)))
+        return True
+
+    def _child(self, number: int, room: Room | None, live: Callable[[Shell], NoReturn], *strangers: Link) -> int:
+        """Fork a child that lives in the room; gives its pidfd. `strangers`: links that are not for it."""
         try:
             if room is not None:
                 room.aim()
             pid = os.fork()
             if not pid:
-                self._become_container(order, fds, room)
+                self._leave(room, live, strangers)
             pidfd = os.pidfd_open(pid)
             if room is not None:
                 room.move_in(pidfd)
         finally:
             if room is not None:
                 room.close()
-        self._children[pidfd] = (pid, order.container)
+        self._children[pidfd] = (pid, number)
         self._poll.register(pidfd, select.EPOLLIN)
-        self._link.send(wire.encode(wire.Forked(order.container, pid)))
-        self._sandboxes.restock()
+        return pidfd
 
-    def _become_container(self, order: wire.Fork, fds: list[int], room: Room | None) -> NoReturn:
+    def _leave(self, room: Room | None, live: Callable[[Shell], NoReturn], strangers: tuple[Link, ...]) -> NoReturn:
         """In the child: let go of all that is the zygote's, then never come back."""
         try:
+            for link in strangers:
+                link.close()
+            if self._spare is not None:
+                self._spare[2].close()
             os.close(self._link.detach())
             self._poll.close()
             for pidfd in self._children:
                 os.close(pidfd)
             self._sandboxes.close()
-            from dataflower.container import main as container
-
             sandboxes = self._sandboxes
-            container.run(
-                order, fds, lifeline=self._lifeline, walls=sandboxes.isolation.walls, view=sandboxes.view, room=room
-            )
+            live(_main().Shell(self._lifeline, sandboxes.isolation.walls, sandboxes.view, room))
         finally:
             os._exit(70)
 
@@ -118,7 +172,15 @@ class Zygote:
         with contextlib.suppress(ProcessLookupError):  # its own children, while its number is still taken
             os.killpg(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
+        if not container and self._spare is not None and self._spare[1] == pidfd:
+            self._spare[2].close()
+            self._spare = None
         self._link.send(wire.encode(wire.Exited(container, os.waitstatus_to_exitcode(status))))
+
+
+def _main() -> ModuleType:
+    """What children run. Imported late: the keeper of rooms is forked before, while the process is small."""
+    return importlib.import_module("dataflower.container.main")
 
 
 def preload(modules: Sequence[str]) -> tuple[str, ...]:
@@ -160,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sandboxes = Sandboxes.found(seen, link, options.lifeline, Walls(options.at_most))
         sandbox.die_with_parent()  # again: a change of user namespace may undo it
     gc.disable()
-    importlib.import_module("dataflower.container.main")
+    _main()
     missing = preload([name for name in options.preload.split(",") if name])
     gc.collect()
     gc.freeze()  # so that a collection in a child doesn't touch, and copy, the zygote's pages

@@ -293,6 +293,7 @@ class Engine:
             if message.version != wire.VERSION:
                 raise ProtocolViolation(f"it speaks version {message.version} of the wire, the host {wire.VERSION}")
             self._loop.call_soon(self._tell_watchers)
+            self._launcher.ready(peer.number)
             if self.on_start is not None:
                 spawn_s = self._now() - peer.started_at - message.import_s - message.setup_s
                 workflow = peer.key.rpartition("@")[0]

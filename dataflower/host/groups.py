@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -42,6 +42,17 @@ class Limits:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Groups of a container that nobody knows yet. `files`: into which its first process is to write itself."""
+
+    folders: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[str, ...]:  # noqa: D102
+        return tuple(str(folder / "cgroup.procs") for folder in self.folders.values())
+
+
 class Groups:
     """The groups of one server. Call `close`."""
 
@@ -58,6 +69,7 @@ class Groups:
         self._bases: dict[str, Path] = {}
         self._made: dict[int, tuple[Path, ...]] = {}
         self._stale: set[Path] = set()
+        self._reservations = 0
         for controller, place in places.items():
             try:
                 _sweep(place)
@@ -83,19 +95,49 @@ class Groups:
             try:
                 folder.mkdir()
                 folders.append(folder)
-                for files_of in settings.values():
-                    for name, content in files_of.items():
-                        with contextlib.suppress(FileNotFoundError):  # v2: a controller that is not handed down
-                            (folder / name).write_text(content, encoding="ascii")
+                _write(folder, settings)
                 files.append(str(folder / "cgroup.procs"))
             except OSError as error:
                 self.why_not = f"{error.strerror}: {error.filename or folder}"
         self._made[container] = tuple(folders)
         return tuple(files)
 
+    def reserve(self) -> Reservation:
+        """Make groups without limits, which a process may enter before it is known which container it will be."""
+        self._reservations += 1
+        folders: dict[str, Path] = {}
+        for controller, base in self._bases.items():
+            folder = base / f"c-spare{self._reservations}"
+            try:
+                folder.mkdir()
+                folders[controller] = folder
+            except OSError as error:
+                self.why_not = f"{error.strerror}: {error.filename or folder}"
+        return Reservation(folders)
+
+    def adopt(self, container: int, limits: Limits, reserved: Reservation) -> tuple[str, ...]:
+        """`make` with groups that were reserved: they are the container's now, and limited."""
+        wanted = limits.settings(self.version)
+        for controller, folder in reserved.folders.items():
+            settings = wanted if controller == "" else {name: wanted[name] for name in (controller,) if name in wanted}
+            try:
+                _write(folder, settings)
+            except OSError as error:
+                self.why_not = f"{error.strerror}: {error.filename or folder}"
+        self._made[container] = tuple(reserved.folders.values())
+        return reserved.files
+
+    def give_back(self, reserved: Reservation) -> None:
+        """Nobody is to have these groups; they are removed as soon as they are empty."""
+        self._stale.update(reserved.folders.values())
+        self._clear()
+
     def remove(self, container: int) -> None:
         """The container is gone; a folder that something still dies in is removed with a later one."""
         self._stale.update(self._made.pop(container, ()))
+        self._clear()
+
+    def _clear(self) -> None:
         for folder in tuple(self._stale):
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -117,6 +159,13 @@ class Groups:
         for base in self._bases.values():
             _remove(base)
         self._bases.clear()
+
+
+def _write(folder: Path, settings: Mapping[str, Mapping[str, str]]) -> None:
+    for files_of in settings.values():
+        for name, content in files_of.items():
+            with contextlib.suppress(FileNotFoundError):  # v2: a controller that is not handed down
+                (folder / name).write_text(content, encoding="ascii")
 
 
 def find(membership: str, root: Path = ROOT) -> tuple[int, Mapping[str, Path]]:

@@ -22,7 +22,7 @@ from dataflower.channel.segment import Spill
 from dataflower.clock import Clock
 from dataflower.core.commands import StartContainer
 from dataflower.host import logs
-from dataflower.host.groups import Groups, Limits
+from dataflower.host.groups import Groups, Limits, Reservation
 from dataflower.host.processes import (
     children_in_group,
     describe_exit,
@@ -159,18 +159,21 @@ class Launcher:
             log = self._open_log(workflow, command.stage.name)
             undo.pop_all()
         isolated = self._is_isolated(command.stage.isolation)
+        kind = self._kind(Kind(command.stage.preload, isolated))
+        nursery = self._nurseries.setdefault(kind, Nursery())
         fork = msgspec.structs.replace(
             _fork_order(command, workflow, self._config, self._spill),
             isolated=isolated,
             demanded=isolated and Isolation.SANDBOX in (command.stage.isolation, self._default_isolation),
-            groups=self._make_groups(command) if isolated else (),
             scratch=os.path.join(self._scratch, str(command.container)),
             owner=owner,
         )
+        if isolated:
+            fork = msgspec.structs.replace(fork, groups=self._groups_for(command, fork, nursery.zygote))
+        elif nursery.zygote is not None:
+            nursery.zygote.spare = None
         order = Order(fork, (inbox_end, task_end, control_end), log)
         self._processes[command.container] = Process(command.container)
-        kind = self._kind(Kind(command.stage.preload, isolated))
-        nursery = self._nurseries.setdefault(kind, Nursery())
         nursery.waiting.append(order)
         if nursery.zygote is not None:
             self._send_waiting(nursery)
@@ -215,7 +218,25 @@ class Launcher:
     def _is_isolated(self, asked: Isolation | None) -> bool:
         return (asked or self._default_isolation) is not Isolation.PROCESS
 
-    def _make_groups(self, command: StartContainer) -> tuple[str, ...]:
+    def ready(self, container: int) -> None:
+        """It is ready for tasks: time to get ready for the next."""
+        process = self._processes.get(container)
+        if process is not None and process.zygote is not None:
+            self._restock(process.zygote)
+
+    def _restock(self, zygote: Zygote) -> None:
+        """Have a process ready for the next container of this zygote."""
+        if zygote.spare is not None or zygote.retired or zygote not in self._zygotes or self._closing:
+            return
+        if self._config.spare_containers and zygote.is_ready:
+            grouped = self._groups is not None and zygote.kind.isolated
+            zygote.prepare(self._groups.reserve() if self._groups is not None and grouped else Reservation())
+
+    def _groups_for(self, command: StartContainer, fork: wire.Fork, zygote: Zygote | None) -> tuple[str, ...]:
+        """Files of the container's groups: those that the process is in already which will be it, or new ones."""
+        reserved = None
+        if zygote is not None and not (fork.network or fork.gpu):
+            reserved, zygote.spare = zygote.spare, None
         if self._groups is None:
             return ()
         resources = command.stage.resources
@@ -225,6 +246,8 @@ class Launcher:
             # What it writes for others to read is charged to it as well.
             memory_bytes=memory + self._config.container_arena_bytes if memory else 0,
         )
+        if reserved is not None:
+            return self._groups.adopt(command.container, limits, reserved)
         return self._groups.make(command.container, limits)
 
     def stop(self, container: int) -> None:
@@ -317,12 +340,16 @@ class Launcher:
         match message:
             case wire.Forked(container, pid):
                 self._on_forked(zygote, container, pid)
+            case wire.Exited(0):
+                zygote.spare_pid = 0
             case wire.Exited(container, status, reason):
                 zygote.pending.discard(container)
                 zygote.children.discard(container)
                 self._ended(container, status, f"could not be started: {reason}" if reason else "")
             case wire.Kept(pid):
                 zygote.keeper = pid
+            case wire.Prepared(pid):
+                zygote.spare_pid = pid
             case wire.ZygoteReady():
                 if message.version != wire.VERSION:
                     _log.error("a zygote speaks version %d of the wire, the host %d", message.version, wire.VERSION)
@@ -330,6 +357,7 @@ class Launcher:
                     return
                 zygote.is_ready = True
                 self._nurseries[zygote.kind].backoff_s = 0.0
+                self._restock(zygote)
                 _log.info("zygote %d is ready in %.2f s", message.pid, message.seconds)
                 if self.on_zygote is not None:
                     self.on_zygote(zygote.kind.preload, message.seconds, zygote.pid)
@@ -352,6 +380,8 @@ class Launcher:
 
     def _on_forked(self, zygote: Zygote, container: int, pid: int) -> None:
         zygote.pending.discard(container)
+        if zygote.spare_pid == pid:
+            zygote.spare_pid = 0
         process = self._processes.get(container)
         pidfd = open_process(pid)
         if process is None or pidfd is None:
@@ -372,6 +402,11 @@ class Launcher:
         if not self._closing and not zygote.retired:
             self._lost += 1
             _log.error("a zygote (preloading %s) %s", zygote.kind, describe_exit(status))
+        if zygote.spare is not None and self._groups is not None:
+            self._groups.give_back(zygote.spare)
+            zygote.spare = None
+        if zygote.spare_pid and self._await_orphan(zygote.spare_pid):
+            kill_process(self._orphans[zygote.spare_pid][0])
         if zygote.keeper:  # it ends with the last of its rooms, and then by itself
             self._await_orphan(zygote.keeper)
         for container in sorted(zygote.children):
@@ -448,6 +483,7 @@ class Launcher:
             process.zygote.children.discard(container)
             if process.zygote is self._nurseries[process.zygote.kind].zygote:
                 self._retire_if_unused(process.zygote.kind)
+            self._restock(process.zygote)
         if process.pidfd >= 0:
             os.close(process.pidfd)
             self._clear_group(process.pid)

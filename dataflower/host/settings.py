@@ -46,6 +46,8 @@ class HostConfig:
     """Names (or patterns with `*`) of environment variables that they see, besides harmless ones."""
     control_groups: bool = True
     """Whether limits are also kept by control groups, where the kernel allows."""
+    spare_containers: bool = True
+    """Whether a process beside each fork server waits to become the next container: cold starts without the fork."""
     cpus: int = field(default_factory=default_cpus)
     max_containers: int = 64
     devices: tuple[str, ...] = ("cpu",)

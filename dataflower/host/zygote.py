@@ -16,6 +16,7 @@ from dataflower import wire
 from dataflower.channel.link import Link
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.environment import visible
+from dataflower.host.groups import Reservation
 from dataflower.host.links import Outbox
 from dataflower.host.processes import kill_process
 from dataflower.host.store import Store
@@ -94,6 +95,10 @@ class Zygote:
         """Containers that run."""
         self.retired = False
         """Whether it was ended because nobody needed it."""
+        self.spare_pid = 0
+        """Process id of the last of them."""
+        self.spare: Reservation | None = None
+        """The groups of a process that waits there to become a container, if there should be one."""
         door = () if store is None else (store.door,)
         environment = _environment(marker, kind, sandbox) | ({} if store is None else store.environment)
         ours, theirs = Link.pair()
@@ -122,6 +127,11 @@ class Zygote:
         """Order a container. The descriptors are copied."""
         self.pending.add(order.container)
         self._outbox.send(wire.encode(order), descriptors)
+
+    def prepare(self, reserved: Reservation) -> None:
+        """Have a process ready for the next container, in these groups."""
+        self.spare = reserved
+        self._outbox.send(wire.encode(wire.Spare(self.kind.isolated, reserved.files)))
 
     def _receive(self) -> None:
         link = self._outbox.link

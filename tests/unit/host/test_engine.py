@@ -50,11 +50,15 @@ class ScriptedLauncher:
         self.theirs: dict[int, tuple[Link, Link, Link]] = {}
         self.killed: dict[int, str] = {}
         self.stopped: list[int] = []
+        self.ready_ones: list[int] = []
 
     def start(self, command: commands.StartContainer) -> tuple[Link, Link, Link]:
         (inbox, inbox_end), (task, task_end), (control, control_end) = Link.pair(), Link.pair(), Link.pair()
         self.theirs[command.container] = (inbox_end, task_end, control_end)
         return inbox, task, control
+
+    def ready(self, container: int) -> None:
+        self.ready_ones.append(container)
 
     def stop(self, container: int) -> None:
         self.stopped.append(container)

@@ -58,6 +58,29 @@ def test_a_container_without_limits_is_only_counted(v1: Path) -> None:
     assert [Path(file).parts[-4] for file in groups.make(1, Limits())] == ["pids"]
 
 
+@pytest.mark.parametrize(("fixture", "membership"), [("v1", V1), ("v2", V2)])
+def test_reserved_groups_become_a_containers_and_are_limited_then(
+    fixture: str, membership: str, request: pytest.FixtureRequest
+) -> None:
+    groups = Groups(request.getfixturevalue(fixture), membership)
+    reserved = groups.reserve()
+    assert reserved.files
+    folders = [Path(file).parent for file in reserved.files]
+    assert all(list(folder.iterdir()) == [] for folder in folders)
+    assert groups.adopt(7, Limits(cpu=0.5, memory_bytes=4096), reserved) == reserved.files
+    written = {file.name: file.read_text() for folder in folders for file in folder.iterdir()}
+    assert "4096" in written.values()
+    assert written["pids.max"] == str(MOST_PROCESSES)
+    assert groups.reserve().files != reserved.files
+
+
+def test_groups_that_nobody_is_to_have_are_removed(v1: Path) -> None:
+    groups = Groups(v1, V1)
+    reserved = groups.reserve()
+    groups.give_back(reserved)
+    assert not any(Path(file).parent.exists() for file in reserved.files)
+
+
 def test_v2_uses_what_the_parent_hands_down(v2: Path) -> None:
     slice_ = v2 / "user.slice" / "app.slice"
     assert find(V2, v2) == (2, {"": slice_})
