@@ -104,16 +104,7 @@ class Catalog:
                         ready(have)
                     return have
                 self.make_room(name, total)
-                fetch = Fetch(
-                    source,
-                    files,
-                    self.disk.root / f".partial-{name}",
-                    self.disk.root / name,
-                    owned,
-                    progress,
-                    self.disk.config.models_threads,
-                    arrival=arrival or Arrival(),
-                )
+                fetch = self._fetch(name, source, files, owned=owned, progress=progress, arrival=arrival)
                 manifest = fetch.run()
                 if ready is not None:
                     ready(manifest)
@@ -122,6 +113,20 @@ class Catalog:
         finally:
             source.close()
         return manifest
+
+    def _fetch(
+        self,
+        name: str,
+        source: Source,
+        files: Sequence[RemoteFile],
+        *,
+        owned: Owned | None,
+        progress: Progress,
+        arrival: Arrival | None,
+    ) -> Fetch:
+        partial, target = self.disk.root / f".partial-{name}", self.disk.root / name
+        threads = self.disk.config.models_threads
+        return Fetch(source, files, partial, target, owned, progress, threads, arrival=arrival or Arrival())
 
     def _read(self, name: str, have: Manifest, owned: Owned, progress: Progress, arrival: Arrival | None) -> None:
         """Fill memory with a model that is on the disk already."""
