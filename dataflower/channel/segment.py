@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -14,6 +15,7 @@ import numpy as np
 from dataflower.channel import seals
 
 _SEALS = seals.RESIZE | seals.FUTURE_WRITE
+HUGE_BYTES = 2 << 20
 LEFT_FREE_BYTES = 1 << 30
 """What spilling leaves free on a disk."""
 
@@ -46,6 +48,7 @@ class Segment:
         fd = seals.make(f"dataflower-arena-{arena}", nbytes)
         try:
             memory = mmap.mmap(fd, nbytes)
+            advise_huge(memory, nbytes)
             seals.seal(fd, _SEALS)  # after the mapping: a later writable one is what the seal forbids
             return cls(arena, nbytes, fd, memory, False)
         except BaseException:
@@ -62,6 +65,16 @@ class Segment:
             return cls(arena, nbytes, fd, memory, True)
         finally:
             os.close(writable)
+
+
+def advise_huge(memory: mmap.mmap, nbytes: int) -> None:
+    """Ask for huge pages, which the kernel gives to memfds where the administrator lets it (`shmem_enabled`: advise).
+
+    Both sides ask: whoever writes first gets them made, and whoever reads maps 2 MB at a fault.
+    """
+    if nbytes >= HUGE_BYTES:
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
 
 
 def make_file(directory: str, nbytes: int, device: int | None = None) -> int:

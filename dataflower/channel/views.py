@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from dataflower.channel import seals
+from dataflower.channel.segment import advise_huge
 from dataflower.wire import TensorRef
 
 Slots = tuple[tuple[int, int], ...]
@@ -282,6 +283,7 @@ class Views:
 
     def _map(self, arena: int, segment: _Attached) -> mmap.mmap:
         segment.map = mmap.mmap(segment.fd, segment.nbytes, mmap.MAP_SHARED, mmap.PROT_READ)
+        advise_huge(segment.map, segment.nbytes)
         segment.address = int(np.frombuffer(segment.map, np.uint8, 1).__array_interface__["data"][0])
         insort(self._by_address, (segment.address, arena))
         if not self._keep:
