@@ -169,6 +169,16 @@ class CancelTask(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
     reason: str = "cancelled"
 
 
+class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="back"):
+    """Give back those of these tasks that have not begun: `Withdrawn` names them, and they never run.
+
+    Those that have begun go on, unless there is a `reason`: then they stop as by `CancelTask`.
+    """
+
+    tasks: tuple[int, ...]
+    reason: str = ""
+
+
 class ReleaseSlots(msgspec.Struct, frozen=True, array_like=True, tag="release"):
     """Slots of the receiver's own arenas that nobody reads any more: (arena, slot) pairs."""
 
@@ -207,6 +217,7 @@ ToContainer = (
     | FeedEnd
     | Grant
     | CancelTask
+    | Withdraw
     | ReleaseSlots
     | AttachArena
     | DetachArena
@@ -292,6 +303,12 @@ class BatchDone(msgspec.Struct, frozen=True, array_like=True, tag="bdone"):
     results: tuple[TaskDone | TaskFailed, ...]
 
 
+class Withdrawn(msgspec.Struct, frozen=True, array_like=True, tag="given"):
+    """These tasks will not run here: they had not begun when `Withdraw` came."""
+
+    tasks: tuple[int, ...]
+
+
 class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
     """User code has been handed so many items of a stream input so far (cumulative): that is what credit counts.
 
@@ -326,7 +343,17 @@ class ArenaMade(msgspec.Struct, frozen=True, array_like=True, tag="arena"):
 
 
 FromContainer = (
-    Hello | StartFailed | TokenSent | TaskDone | TaskFailed | BatchDone | Taken | Starved | Unheld | ArenaMade
+    Hello
+    | StartFailed
+    | TokenSent
+    | TaskDone
+    | TaskFailed
+    | BatchDone
+    | Withdrawn
+    | Taken
+    | Starved
+    | Unheld
+    | ArenaMade
 )
 
 

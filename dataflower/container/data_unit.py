@@ -90,6 +90,8 @@ class DataUnit:
         self._running: dict[int, RunningTask] = {}
         self._early: dict[int, list[wire.ToContainer]] = {}
         """Control messages that overtook their RunTask."""
+        self._withdrawn: set[int] = set()
+        """Tasks that the host has had back before this unit read them: they are dropped when they come."""
         self._finished: dict[int, None] = {}
         """The last tasks that ended: what still comes for them is thrown away."""
         self._ready = False
@@ -144,15 +146,25 @@ class DataUnit:
             received = _monotonic()
             message = wire.decode_to_container(payload)
             if type(message) is wire.RunTask:
-                return self._begin(RunningTask(message, received))
-            if type(message) is wire.RunBatch:
+                task = RunningTask(message, received)
+                if self._begin(task):
+                    return task
+                if self._stopping:
+                    return None
+            elif type(message) is wire.RunBatch:
                 return self._begin_batch(RunningBatch(message, received))
-            self._handle(message, fds, _INBOX)
+            else:
+                self._handle(message, fds, _INBOX)
 
-    def _begin(self, task: RunningTask) -> RunningTask | None:
+    def _begin(self, task: RunningTask) -> bool:
+        """Enter it into the books, unless the host has had it back, or it is time to leave."""
         with self._lock:
             if self._stopping:
-                return None
+                return False
+            if self._withdrawn and task.number in self._withdrawn:
+                self._withdrawn.discard(task.number)
+                self._early.pop(task.number, None)
+                return False
             self._finished.pop(task.number, None)
             for entry in task.run.inputs:
                 if type(entry) is wire.Opened:
@@ -163,11 +175,11 @@ class DataUnit:
             early = self._early.pop(task.number, ()) if self._early else ()
             for message in early:
                 _apply(task, message)
-        return task
+        return True
 
     def _begin_batch(self, batch: RunningBatch) -> RunningBatch | None:
         for member in batch.members:
-            if self._begin(member) is None:
+            if not self._begin(member):
                 return None
         return batch
 
@@ -382,8 +394,27 @@ class DataUnit:
             self._detach(message.arena, socket)
         elif isinstance(message, wire.CloseLink):
             self._relay.close(message.container)
+        elif isinstance(message, wire.Withdraw):
+            self._withdraw(message)
         elif not isinstance(message, wire.RunBatch):
             self._tell(message)
+
+    def _withdraw(self, message: wire.Withdraw) -> None:
+        """Give back what has not begun; stop what has, if there is a reason."""
+        unbegun = []
+        with self._lock:
+            for number in message.tasks:
+                task = self._running.get(number)
+                if task is None:
+                    if number not in self._finished:
+                        self._withdrawn.add(number)
+                        unbegun.append(number)
+                elif message.reason:
+                    task.cancel(message.reason)
+        if unbegun:
+            self._send(wire.Withdrawn(tuple(unbegun)))
+        if message.reason:
+            self.arena.interrupt()
 
     def _tell(self, message: wire.RunTask | wire.Feed | wire.FeedEnd | wire.Grant | wire.CancelTask) -> None:
         with self._lock:

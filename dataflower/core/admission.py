@@ -86,7 +86,7 @@ class Admission:
         late = 0.0
         for station in self._stations:
             rate = station.rate()
-            free_at = max(station.free_at, now + station.offset_s, now + station.pool.queued / rate)
+            free_at = max(station.free_at, now + station.offset_s, now + station.pool.backlog / rate)
             station.free_at = free_at
             late = max(late, free_at + station.tail_s - by)
         if late > 0:
@@ -104,7 +104,7 @@ def hopeless_s(pools: Iterable[Pool], starved: Container[Pool], now: float, dead
     """
     late = 0.0
     for pool in pools:
-        if pool.queued and pool.run_s:
+        if pool.backlog and pool.run_s:
             containers = max(1, pool.size) if pool in starved else pool.max_replicas
-            late = max(late, now + pool.queued * pool.run_s / (containers * pool.together) - deadline)
+            late = max(late, now + pool.backlog * pool.run_s / (containers * pool.together) - deadline)
     return late

@@ -93,10 +93,14 @@ class ContainerSaid(Struct, frozen=True):
 
 
 class ContainerExited(Struct, frozen=True):
-    """The process is gone. `reason`: what to tell a user whose task it took along ('killed by signal 9')."""
+    """The process is gone. `reason`: what to tell a user whose task it took along ('killed by signal 9').
+
+    `begun`: the tasks that it had begun with and not ended; None if nobody knows, then all of its tasks count as such.
+    """
 
     container: int
     reason: str
+    begun: frozenset[int] | None = None
 
 
 class ZygoteStarted(Struct, frozen=True):

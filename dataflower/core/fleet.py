@@ -53,7 +53,7 @@ class Fleet:
         starved = sorted(self.starved, key=lambda p: p.size)
         self.starved.clear()
         for pool in starved:
-            if pool.queued or pool.min_replicas:
+            if pool.backlog or pool.min_replicas:
                 self.fill(pool, now)
 
     def stop(self, container: Container) -> None:
@@ -120,7 +120,7 @@ class Fleet:
         if any(c.phase is ContainerPhase.LEAVING for c in self.containers.values()):
             return False
         pools = {c.pool: None for c in self.containers.values() if c.pool is not pool}
-        spare = [p.idle[0] for p in pools if p.dispensable() > 0 and not p.queued and p.idle]
+        spare = [p.idle[0] for p in pools if p.dispensable() > 0 and not p.backlog and p.idle]
         if spare:
             self.stop(min(spare, key=lambda c: c.idle_since))
             return False

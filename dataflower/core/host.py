@@ -216,8 +216,8 @@ class HostCore(Reports):
     def _is_refused(self, event: events.InvocationArrived, deployment: Deployment, now: float) -> bool:
         """Whether there is no room for it, or no time."""
         for pool in deployment.pools.values():
-            if pool.queued >= pool.stage.scaling.max_queued:
-                message = f"the queue of stage {pool.stage.name!r} is full ({pool.queued} tasks)"
+            if pool.backlog >= pool.stage.scaling.max_queued:
+                message = f"the queue of stage {pool.stage.name!r} is full ({pool.backlog} tasks)"
                 failure = Failure(Code.RESOURCE_EXHAUSTED, "QueueFull", message, retry_after_s=QUEUE_FULL_RETRY_S)
                 self._refuse(event, now, failure)
                 return True
@@ -370,7 +370,7 @@ class HostCore(Reports):
         for pool in deployment.pools.values():
             ready = [c for c in pool.containers.values() if c.phase is ContainerPhase.READY]
             busy = sum(1 for c in ready if c.tasks)
-            rows.append((pool.stage.name, pool.starting, len(ready) - busy, busy, pool.queued))
+            rows.append((pool.stage.name, pool.starting, len(ready) - busy, busy, pool.backlog))
         return tuple(rows)
 
     def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...] | None:

@@ -142,11 +142,13 @@ class Instance:
     """One task-to-be: a stage under one tag, from its first token until it is done with and every edge has spoken."""
 
     __slots__ = (
+        "ahead",
         "attempt",
         "cancelled",
         "children",
         "container",
         "delivered",
+        "displaced",
         "emitter",
         "flow",
         "items",
@@ -159,12 +161,15 @@ class Instance:
         "program",
         "promise",
         "promised",
+        "recalled",
         "satisfied",
         "streams",
         "tag",
         "task",
         "timed_out",
         "trace",
+        "turn",
+        "unbegun",
         "unheard",
     )
 
@@ -201,6 +206,16 @@ class Instance:
         """Why the container of a promised instance is gone."""
         self.pooled = False
         """Whether it stands in its stage's queue."""
+        self.turn = 0
+        """Its place in that queue among equally urgent ones; it keeps it if it comes back unbegun."""
+        self.ahead = False
+        """Whether its container may not have begun with it yet: it got it while all places were taken."""
+        self.recalled = False
+        """Whether its container was asked to give it back if it had not begun."""
+        self.displaced = 0
+        """How often a container died with it before it had begun."""
+        self.unbegun = False
+        """Whether the container of a promised instance died before it had begun with it."""
 
     def let_go(self, ledger: Ledger) -> list[Emitter]:
         """It is over: drop its inputs and settle the items it took. Returns the producers whose credit moved."""

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dataflower.core.ahead import MOST, PATIENCE_S, depth
 from dataflower.core.instance import Instance, Phase
 from dataflower.core.timers import Timer
 from dataflower.spec.workflow import Stage
@@ -42,12 +43,14 @@ class Container:
         "idle_since",
         "is_disbelieved",
         "keep_alive_set",
+        "moved",
         "number",
         "phase",
         "pool",
         "ready_at",
         "released",
         "start_limit",
+        "stuck",
         "tasks",
     )
 
@@ -56,6 +59,11 @@ class Container:
         self.pool = pool
         self.phase = ContainerPhase.STARTING
         self.tasks: dict[int, Instance] = {}
+        """In the order in which they were given to it."""
+        self.moved = 0.0
+        """When it last ended a task, or got one after it had none."""
+        self.stuck = 0
+        """The task that waits for room in its memory, if that is not over."""
         self.arenas: list[int] = []
         self.batches: dict[int, Batch] = {}
         """By number; none where the function takes one task at a time."""
@@ -105,6 +113,13 @@ class Pool:
         """How long the function takes, as measured lately; 0 if nobody knows or asks."""
         self.together = self.concurrency
         """Tasks that one container may run at a time."""
+        self.ahead = 0
+        """Tasks that a container may be given beyond that (`core.ahead`)."""
+        self.beyond = 0
+        """Tasks that were."""
+        self.watch: Timer | None = None
+        """Looks after those, kept by whoever has the timers."""
+        self.may_run_ahead = not (self.batches or any(p.stream for p in (*stage.input_ports, *stage.outputs)))
         self._own = (self.min_replicas, self.max_replicas)
         self._queue: list[tuple[float, int, Instance]] = []
         self._free: list[Container] = []
@@ -120,9 +135,14 @@ class Pool:
     def enqueue(self, instance: Instance, deadline: float) -> None:
         """A task is ready. `deadline` 0 = none."""
         self._sequence += 1
+        instance.turn = self._sequence
+        self.put_back(instance, deadline)
+
+    def put_back(self, instance: Instance, deadline: float) -> None:
+        """A task is ready again that its container has not begun with: it has its old place in the queue."""
         self.queued += 1
         instance.pooled = True
-        heapq.heappush(self._queue, (deadline or math.inf, self._sequence, instance))
+        heapq.heappush(self._queue, (deadline or math.inf, instance.turn, instance))
 
     def withdraw(self, instance: Instance) -> None:
         """A queued task will not run after all; its entry is skipped when its turn comes."""
@@ -130,26 +150,81 @@ class Pool:
             instance.pooled = False
             self.queued -= 1
 
-    def take(self) -> tuple[Instance, Container] | None:
+    def take(self, now: float) -> tuple[Instance, Container] | None:
         """The next task and the container for it, or None if either is lacking."""
         queue, free = self._queue, self._free
         while queue and not queue[0][2].pooled:
             heapq.heappop(queue)
+        if not queue:
+            return None
         while free and not self._has_place(free[-1]):
             free.pop()
-        if not queue or not free:
+        container = free[-1] if free else self._soonest(now)
+        if container is None:
             return None
         instance = heapq.heappop(queue)[2]
         instance.pooled = False
         self.queued -= 1
-        return instance, free[-1]
+        return instance, container
+
+    def _soonest(self, now: float) -> Container | None:
+        """The container that may get a task ahead and has the fewest."""
+        if not self.ahead:
+            return None
+        best = None
+        fewest = self.concurrency + self.ahead
+        for container in self.containers.values():
+            count = len(container.tasks)
+            if count < fewest and self._moves(container, now) and container.stuck not in container.tasks:
+                best, fewest = container, count
+        return best
+
+    @staticmethod
+    def _moves(container: Container, now: float) -> bool:
+        return container.phase is ContainerPhase.READY and now - container.moved <= PATIENCE_S
+
+    def seat(self, container: Container, instance: Instance, now: float) -> None:
+        """The container has the task from now on."""
+        tasks = container.tasks
+        if not tasks:
+            container.moved = now
+        tasks[instance.task] = instance
+        if not self.batches and len(tasks) > self.concurrency:
+            self.beyond += 1
+
+    def unseat(self, container: Container, task: int, now: float) -> Instance | None:
+        """The container does not have the task any more; None if it had not."""
+        tasks = container.tasks
+        if not self.batches and len(tasks) > self.concurrency and task in tasks:
+            self.beyond -= 1
+        container.moved = now
+        return tasks.pop(task, None)
+
+    @property
+    def backlog(self) -> int:
+        """Tasks that wait, in the queue or in containers whose places are taken."""
+        return self.queued + self.beyond
+
+    def stalled(self, now: float) -> list[Instance]:
+        """Tasks ahead in containers that do not move and that others could run at once, the longest waiting first."""
+        ready = [c for c in self.containers.values() if c.phase is ContainerPhase.READY]
+        places = sum(max(0, self.concurrency - len(c.tasks)) for c in ready) - self.queued
+        if places <= 0:
+            return []
+        waiting = [i for c in ready if not self._moves(c, now) for i in self.unbegun(c)]
+        return sorted(waiting, key=lambda instance: instance.turn)[:places]
+
+    def unbegun(self, container: Container) -> list[Instance]:
+        """Tasks that the container has perhaps not begun with, and was not asked to give back."""
+        behind = list(container.tasks.values())[self.concurrency :]
+        return [instance for instance in behind if instance.ahead and not instance.recalled]
 
     def spare(self) -> Container | None:
         """A container with a free place that nobody waits for."""
         free = self._free
         while free and not self._has_place(free[-1]):
             free.pop()
-        return free[-1] if free and not self.queued and not self.closing else None
+        return free[-1] if free and not self.backlog and not self.closing else None
 
     def give_up(self) -> list[Instance]:
         """All tasks that wait, in order; the queue is empty afterwards."""
@@ -223,7 +298,9 @@ class Pool:
         if self.closing or now < self.blocked_until:
             return 0
         size = self.size
-        short = max(0, self.queued - self.starting * self.concurrency)
+        if size >= self.max_replicas:
+            return 0
+        short = max(0, self.backlog - self.starting * self.concurrency)
         for_queue = -(-short // self.concurrency)
         return max(0, min(max(for_queue, self.min_replicas - size), self.max_replicas - size))
 
@@ -238,6 +315,8 @@ class Pool:
     def ran(self, seconds: float) -> None:
         """The function took so long."""
         self.run_s += RUN_WEIGHT * (seconds - self.run_s) if self.run_s else seconds
+        if self.may_run_ahead:
+            self.ahead = depth(self.ahead, self.run_s)
 
     @property
     def will_move(self) -> bool:
@@ -248,8 +327,10 @@ class Pool:
         """The counters agree with what they count."""
         assert self.queued == sum(1 for _, _, i in self._queue if i.pooled), "queue count"
         self._check_sizes()
+        beyond = sum(max(0, len(container.tasks) - self.concurrency) for container in self.containers.values())
+        assert self.beyond == beyond, "count of tasks ahead"
         for container in self.containers.values():
-            assert len(container.tasks) <= self.concurrency, "too many tasks in a container"
+            assert len(container.tasks) <= self.concurrency + MOST, "too many tasks in a container"
             for instance in container.tasks.values():
                 assert running(instance), "a container runs a task that isn't running"
                 assert instance.container == container.number

@@ -25,6 +25,8 @@ def violation(container: Container, message: wire.FromContainer, last_task: int)
         return _of_item(container, message, last_task)  # type: ignore[arg-type]
     if kind is wire.BatchDone:
         return _of_batch(container, message, last_task)  # type: ignore[arg-type]
+    if kind is wire.Withdrawn:
+        return _of_return(container, message, last_task)  # type: ignore[arg-type]
     if kind is wire.Hello or kind is wire.StartFailed:
         if container.phase not in (ContainerPhase.STARTING, ContainerPhase.LEAVING):
             return "told of its start a second time"
@@ -45,6 +47,17 @@ def _of_item(container: Container, message: wire.TokenSent, last_task: int) -> s
     if message.index != emitter.emitted:
         return f"sent item {message.index} where {emitter.emitted} was due"
     return "sent an item without credit" if emitter.is_spent else ""
+
+
+def _of_return(container: Container, message: wire.Withdrawn, last_task: int) -> str:
+    for task in message.tasks:
+        instance = container.tasks.get(task)
+        if instance is None:
+            if said := _of_stranger(task, last_task):
+                return said
+        elif not instance.recalled:
+            return f"gave back task {task}, which nobody asked for"
+    return ""
 
 
 def _of_stranger(task: int, last_task: int) -> str:

@@ -35,7 +35,7 @@ class Relays(abc.ABC):
     def _release_task(self, container: Container, task: int, now: float) -> tuple[Instance, Call] | None:
         """A task left its container, one way or the other."""
 
-    def _promise(self, call: Call, instance: Instance) -> wire.Next | None:
+    def _promise(self, call: Call, instance: Instance, now: float) -> wire.Next | None:
         """The task is about to be given out: where its outputs may go, and theirs, as far as places are free."""
         follower = instance.program.follower
         if follower is None:
@@ -52,19 +52,21 @@ class Relays(abc.ABC):
         after.task = task
         after.container = container.number
         after.promised = True
-        self._tasks[task] = container.tasks[task] = after
+        after.ahead = after.recalled = False
+        self._tasks[task] = after
+        pool.seat(container, after, now)
         call.running += 1
         instance.promise = after
         credit = pool.stage.credit
         items, nbytes = (credit.items, credit.bytes) if after.program.streams else (0, 0)
-        return wire.Next(container.number, task, follower.ports, items, nbytes, self._promise(call, after))
+        return wire.Next(container.number, task, follower.ports, items, nbytes, self._promise(call, after, now))
 
     def _keep(self, call: Call, after: Instance, message: wire.TaskDone, now: float) -> None:
         """The inputs were handed on: the promised task is where it was to be. Matching tells it so in a moment."""
         after.attempt = 1
         stage = after.program.stage
         if call.finished and after.lost:
-            after.promised = False
+            after.promised = after.unbegun = False
             after.lost = ""
             return
         if after.program.streams:
@@ -95,6 +97,7 @@ class Relays(abc.ABC):
                 freed.append(container)
             after.promised = False
             after.lost = ""
+            after.unbegun = False
             after.task = 0
             following, after.promise = after.promise, None
             after = following

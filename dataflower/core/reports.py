@@ -15,7 +15,7 @@ from dataflower.core.failures import crashed, late_start, on_attempt, timed_out
 from dataflower.core.instance import Instance, Phase
 from dataflower.core.pool import Container, ContainerPhase, Pool
 from dataflower.core.protocol import violation
-from dataflower.core.tasks import Tasks
+from dataflower.core.tasks import MOST_DISPLACED, Tasks
 from dataflower.errors import Failure
 
 START_TRIES = 3
@@ -34,6 +34,7 @@ class Reports(Tasks):
             wire.TaskDone: self._task_done,
             wire.TaskFailed: self._task_failed,
             wire.BatchDone: self._batch_done,
+            wire.Withdrawn: self._withdrawn,
             wire.Taken: self._items_taken,
             wire.Starved: self._starved,
             wire.Unheld: self._unheld,
@@ -151,7 +152,13 @@ class Reports(Tasks):
                 self._after_task(container, now)
         elif after.lost:
             reason, after.lost = after.lost, ""
-            self._attempt_failed(call, after, crashed(after.program.name, 1, reason), now)
+            unbegun, after.unbegun = after.unbegun, False
+            if unbegun:
+                after.phase = Phase.RETRYING
+                self._give_back(call, after, now)
+                self._dispatch(call.deployment.pools[after.program.index], now)
+            else:
+                self._attempt_failed(call, after, crashed(after.program.name, 1, reason), now)
         elif was_over and after.phase is Phase.RUNNING:
             self._stop_task(after, "cancelled", now)
 
@@ -218,6 +225,16 @@ class Reports(Tasks):
         for value in values:
             self.ledger.drop(value)
 
+    def _withdrawn(self, container: Container, message: wire.Withdrawn, now: float) -> None:
+        """Tasks come back unbegun: somebody asked for them."""
+        found = [found for task in message.tasks if (found := self._release_task(container, task, now)) is not None]
+        for instance, _ in found:  # before the first of them ends an invocation that others belong to
+            instance.phase = Phase.RETRYING
+        container.pool.offer(container)
+        for instance, call in found:
+            self._give_back(call, instance, now)
+        self._after_task(container, now)
+
     def _after_task(self, container: Container, now: float) -> None:
         pool = container.pool
         if pool.queued:
@@ -255,6 +272,8 @@ class Reports(Tasks):
     def _starved(self, container: Container, message: wire.Starved, now: float) -> None:
         if message.task in container.tasks:
             self._starvation.note(message.task, message.released)
+            container.stuck = message.task
+            self._recall(container.pool.unbegun(container))
 
     def _unheld(self, container: Container, message: wire.Unheld, now: float) -> None:
         for slot in message.slots:
@@ -263,6 +282,14 @@ class Reports(Tasks):
 
     def _arena_made(self, container: Container, message: wire.ArenaMade, now: float) -> None:
         container.made(message)
+
+    @staticmethod
+    def _had_not_begun(instance: Instance, begun: frozenset[int] | None) -> bool:
+        """Whether its container died before it began with it, so that this was no attempt."""
+        if begun is None or instance.task in begun or instance.displaced >= MOST_DISPLACED:
+            return False
+        instance.displaced += 1
+        return True
 
     def _container_exited(self, event: events.ContainerExited, now: float) -> None:
         container = self._containers.pop(event.container, None)
@@ -277,10 +304,14 @@ class Reports(Tasks):
             freed += self._break(instance, now)
             if instance.promised:
                 instance.lost = event.reason  # what becomes of it is known when its inputs are
-        lost = [found for found in gone if not found[0].promised]
-        for instance, _ in lost:  # before the first of them ends an invocation that others belong to
+                instance.unbegun = self._had_not_begun(instance, event.begun)
+        over = [found for found in gone if not found[0].promised]
+        for instance, _ in over:  # before the first of them ends an invocation that others belong to
             instance.phase = Phase.RETRYING
-        for instance, call in lost:
+        unbegun = [found for found in over if self._had_not_begun(found[0], event.begun)]
+        for instance, call in unbegun:
+            self._give_back(call, instance, now)
+        for instance, call in (found for found in over if found not in unbegun):
             if instance.trace is not None:
                 instance.trace.sent = now
             failure = crashed(instance.program.name, instance.attempt, event.reason)

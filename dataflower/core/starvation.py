@@ -94,7 +94,7 @@ def _may_move(call: Call) -> bool:
         return True
     retrying = any(i.phase is Phase.RETRYING for tags in call.flow.instances for i in tags.values())
     pools = call.deployment.pools.values()
-    return retrying or any(p.will_move or (p.queued and p.size < p.max_replicas and not p.closing) for p in pools)
+    return retrying or any(p.will_move or (p.backlog and p.size < p.max_replicas and not p.closing) for p in pools)
 
 
 def memory_full(instance: Instance) -> Failure:

@@ -6,6 +6,7 @@ import abc
 import math
 
 from dataflower import wire
+from dataflower.core.ahead import PATIENCE_S
 from dataflower.core.batching import CostError
 from dataflower.core.call import Call
 from dataflower.core.commands import Command, Tell
@@ -23,6 +24,9 @@ from dataflower.core.retry import Jitter, caught_by, next_delay_s
 from dataflower.core.starvation import Starvation
 from dataflower.core.timers import Timer, Timers
 from dataflower.errors import Code, Failure
+
+MOST_DISPLACED = 8
+"""A task whose containers died this often before they had begun with it is taken to have a hand in that."""
 
 
 class Tasks(Relays):
@@ -92,7 +96,7 @@ class Tasks(Relays):
         if isinstance(pool, BatchPool):
             self._dispatch_batches(pool, now)
             return
-        while pool.queued and (pair := pool.take()) is not None:
+        while pool.queued and (pair := pool.take(now)) is not None:
             instance, container = pair
             call = self._calls[instance.flow.invocation]
             if call.deadline and now >= call.deadline:
@@ -100,9 +104,8 @@ class Tasks(Relays):
                 self._deadline_passed(call, now)
                 continue
             self._run(call, instance, container, now)
-        if not pool.queued and not pool.min_replicas:
-            return
-        self._fleet.fill(pool, now)
+        if pool.backlog or pool.min_replicas:
+            self._fleet.fill(pool, now)
 
     def _dispatch_batches(self, pool: BatchPool, now: float) -> None:
         """The same for a stage whose tasks run in batches."""
@@ -167,7 +170,13 @@ class Tasks(Relays):
         if instance.program.streams:
             items, nbytes = stage.credit.items, stage.credit.bytes
             instance.emitter = Emitter(items, nbytes, instance)
-        self._tasks[task] = container.tasks[task] = instance
+        self._tasks[task] = instance
+        pool = container.pool
+        instance.ahead = not pool.batches and len(container.tasks) >= pool.concurrency
+        instance.recalled = False
+        pool.seat(container, instance, now)
+        if instance.ahead and pool.watch is None:
+            pool.watch = self.timers.at(now + PATIENCE_S, lambda at: self._look_after(pool, at))
         call.running += 1
         trace = instance.trace
         if trace is not None:
@@ -186,8 +195,39 @@ class Tasks(Relays):
             call.flow.invocation,
             instance.tag,
             instance.attempt,
-            self._promise(call, instance) if relay and instance.program.follower is not None else None,
+            self._promise(call, instance, now) if relay and not instance.ahead else None,
         )
+
+    def _look_after(self, pool: Pool, now: float) -> None:
+        """Tasks were given ahead: have those back that others could run now, because their container does not move."""
+        pool.watch = None
+        if pool.beyond:
+            pool.watch = self.timers.at(now + PATIENCE_S, lambda at: self._look_after(pool, at))
+            self._recall(pool.stalled(now))
+
+    def _recall(self, instances: list[Instance]) -> None:
+        """Have these tasks back from their containers, unless they have begun."""
+        by_container: dict[int, list[int]] = {}
+        for instance in instances:
+            instance.recalled = True
+            by_container.setdefault(instance.container, []).append(instance.task)
+        for number, tasks in by_container.items():
+            self._out.append(Tell(number, wire.Withdraw(tuple(tasks))))
+
+    def _give_back(self, call: Call, instance: Instance, now: float) -> None:
+        """A task has left its container before it began (its phase is RETRYING): it waits as if nothing had been."""
+        instance.attempt -= 1
+        instance.timed_out = False
+        if call.finished:
+            call.flow.retire(instance)
+            self._forget_if_gone(call)
+            return
+        instance.phase = Phase.QUEUED
+        pool = call.deployment.pools[instance.program.index]
+        if isinstance(pool, BatchPool):
+            pool.enlist(instance, call.deadline, call.trace.arrived, now)  # what it costs was found out before
+        else:
+            pool.put_back(instance, call.deadline)
 
     def _timed_out(self, instance: Instance, task: int, now: float) -> None:
         if instance.task == task and task in self._tasks and not instance.is_doomed:
@@ -198,7 +238,11 @@ class Tasks(Relays):
         task = instance.task
         if instance.container not in self._containers:
             return  # it died just now, and this is one of the tasks that it took along
-        self._out.append(Tell(instance.container, wire.CancelTask(task, reason)))
+        if instance.ahead:
+            instance.recalled = True
+            self._out.append(Tell(instance.container, wire.Withdraw((task,), reason)))
+        else:
+            self._out.append(Tell(instance.container, wire.CancelTask(task, reason)))
         batch = self._batches.get(task)
         if batch is not None and not batch.is_doomed:
             return  # it runs on for the others
@@ -218,15 +262,21 @@ class Tasks(Relays):
         if instance is None:
             return
         container = self._containers[instance.container]
-        if all(other.is_doomed for other in container.tasks.values()):
+        pool = container.pool
+        running = list(container.tasks.values())
+        if not pool.batches:
+            del running[pool.concurrency :]  # the rest waits behind these and has not begun
+        if instance in running and all(other.is_doomed for other in running):
             self._fleet.kill(container, f"did not stop when told ({reason})")
         else:
-            container.pool.drain(container)
+            if instance in running:
+                pool.drain(container)
+                self._recall(pool.unbegun(container))
             self.timers.at(now + self.config.cancel_grace_s, lambda at: self._kill_if_deaf(task, reason, at))
 
     def _release_task(self, container: Container, task: int, now: float) -> tuple[Instance, Call] | None:
         """A task left its container, one way or the other."""
-        instance = container.tasks.pop(task, None)
+        instance = container.pool.unseat(container, task, now)
         if instance is None:
             return None
         del self._tasks[task]

@@ -228,7 +228,7 @@ class Peer:
         elif kind is RunBatch:
             box = self.inbox
             for task in message.tasks:  # type: ignore[union-attr]
-                for entry in task.inputs:
+                for entry in task.inputs:  # type: ignore[union-attr]
                     self._introduce_all(box, (entry.value,) if isinstance(entry, Single) else entry.values)
         else:
             box = self.control

@@ -65,8 +65,6 @@ class Script:
         self.most_containers = 0
         """How many there were at the same time."""
         self.largest_batch = 0
-        self.relayed = 0
-        """Tasks that got their inputs straight from another container."""
         self._behaviours: dict[str, Mapping[str, Behaviour]] = {}
         self._random = Random(seed)
         self._seed = seed
@@ -143,16 +141,24 @@ class Script:
         self.log.append((event, now))
         answer = self.core.handle(event, now)
         self.answers.append(answer)
-        for container in self.containers.values():
-            for task in container.started:
-                self.ran.append((task.invocation, container.stage.name, task.tag, task.attempt))
-                self.relayed += 1
-            container.started.clear()
+        self._note_begun()
         for command in answer:
             self._do(command)
+        self._note_begun()
         self.core.check_integrity()
         self._check_cancelled()
         return answer
+
+    def _note_begun(self) -> None:
+        for container in self.containers.values():
+            for task in container.started:
+                self.ran.append((task.invocation, container.stage.name, task.tag, task.attempt))
+            container.started.clear()
+
+    @property
+    def relayed(self) -> int:
+        """Tasks that got their inputs straight from another container."""
+        return sum(container.relayed for container in self.containers.values())
 
     def check_quiet(self) -> None:
         """All is over: nothing runs, nothing is kept, no alarm is set."""
@@ -219,7 +225,6 @@ class Script:
             caller = self.callers[task.invocation]
             assert not caller.finished, f"task of {task.invocation} starts after its end"
             assert task.deadline_s == 0 or task.deadline_s > self.clock.monotonic(), "task starts past its deadline"
-            self.ran.append((task.invocation, container.stage.name, task.tag, task.attempt))
         container.receive(message)
 
     def _check_unread(self, slot: Slot, what: str) -> None:

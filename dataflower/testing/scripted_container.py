@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from random import Random
 from typing import Any
 
 from dataflower import wire
+from dataflower.core.ahead import MOST
 from dataflower.core.events import ContainerExited, ContainerSaid, Event, Slot
 from dataflower.errors import Code
 from dataflower.spec.workflow import Stage
@@ -113,7 +115,12 @@ class ScriptedContainer:
         """`peers`: all containers of the host, for outputs that are handed on directly."""
         self.number = number
         self.started: list[wire.RunTask] = []
-        """Tasks that other containers handed it, for whoever keeps the books to take."""
+        """Tasks that it has begun with, for whoever keeps the books to take."""
+        self.relayed = 0
+        """Tasks that other containers handed it."""
+        self.waiting: deque[wire.RunTask] = deque()
+        """Its inbox: what it has not begun with."""
+        self._given_back: list[int] = []
         self._peers = {} if peers is None else peers
         self._early: set[int] = set()
         """Promised tasks that were cancelled before they came."""
@@ -139,8 +146,9 @@ class ScriptedContainer:
             case wire.RunTask():
                 assert self.phase is Phase.READY, f"task for container {self.number} while {self.phase.value}"
                 assert self.stage.batch is None, f"stage {self.stage.name} takes batches, not single tasks"
-                assert len(self.tasks) < self.stage.scaling.concurrency, f"container {self.number} has no place"
-                self._start(message)
+                most = self.stage.scaling.concurrency + MOST
+                assert len(self.tasks) + len(self.waiting) < most, f"container {self.number} has no place"
+                self.waiting.append(message)
             case wire.RunBatch(tasks):
                 self._start_batch(tasks)
             case wire.Feed(number, name, values):
@@ -164,11 +172,32 @@ class ScriptedContainer:
                     self.tasks[number].cancelled = True
                 else:
                     self._early.add(number)
+            case wire.Withdraw(numbers, reason):
+                self._withdraw(numbers, reason)
             case wire.AttachArena() | wire.DetachArena() | wire.ReleaseSlots():
                 pass
 
+    def _withdraw(self, numbers: tuple[int, ...], reason: str) -> None:
+        back = [message for message in self.waiting if message.task in numbers]
+        self.waiting = deque(message for message in self.waiting if message.task not in numbers)
+        self._given_back += [message.task for message in back]
+        for number in numbers:
+            assert number in self.tasks or number in self._given_back, f"task {number} was never here"
+            if reason and number in self.tasks:
+                self.tasks[number].cancelled = True
+
+    def _begin(self, random: Random) -> bool:
+        """Begin with what waits, as far as places are free, perhaps not at once; False if with nothing."""
+        begun = False
+        while self.waiting and len(self.tasks) < self.stage.scaling.concurrency and random.random() < 0.8:
+            message = self.waiting.popleft()
+            self._start(message).cancelled = message.task in self._early
+            begun = True
+        return begun
+
     def _start(self, message: wire.RunTask) -> ScriptedTask:
         assert message.task not in self.tasks, f"task {message.task} started twice"
+        self.started.append(message)
         task = ScriptedTask(self.stage, self._behaviour, message)
         for slot in task.reads():
             self._slots.check_readable(slot)
@@ -192,6 +221,7 @@ class ScriptedContainer:
         """Told to leave."""
         assert self.phase in (Phase.STARTING, Phase.READY), f"container {self.number} stopped while {self.phase.value}"
         assert not self.tasks, f"container {self.number} stopped while it runs {list(self.tasks)}"
+        assert not self.waiting, f"container {self.number} stopped while {list(self.waiting)} wait"
         self.phase = Phase.LEAVING
 
     def kill(self, reason: str) -> None:
@@ -212,7 +242,8 @@ class ScriptedContainer:
         """Slots that somebody in here may look at."""
         if self.phase is Phase.GONE:
             return set()
-        return set(self.held).union(*(task.reads() for task in self.tasks.values()))
+        waiting = {slot for message in self.waiting for entry in message.inputs for slot in _slots(entry)}
+        return waiting.union(self.held, *(task.reads() for task in self.tasks.values()))
 
     def moves(self, random: Random) -> list[Callable[[], Event]]:
         """What it could do next."""
@@ -223,7 +254,11 @@ class ScriptedContainer:
                 return [partial(self.exit, self._reason or "exited with status 0")]
             case Phase.STARTING:
                 return [self._hello]
+        while self.waiting and not self._begin(random) and not self.tasks:
+            pass
         found: list[Callable[[], Event]] = []
+        if self._given_back:
+            found.append(self._give_back)
         if self.stage.batch is None:
             for task in self.tasks.values():
                 found += self._task_moves(task, random)
@@ -237,10 +272,16 @@ class ScriptedContainer:
     def exit(self, reason: str) -> Event:
         """Die, whatever it was doing."""
         self.phase = Phase.GONE
+        begun = frozenset(self.tasks)
         self.tasks.clear()
+        self.waiting.clear()
         self.batches.clear()
         self.held.clear()
-        return ContainerExited(self.number, reason)
+        return ContainerExited(self.number, reason, begun)
+
+    def _give_back(self) -> Event:
+        numbers, self._given_back = tuple(self._given_back), []
+        return self._say(wire.Withdrawn(numbers))
 
     def _say(self, message: wire.FromContainer) -> Event:
         return ContainerSaid(self.number, message)
@@ -350,8 +391,7 @@ class ScriptedContainer:
             then.then,
         )
         peer.receive(message)
-        peer.tasks[then.task].cancelled = then.task in peer._early
-        peer.started.append(message)
+        peer.relayed += 1
         return then.task
 
     def _cancelled(self, task: ScriptedTask, random: Random) -> Event:
@@ -390,6 +430,10 @@ def tensors_of(message: wire.RunTask) -> tuple[tuple[str, tuple[tuple[str, tuple
         (entry.name, tuple((ref.dtype, ref.shape) for value in _values(entry) for ref in value.tensors))
         for entry in message.inputs
     )
+
+
+def _slots(entry: wire.TaskInput) -> set[Slot]:
+    return {slot for value in _values(entry) for slot in slots_of(value)}
 
 
 def _values(entry: wire.TaskInput) -> tuple[Value, ...]:

@@ -55,9 +55,11 @@ def test_a_chain_of_brief_stages_is_promised_as_far_as_places_are_free() -> None
     assert (first.container, first.ports) == (b, (("x", "out"),))
     assert first.then is not None
     assert (first.then.container, first.then.then) == (c, None)
-    story.invoke("j", x=2)  # waits for a
     story.hand_on("a", out=1)
+    story.invoke("j", x=2)
     assert story.running["a", ()][1].then is None  # b is taken
+    story.invoke("k", x=3)  # waits for a, in its container
+    assert story.running["a", ()][1].then is None
 
 
 def test_a_stage_that_takes_long_or_was_never_measured_promises_nothing() -> None:
