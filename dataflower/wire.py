@@ -394,7 +394,7 @@ class Walls(enum.Enum):
 
 
 class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
-    """Start a container. Carries four descriptors: inbox, task socket, control socket, log file."""
+    """Start a container. Carries five descriptors: inbox, task and control socket, log file, begun page."""
 
     container: int
     function: str

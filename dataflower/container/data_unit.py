@@ -18,6 +18,7 @@ from typing import Any
 from dataflower import phases, wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
+from dataflower.channel.begun import BegunMarks
 from dataflower.channel.link import Link
 from dataflower.channel.pace import prompt
 from dataflower.channel.segment import Spill
@@ -58,6 +59,7 @@ class DataUnit:
         tasks: Link,
         control: Link,
         *,
+        begun: BegunMarks | None = None,
         arena_cap_bytes: int = 0,
         spill: Spill | None = None,
         failpoints: FailPoints | None = None,
@@ -65,12 +67,14 @@ class DataUnit:
     ) -> None:
         """Take over the links: inbox, task and control socket.
 
-        `arena_cap_bytes` 0: no cap; above it, `spill`. `leave` ends the process at once.
+        `begun`: where tasks are noted as they begin. `arena_cap_bytes` 0: no cap; above it, `spill`. `leave` ends the
+        process at once.
         """
         self._container = container
         self._inbox = inbox
         self._tasks = tasks
         self._control = control
+        self._begun = begun
         self._failpoints = failpoints
         self._leave = leave
         self.arena = Arena(
@@ -172,6 +176,8 @@ class DataUnit:
                         task, entry.name, entry.values, entry.ended, decode=self._take_in, report=self._report_taken
                     )
             self._running[task.number] = task
+            if self._begun is not None:
+                self._begun.note(task.thread, task.number)
             early = self._early.pop(task.number, ()) if self._early else ()
             for message in early:
                 _apply(task, message)

@@ -28,11 +28,13 @@ CALM = 0.5
 class Batch:
     """Tasks that were given to a container together, and are still there."""
 
-    __slots__ = ("members", "number")
+    __slots__ = ("last", "members", "number")
 
     def __init__(self, number: int, members: dict[int, Instance]) -> None:
         self.number = number
         self.members = members
+        self.last = number
+        """The last of its tasks, which are numbered one after the other from `number` + 1."""
 
     @property
     def is_doomed(self) -> bool:

@@ -207,12 +207,16 @@ class Pool:
 
     def stalled(self, now: float) -> list[Instance]:
         """Tasks ahead in containers that do not move and that others could run at once, the longest waiting first."""
-        ready = [c for c in self.containers.values() if c.phase is ContainerPhase.READY]
-        places = sum(max(0, self.concurrency - len(c.tasks)) for c in ready) - self.queued
+        places = self._free_places() - self.queued
         if places <= 0:
             return []
+        ready = [c for c in self.containers.values() if c.phase is ContainerPhase.READY]
         waiting = [i for c in ready if not self._moves(c, now) for i in self.unbegun(c)]
         return sorted(waiting, key=lambda instance: instance.turn)[:places]
+
+    def _free_places(self) -> int:
+        ready = (c for c in self.containers.values() if c.phase is ContainerPhase.READY)
+        return sum(max(0, self.concurrency - len(c.tasks)) for c in ready)
 
     def unbegun(self, container: Container) -> list[Instance]:
         """Tasks that the container has perhaps not begun with, and was not asked to give back."""
@@ -300,7 +304,8 @@ class Pool:
         size = self.size
         if size >= self.max_replicas:
             return 0
-        short = max(0, self.backlog - self.starting * self.concurrency)
+        free = self._free_places() if self.beyond else 0  # what is ahead could have been run there
+        short = max(0, self.backlog - free - self.starting * self.concurrency)
         for_queue = -(-short // self.concurrency)
         return max(0, min(max(for_queue, self.min_replicas - size), self.max_replicas - size))
 

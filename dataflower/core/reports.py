@@ -152,8 +152,8 @@ class Reports(Tasks):
                 self._after_task(container, now)
         elif after.lost:
             reason, after.lost = after.lost, ""
-            unbegun, after.unbegun = after.unbegun, False
-            if unbegun:
+            if after.unbegun:
+                after.unbegun = False
                 after.phase = Phase.RETRYING
                 self._give_back(call, after, now)
                 self._dispatch(call.deployment.pools[after.program.index], now)
@@ -298,17 +298,18 @@ class Reports(Tasks):
         pool = container.pool
         was_starting = container.phase is ContainerPhase.STARTING
         pool.remove(container)
+        begun = _all_begun(container, event.begun)
         gone = [found for task in tuple(container.tasks) if (found := self._release_task(container, task, now))]
         freed: list[Container] = []
         for instance, _ in gone:
             freed += self._break(instance, now)
             if instance.promised:
                 instance.lost = event.reason  # what becomes of it is known when its inputs are
-                instance.unbegun = self._had_not_begun(instance, event.begun)
+                instance.unbegun = self._had_not_begun(instance, begun)
         over = [found for found in gone if not found[0].promised]
         for instance, _ in over:  # before the first of them ends an invocation that others belong to
             instance.phase = Phase.RETRYING
-        unbegun = [found for found in over if self._had_not_begun(found[0], event.begun)]
+        unbegun = [found for found in over if self._had_not_begun(found[0], begun)]
         for instance, call in unbegun:
             self._give_back(call, instance, now)
         for instance, call in (found for found in over if found not in unbegun):
@@ -329,3 +330,11 @@ class Reports(Tasks):
             self._preloading.ended(container, now)
         for other in freed:
             self._after_task(other, now)
+
+
+def _all_begun(container: Container, begun: frozenset[int] | None) -> frozenset[int] | None:
+    """The tasks that a dead container had begun with, by the last that each of its threads had; None: any of them."""
+    if begun is None or container.is_disbelieved:
+        return None
+    started = [b for b in container.batches.values() if any(b.number < task <= b.last for task in begun)]
+    return begun.union(*(batch.members for batch in started))

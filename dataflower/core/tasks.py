@@ -147,6 +147,7 @@ class Tasks(Relays):
         for instance in members:
             messages.append(self._begin(self._calls[instance.flow.invocation], instance, container, now))
             batch.members[instance.task] = instance
+            batch.last = instance.task
             self._batches[instance.task] = batch
             if instance.trace is not None:
                 instance.trace.batch = len(members)

@@ -222,7 +222,8 @@ class Engine:
                     return  # as a rule its last word for now; if not, the loop calls again at once
         except WouldBlock:
             return
-        except (EndOfStream, PeerGone, Closed):
+        except (EndOfStream, PeerGone, Closed) as error:
+            peer.heard_out = isinstance(error, EndOfStream)
             self._hang_up(peer)
             self._launcher.stop(peer.number)
         except (ProtocolViolation, msgspec.DecodeError) as error:
@@ -267,7 +268,7 @@ class Engine:
             if peer is None or not peer.stalled:
                 continue
             if peer.exit_reason:
-                self._on_exit(number, peer.exit_reason)
+                self._on_exit(number, peer.exit_reason, peer.exit_begun)
                 continue
             self._on_readable(peer)
             if not peer.stalled and peer.task.fileno() >= 0:
@@ -322,7 +323,7 @@ class Engine:
             self._loop.remove_reader(descriptor)
             peer.close()
 
-    def _on_exit(self, container: int, reason: str) -> None:
+    def _on_exit(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
         guest = self._guests.pop(container, None)
         if guest is not None:
             guest(reason)
@@ -335,15 +336,18 @@ class Engine:
             if peer.task.fileno() >= 0:
                 self._on_readable(peer, LAST_WORDS)
             if peer.stalled and not self._closing:
+                peer.exit_begun = begun
                 peer.exit_reason = reason  # whether these words count is known when another container has spoken
                 return
+            if peer.task.fileno() < 0 and not peer.heard_out:
+                begun = None  # it was hung up on, so it may have ended tasks unheard
             self._hang_up(peer)
             del self._peers[container]
             for other in self._peers.values():
                 other.lost(container)
         self.remotes.ended(container)
         if not self._closing:
-            self.feed(ContainerExited(container, reason))
+            self.feed(ContainerExited(container, reason, begun))
             self._tell_watchers()
             if peer is not None:
                 self._resume(self._promises.void_all(peer))

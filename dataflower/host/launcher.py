@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from dataflower import wire
+from dataflower.channel.begun import BegunPage
 from dataflower.channel.link import Link
 from dataflower.channel.segment import Spill
 from dataflower.clock import Clock
@@ -54,15 +55,17 @@ class Process:
     pidfd: int = -1
     doom: str = ""
     timer: asyncio.TimerHandle | None = None
+    begun: BegunPage | None = None
 
 
 @dataclass(slots=True)
 class Order:
-    """A container that waits for its zygote. Owns its ends of the sockets and the log's descriptor."""
+    """A container that waits for its zygote. Owns its ends of the sockets and the log's descriptor, not its page's."""
 
     fork: wire.Fork
     links: tuple[Link, Link, Link]
     log: int
+    begun: BegunPage
 
     def close(self) -> None:
         """Close what was to be handed over."""
@@ -98,12 +101,13 @@ class Launcher:
         self,
         clock: Clock,
         config: HostConfig,
-        on_exit: Callable[[int, str], None],
+        on_exit: Callable[[int, str, frozenset[int]], None],
         spill: Spill | None = None,
     ) -> None:
-        """`on_exit(container, reason)` is called from the loop, never from within `start`, `stop` or `kill`.
+        """`on_exit(container, reason, begun)` is called from the loop, never from within `start`, `stop` or `kill`.
 
-        `spill`: where containers may go on when their memory is full.
+        `begun`: the task that each of its threads had begun last. `spill`: where containers may go on when their memory
+        is full.
         """
         self.on_zygote: Callable[[tuple[str, ...], float, int], None] | None = None
         """Called with modules, seconds and process id when a zygote has imported its libraries."""
@@ -156,6 +160,8 @@ class Launcher:
             control, control_end = Link.pair()
             undo.callback(control.close)
             undo.callback(control_end.close)
+            begun = BegunPage(command.stage.scaling.concurrency)
+            undo.callback(begun.close)
             log = self._open_log(workflow, command.stage.name)
             undo.pop_all()
         isolated = self._is_isolated(command.stage.isolation)
@@ -172,8 +178,8 @@ class Launcher:
             fork = msgspec.structs.replace(fork, groups=self._groups_for(command, fork, nursery.zygote))
         elif nursery.zygote is not None:
             nursery.zygote.spare = None
-        order = Order(fork, (inbox_end, task_end, control_end), log)
-        self._processes[command.container] = Process(command.container)
+        order = Order(fork, (inbox_end, task_end, control_end), log, begun)
+        self._processes[command.container] = Process(command.container, begun=begun)
         nursery.waiting.append(order)
         if nursery.zygote is not None:
             self._send_waiting(nursery)
@@ -332,7 +338,7 @@ class Launcher:
         assert zygote is not None
         for order in nursery.waiting:
             self._processes[order.fork.container].zygote = zygote
-            zygote.fork(order.fork, (*(link.fileno() for link in order.links), order.log))
+            zygote.fork(order.fork, (*(link.fileno() for link in order.links), order.log, order.begun.descriptor))
             order.close()
         nursery.waiting.clear()
 
@@ -490,7 +496,12 @@ class Launcher:
         if self._groups is not None:
             self._groups.remove(container)
         shutil.rmtree(os.path.join(self._scratch, str(container)), ignore_errors=True)
-        self._on_exit(container, f"was killed: {process.doom}" if process.doom else reason or describe_exit(status))
+        begun: frozenset[int] = frozenset()
+        if process.begun is not None:
+            begun = process.begun.read()
+            process.begun.close()
+        reason = f"was killed: {process.doom}" if process.doom else reason or describe_exit(status)
+        self._on_exit(container, reason, begun)
         self._changed.set()
 
     async def _until(self, done: Callable[[], bool], timeout_s: float | None) -> None:

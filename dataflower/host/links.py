@@ -146,7 +146,9 @@ class Peer:
         "arena_room",
         "control",
         "done",
+        "exit_begun",
         "exit_reason",
+        "heard_out",
         "inbox",
         "key",
         "linked",
@@ -192,6 +194,10 @@ class Peer:
         """What it said about a task before the host heard that the task was handed to it."""
         self.exit_reason = ""
         """Why it is gone, while `stalled` must wait."""
+        self.exit_begun: frozenset[int] | None = None
+        """What it had begun with then."""
+        self.heard_out = False
+        """Whether it had nothing more to say when its socket was closed."""
         self._peers = peers
         self._memory = memory
         self._sizes = memory.sizes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -108,13 +109,17 @@ def planned(plan: DispatchPlan) -> Duration:
 
 
 class _Container:
-    __slots__ = ("busy", "given", "hardware", "key", "stage")
+    """`waiting`: tasks that it was given while as many as it may `running` at a time were there."""
+
+    __slots__ = ("given", "hardware", "key", "running", "stage", "waiting")
 
     def __init__(self, key: str, stage: Stage, hardware: str, given: Simulated) -> None:
         self.key = key
         self.stage = stage
         self.hardware = hardware
         self.given = given
+        self.running = 0
+        self.waiting: deque[wire.RunTask] = deque()
 
 
 class Simulation:
@@ -267,7 +272,11 @@ class Simulation:
         if isinstance(message, wire.RunBatch):
             self._start(number, message.tasks)
         elif isinstance(message, wire.RunTask):
-            self._start(number, (message,))
+            container = self._containers[number]
+            container.waiting.append(message)
+            self._begin_waiting(number, container)
+        elif isinstance(message, wire.Withdraw):
+            self._withdraw(number, message)
         elif isinstance(message, wire.CancelTask):
             lead = self._leads.get(message.task)
             if lead is None:
@@ -276,6 +285,20 @@ class Simulation:
             _, tasks, _ = self._running[lead]
             if all(task.task in self._cancelled for task in tasks):  # nobody wants it any more
                 self._later(0.0, self._ended(lead))
+
+    def _begin_waiting(self, number: int, container: _Container) -> None:
+        while container.waiting and container.running < container.stage.scaling.concurrency:
+            container.running += 1
+            self._start(number, (container.waiting.popleft(),))
+
+    def _withdraw(self, number: int, message: wire.Withdraw) -> None:
+        container = self._containers[number]
+        back = tuple(task.task for task in container.waiting if task.task in message.tasks)
+        container.waiting = deque(task for task in container.waiting if task.task not in back)
+        if back:
+            self._later(0.0, events.ContainerSaid(number, wire.Withdrawn(back)))
+        for task in message.tasks if message.reason else ():
+            self._message(number, wire.CancelTask(task, message.reason))
 
     def _start(self, number: int, tasks: tuple[wire.RunTask, ...]) -> None:
         container = self._containers[number]
@@ -325,7 +348,11 @@ class Simulation:
                 results = message.results if isinstance(message, wire.BatchDone) else (message,)
                 if self._running.pop(results[0].task, None) is None:
                     return  # it was told of before
+                number, container = event.container, self._containers[event.container]
                 event = self._told(event, results)
+                if container.stage.batch is None:
+                    container.running -= 1
+                    self._begin_waiting(number, container)
         self._tell(event)
 
     def _told(self, event: events.ContainerSaid, results: tuple[wire.TaskDone | wire.TaskFailed, ...]) -> events.Event:

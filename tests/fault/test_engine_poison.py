@@ -142,6 +142,22 @@ async def test_tasks_in_the_same_process_are_lost_with_it_and_tried_again(rig: R
     assert await asyncio.gather(*calls) == [{"out": "met"}] * 3
 
 
+async def test_a_crash_costs_those_that_wait_in_the_same_container_nothing(rig: Rig) -> None:
+    """They were given to it ahead, have not begun, and so need no retry."""
+    await rig.client.apply(one_stage("poison", "poison", "how", stage="scaling: {max_replicas: 1}"))
+    for _ in range(3):
+        await rig.client.invoke("poison", how="none")
+    ways = ["none"] * 8 + ["abort"] + ["none"] * 16 + ["exit_now"] + ["none"] * 16
+    calls = [rig.client.invoke("poison", how=how, deadline_s=PATIENCE_S) for how in ways]
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    for how, end in zip(ways, ends, strict=True):
+        if how == "none":
+            assert end == {"out": "well"}
+        else:
+            assert isinstance(end, InvocationFailed)
+            assert (end.failure.kind, end.failure.attempt) == ("ContainerCrashed", 1)
+
+
 # --- that never get ready ---------------------------------------------------------------------------------------
 
 

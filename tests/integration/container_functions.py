@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import sys
 import threading
 import time
@@ -271,3 +272,13 @@ def segfaults():
     import ctypes
 
     ctypes.string_at(0)
+
+
+def says_and_reads(name, fifo):
+    if fifo:
+        os.mkfifo(fifo)
+    print("begins", name, flush=True)
+    if fifo:
+        with open(fifo, "rb") as end:
+            end.read(1)
+    return name

@@ -45,7 +45,9 @@ class ScriptedCore:
 class ScriptedLauncher:
     """Containers that are socket pairs: `theirs[n]` is what the container holds."""
 
-    def __init__(self, clock: Any, config: Any, on_exit: Callable[[int, str], None], spill: Any = None) -> None:
+    def __init__(
+        self, clock: Any, config: Any, on_exit: Callable[[int, str, frozenset[int]], None], spill: Any = None
+    ) -> None:
         self.on_exit = on_exit
         self.theirs: dict[int, tuple[Link, Link, Link]] = {}
         self.killed: dict[int, str] = {}
@@ -250,10 +252,10 @@ async def test_last_words_are_heard_before_the_death_is_told(rig: Rig) -> None:
     for task in range(100):
         task_end.send(wire.encode(wire.TaskDone(task, {}, 0, NO_TIMES)))
     task_end.close()
-    rig.launcher.on_exit(1, "was killed")
+    rig.launcher.on_exit(1, "was killed", frozenset({3}))
     said = [event.message.task for event in rig.core.events if isinstance(event, ContainerSaid)]  # type: ignore[union-attr]
     assert said == list(range(100))
-    assert rig.core.events[-1] == ContainerExited(1, "was killed")
+    assert rig.core.events[-1] == ContainerExited(1, "was killed", frozenset({3}))
 
 
 async def test_stopping_is_the_end_of_both_sockets(rig: Rig) -> None:
@@ -306,7 +308,7 @@ async def test_ways_are_opened_once_and_before_they_are_needed(rig: Rig) -> None
     rig.do(Tell(1, handing_on(1, 2, 3)), Tell(1, handing_on(2, 2, 3)))
     assert rig.hear(1) == [(wire.OpenLink(2), 1), handing_on(1, 2, 3), handing_on(2, 2, 3)]
     assert rig.hear(2) == [(wire.OpenLink(3), 1)]
-    rig.launcher.on_exit(2, "died")
+    rig.launcher.on_exit(2, "died", frozenset())
     assert rig.hear(1) == [wire.CloseLink(2)]
 
 
@@ -327,18 +329,22 @@ async def test_words_about_a_task_that_was_never_handed_on_are_heard_when_that_i
     rig.start(1, 2, 3)
     rig.do(Tell(1, handing_on(1, 2, 3)))
     await rig.say(3, done(12))
-    rig.launcher.on_exit(1, "died")
-    assert rig.core.events[-2:] == [ContainerExited(1, "died"), ContainerSaid(3, done(12))]
+    rig.launcher.on_exit(1, "died", frozenset())
+    assert rig.core.events[-2:] == [ContainerExited(1, "died", frozenset()), ContainerSaid(3, done(12))]
 
 
 async def test_a_death_is_told_after_last_words_that_had_to_wait(rig: Rig) -> None:
     rig.start(1, 2)
     rig.do(Tell(1, handing_on(1, 2)))
     await rig.say(2, done(11))
-    rig.launcher.on_exit(2, "died")
+    rig.launcher.on_exit(2, "died", frozenset())
     assert not any(isinstance(event, ContainerExited) for event in rig.core.events)
     await rig.say(1, done(1, forwarded=11))
-    said = [ContainerSaid(1, done(1, forwarded=11)), ContainerSaid(2, done(11)), ContainerExited(2, "died")]
+    said = [
+        ContainerSaid(1, done(1, forwarded=11)),
+        ContainerSaid(2, done(11)),
+        ContainerExited(2, "died", frozenset()),
+    ]
     assert rig.core.events[-3:] == said
 
 

@@ -1,0 +1,72 @@
+"""A real container with more tasks in its inbox than it can run: what it has not begun can be had back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dataflower import wire
+from dataflower.errors import Code
+from dataflower.testing.container_driver import ContainerDriver, ZygoteDriver
+
+HERE = str(Path(__file__).parent)
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Iterator[ContainerDriver]:
+    with ZygoteDriver() as zygote:
+        yield zygote.start("container_functions:says_and_reads", tmp_path / "log", code_path=(HERE,))
+
+
+def begin(container: ContainerDriver, name: str) -> tuple[int, int]:
+    """A task that runs until `end`; its number, and what `end` needs."""
+    number = container.run({"name": name, "fifo": str(container._log) + name})
+    while f"begins {name}" not in container.log:
+        os.sched_yield()
+    return number, os.open(str(container._log) + name, os.O_WRONLY)
+
+
+def end(fifo: int) -> None:
+    os.close(fifo)
+
+
+def test_what_waits_is_given_back_and_never_runs(container: ContainerDriver) -> None:
+    first, fifo = begin(container, "first")
+    assert container.begun.read() == {first}
+    second, third = (container.run({"name": name, "fifo": ""}) for name in ("second", "third"))
+    container.tell(wire.Withdraw((first, second)))
+    assert container.next(wire.Withdrawn).tasks == (second,)
+    end(fifo)
+    assert [container.next(wire.TaskDone).task for _ in range(2)] == [first, third]
+    assert container.begun.read() == {third}
+    assert "begins third" in container.log
+    assert "begins second" not in container.log
+
+
+def test_with_a_reason_what_runs_is_told_to_stop(container: ContainerDriver) -> None:
+    first, fifo = begin(container, "first")
+    second = container.run({"name": "second", "fifo": ""})
+    container.tell(wire.Withdraw((first, second), "cancelled"))
+    assert container.next(wire.Withdrawn).tasks == (second,)
+    end(fifo)
+    failed = container.next(wire.TaskFailed)
+    assert (failed.task, failed.error.code) == (first, Code.CANCELLED)
+    assert container.result({"name": "third", "fifo": ""}) == "third"
+    assert "begins second" not in container.log
+
+
+def test_what_is_over_is_not_given_back(container: ContainerDriver) -> None:
+    assert container.result({"name": "first", "fifo": ""}) == "first"
+    container.tell(wire.Withdraw((1,), "cancelled"))
+    assert container.result({"name": "second", "fifo": ""}) == "second"
+
+
+def test_what_is_withdrawn_before_it_comes_is_dropped(container: ContainerDriver) -> None:
+    container.tell(wire.Withdraw((1,)))
+    assert container.next(wire.Withdrawn).tasks == (1,)
+    container.run({"name": "first", "fifo": ""})
+    assert container.result({"name": "second", "fifo": ""}) == "second"
+    assert "begins first" not in container.log
