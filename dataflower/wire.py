@@ -6,7 +6,7 @@ inside it are extension types that point into `Value.tensors`. No pickle anywher
 
 Sockets per container (SEQPACKET, all created by the host):
 
-* *inbox*: `RunTask` and `RunBatch`, from the host and from other containers that it gave a way there (`OpenLink`).
+* *inbox*: `RunTask`, `RunMany`, `RunBatch`, from the host and from containers that it gave a way there (`OpenLink`).
 * *task* socket: everything that the container says to the host.
 * *control* socket: host -> container everything that must get through while user code runs.
 
@@ -133,6 +133,12 @@ class RunTask(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     then: Next | None = None
 
 
+class RunMany(msgspec.Struct, frozen=True, array_like=True, tag="runs"):
+    """Run the function for each of these tasks, one after the other, as if each had come alone: one wake-up for all."""
+
+    tasks: tuple[RunTask, ...]
+
+
 class RunBatch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
     """Run the function once for several tasks of its stage (docs/semantics.md, Batches). They have no streams."""
 
@@ -212,6 +218,7 @@ class DetachArena(msgspec.Struct, frozen=True, array_like=True, tag="detach"):
 
 ToContainer = (
     RunTask
+    | RunMany
     | RunBatch
     | Feed
     | FeedEnd

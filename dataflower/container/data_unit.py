@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,9 @@ class DataUnit:
         self._attached: dict[int, int] = {}
         """Arenas, and over which sockets each was announced (the host detaches it over each of these)."""
         self._relay = Relay(container, self.views)
+        self._pending: deque[wire.RunTask] = deque()
+        """Tasks that came together with others (only where one thread takes tasks); those have not begun."""
+        self._pending_since = 0.0
         self._running: dict[int, RunningTask] = {}
         self._early: dict[int, list[wire.ToContainer]] = {}
         """Control messages that overtook their RunTask."""
@@ -141,7 +145,15 @@ class DataUnit:
 
     def next_task(self) -> RunningTask | RunningBatch | None:
         """Block until there is a task for the calling thread; None when it is time to leave."""
+        pending = self._pending
         while True:
+            if pending:
+                task = RunningTask(pending.popleft(), self._pending_since)
+                if self._begin(task):
+                    return task
+                if self._stopping:
+                    return None
+                continue
             try:
                 payload, fds = self._inbox.receive()
             except (EndOfStream, PeerGone, Closed):
@@ -155,6 +167,9 @@ class DataUnit:
                     return task
                 if self._stopping:
                     return None
+            elif type(message) is wire.RunMany:
+                pending.extend(message.tasks)
+                self._pending_since = received
             elif type(message) is wire.RunBatch:
                 return self._begin_batch(RunningBatch(message, received))
             else:
@@ -402,7 +417,7 @@ class DataUnit:
             self._relay.close(message.container)
         elif isinstance(message, wire.Withdraw):
             self._withdraw(message)
-        elif not isinstance(message, wire.RunBatch):
+        elif not isinstance(message, wire.RunBatch | wire.RunMany):
             self._tell(message)
 
     def _withdraw(self, message: wire.Withdraw) -> None:

@@ -73,14 +73,14 @@ class Flow:
     def start(self, inputs: dict[str, Value], open_inputs: tuple[str, ...]) -> None:
         """The invocation arrived: its value inputs are there, `open_inputs` will be fed."""
         stage = self.program.stages[CALLER]
-        caller = Instance(self, stage, ())
-        caller.phase = Phase.RUNNING
-        caller.unheard = 1  # kept until the caller has ended its streams
-        self.instances[CALLER][()] = caller
-        credit = Credit()
-        for port in stage.streams:
-            emitter = Emitter(credit.items, credit.bytes, caller, port)
-            self.caller[port] = emitter
+        if stage.streams:
+            caller = Instance(self, stage, ())
+            caller.phase = Phase.RUNNING
+            caller.unheard = 1  # kept until the caller has ended its streams
+            self.instances[CALLER][()] = caller
+            credit = Credit()
+            for port in stage.streams:
+                self.caller[port] = Emitter(credit.items, credit.bytes, caller, port)
         for source in self.program.sources:
             self._fire(self._instance(source.index, ()))
         for name, consumers in stage.values.items():
@@ -88,8 +88,6 @@ class Flow:
         for port in tuple(self.caller):
             if port not in open_inputs:
                 self.end_caller(port)
-        if not stage.streams:
-            self.instances[CALLER].clear()
 
     def feed_caller(self, port: str, value: Value) -> bool:
         """An item of a stream input came; False if that input isn't open."""

@@ -56,6 +56,8 @@ def spill_of(config: HostConfig) -> Spill | None:
 
 BURST = 32
 """Messages taken from one container before the others get their turn."""
+CROWD = 8
+"""With more invocations than this, messages wait for the others of the same turn of the loop, to wake nobody twice."""
 LAST_WORDS = 10_000
 """Messages taken from a container after its death."""
 SMALLEST_ARENA = 1 << 16
@@ -158,6 +160,8 @@ class Engine:
         self._guests: dict[int, Callable[[str], None]] = {}
         """By process: who is to be told that a container that runs for another host is gone."""
         self._watchers: list[asyncio.Future[None]] = []
+        self._gathering: dict[int, Peer] = {}
+        """Containers for which tasks are kept until the end of this turn of the loop."""
         self.remotes.begin()
         if self.lender is not None:
             self.lender.begin(self._launcher, self._guests.__setitem__)
@@ -218,7 +222,8 @@ class Engine:
                     self._loop.remove_reader(peer.task.fileno())
                     return
                 self._take(peer, message, descriptors)
-                if burst == BURST and (type(message) is TaskDone or type(message) is TaskFailed):
+                ended = type(message) is TaskDone or type(message) is TaskFailed
+                if ended and burst == BURST and len(self.receivers) <= CROWD:
                     return  # as a rule its last word for now; if not, the loop calls again at once
         except WouldBlock:
             return
@@ -359,13 +364,25 @@ class Engine:
             peer = self._peers.get(command.container)
             if peer is not None:
                 message = command.message
-                if type(message) is RunTask and message.then is not None and not peer.is_remote:
-                    self._promises.note(message.then)
+                if type(message) is RunTask and not peer.is_remote:
+                    if message.then is not None:
+                        self._promises.note(message.then)
+                    elif len(self.receivers) > CROWD and peer.gather(message):
+                        if not self._gathering:
+                            self._loop.call_soon(self._send_gathered)
+                        self._gathering[peer.number] = peer
+                        return
+                    peer.send_gathered()
                 peer.tell(message)
         if type(command.message) is ReleaseSlots:
             self.remotes.released(command.message.slots)
             if not command.container:
                 self.arena.release(command.message.slots)
+
+    def _send_gathered(self) -> None:
+        gathering, self._gathering = self._gathering, {}
+        for peer in gathering.values():
+            peer.send_gathered()
 
     def _preload(self, command: commands.Preload) -> None:
         self._launcher.preload(command.modules, command.isolation)

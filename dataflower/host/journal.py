@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -106,7 +107,8 @@ class MemoryJournal:
         self._keep = keep_finished
         self._keep_bytes = keep_bytes
         self._bytes = 0
-        self._entries: dict[str, Entry] = {}
+        # Ordered, since taking the oldest from the front of a plain dict walks over all that was taken before.
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._workflows: dict[tuple[str, int], StoredWorkflow] = {}
 
     def workflows(self) -> list[StoredWorkflow]:  # noqa: D102

@@ -25,6 +25,7 @@ from dataflower.wire import (
     Next,
     OpenLink,
     RunBatch,
+    RunMany,
     RunTask,
     Single,
     Taken,
@@ -38,6 +39,10 @@ from dataflower.wire import (
 
 _encode = wire.encode
 _ARENA_SLACK_BYTES = 64 << 20
+MOST_TOGETHER = 8
+"""Tasks in one message."""
+_SMALL_BYTES = 4096
+"""Inputs of a task that shares a message with others: all together stay below what a message may hold."""
 
 
 class ProtocolViolation(Exception):
@@ -148,8 +153,10 @@ class Peer:
         "done",
         "exit_begun",
         "exit_reason",
+        "gathered",
         "heard_out",
         "inbox",
+        "is_single",
         "key",
         "linked",
         "links",
@@ -188,6 +195,10 @@ class Peer:
         """Containers to whose inboxes it was given a way."""
         self.linked = False
         """Whether another was given a way to its inbox."""
+        self.is_single = command.stage.scaling.concurrency == 1
+        """Whether it has one thread, which can take several tasks at a time."""
+        self.gathered: list[RunTask] = []
+        """Tasks that wait to go out together."""
         self.promises: dict[int, Next] = {}
         """By task: what it may hand on when that is done."""
         self.stalled: deque[tuple[wire.FromContainer, list[int]]] = deque()
@@ -241,6 +252,33 @@ class Peer:
             if kind is Feed:
                 self._introduce_all(box, message.values)  # type: ignore[union-attr]
         box.send(_encode(message))
+
+    def gather(self, message: RunTask) -> bool:
+        """Keep a task until `send_gathered`, which must follow; False if it is none of those that go out together."""
+        if not self.is_single or message.then is not None:
+            return False
+        size = 0
+        for item in message.inputs:
+            if type(item) is not Single:
+                return False
+            size += len(item.value.body)
+        if size > _SMALL_BYTES:
+            return False
+        for item in message.inputs:
+            value = item.value  # type: ignore[union-attr]
+            if value.tensors or value.spilled is not None:
+                self._introduce(self.inbox, value)
+        self.gathered.append(message)
+        if len(self.gathered) >= MOST_TOGETHER:
+            self.send_gathered()
+        return True
+
+    def send_gathered(self) -> None:
+        """Send what was kept, in order."""
+        tasks = self.gathered
+        if tasks:
+            self.gathered = []
+            self.inbox.send(_encode(tasks[0] if len(tasks) == 1 else RunMany(tuple(tasks))))
 
     def _open_links(self, then: Next | None) -> None:
         """Give each sender along the way to the next inbox, once; what comes later in the same inbox finds it."""

@@ -70,3 +70,23 @@ def test_what_is_withdrawn_before_it_comes_is_dropped(container: ContainerDriver
     container.run({"name": "first", "fifo": ""})
     assert container.result({"name": "second", "fifo": ""}) == "second"
     assert "begins first" not in container.log
+
+
+def test_tasks_that_come_together_run_one_after_the_other(container: ContainerDriver) -> None:
+    first, fifo = begin(container, "first")
+    names = ["a", "b", "c", "d"]
+    tasks = tuple(
+        wire.RunTask(n, tuple(wire.Single(k, container.encode(v)) for k, v in {"name": name, "fifo": ""}.items()))
+        for n, name in enumerate(names, 10)
+    )
+    container.inbox.send(wire.encode(wire.RunMany(tasks)))
+    container.tell(wire.Withdraw((12,)))
+    assert container.next(wire.Withdrawn).tasks == (12,)
+    container.tell(wire.CancelTask(13))
+    end(fifo)
+    done = [container.next(wire.TaskDone) for _ in range(3)]
+    assert [message.task for message in done] == [first, 10, 11]
+    assert container.decode(done[2].outputs["out"]) == "b"
+    assert container.next(wire.TaskFailed).task == 13
+    assert "begins c" not in container.log
+    assert "begins d" not in container.log

@@ -22,7 +22,7 @@ from dataflower.host import engine as engine_module
 from dataflower.host.engine import Engine
 from dataflower.host.launcher import LauncherStatistics
 from dataflower.host.settings import HostConfig
-from dataflower.spec.workflow import Stage
+from dataflower.spec.workflow import Scaling, Stage
 from dataflower.wire import TensorRef, Value
 
 NO_TIMES = wire.Times()
@@ -281,6 +281,88 @@ async def test_the_timer_wakes_the_core_at_the_latest_time_it_asked_for(rig: Rig
 
     rig.engine._handle = watch
     assert await woken >= due
+
+
+# --- many at a time -----------------------------------------------------------------------------------------------
+
+
+def crowd(rig: Rig) -> None:
+    """More invocations than are served one by one."""
+    rig.engine.receivers.update({f"i{n}": Mute() for n in range(engine_module.CROWD + 1)})
+
+
+def one(value: Value | None = None, task: int = 1) -> wire.RunTask:
+    return wire.RunTask(task, (wire.Single("x", value or Value(b"\x01")),))
+
+
+class Mute:
+    """Nobody's invocation."""
+
+    def on_emit(self, port: str, index: int, value: Value) -> None: ...
+    def on_end_output(self, port: str, absent: bool) -> None: ...
+    def on_take_input(self, port: str, items: int) -> None: ...
+    def on_finish(self, command: commands.FinishInvocation) -> None: ...
+
+
+async def turns() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_few_invocations_wait_for_nobody(rig: Rig) -> None:
+    rig.start(1)
+    rig.do(*(Tell(1, one(task=n)) for n in (1, 2)))
+    assert rig.hear(1) == [one(task=1), one(task=2)]
+
+
+async def test_tasks_of_one_turn_go_out_together_when_there_are_many(rig: Rig) -> None:
+    rig.start(1, 2)
+    crowd(rig)
+    rig.do(Tell(1, one(task=1)), Tell(2, one(task=2)))
+    rig.do(Tell(1, one(task=3)))
+    assert rig.hear(1) == []
+    await turns()
+    assert rig.hear(1) == [wire.RunMany((one(task=1), one(task=3)))]
+    assert rig.hear(2) == [one(task=2)]
+
+
+async def test_no_more_go_out_together_than_fit_and_their_order_stays(rig: Rig) -> None:
+    rig.start(1)
+    crowd(rig)
+    large = one(Value(b"\xc5" + bytes(9000)), task=20)
+    rig.do(*(Tell(1, one(task=n)) for n in range(1, 12)), Tell(1, large), Tell(1, one(task=21)))
+    first, second, third = rig.hear(1)
+    assert [task.task for task in first.tasks] == list(range(1, 9))
+    assert [task.task for task in second.tasks] == [9, 10, 11]
+    assert third == large
+    await turns()
+    assert rig.hear(1) == [one(task=21)]
+
+
+async def test_a_container_with_several_threads_gets_its_tasks_one_by_one(rig: Rig) -> None:
+    shared = Stage(name="s", function="m:f", scaling=Scaling(concurrency=2))
+    rig.do(commands.StartContainer(1, "w@1", shared))
+    crowd(rig)
+    rig.do(Tell(1, one(task=1)), Tell(1, one(task=2)))
+    assert rig.hear(1) == [one(task=1), one(task=2)]
+
+
+async def test_arenas_of_tasks_that_go_out_together_are_introduced_before(rig: Rig) -> None:
+    rig.start(1, 2)
+    arena = await rig.give_arena(1)
+    crowd(rig)
+    task = one(by_reference(arena))
+    rig.do(Tell(2, task), Tell(2, one(task=2)))
+    await turns()
+    assert rig.hear(2) == [(wire.AttachArena(arena, 4096), 1), wire.RunMany((task, one(task=2)))]
+
+
+async def test_a_container_that_is_gone_by_then_is_no_trouble(rig: Rig) -> None:
+    rig.start(1)
+    crowd(rig)
+    rig.do(Tell(1, one(task=1)), commands.StopContainer(1))
+    await turns()
+    assert rig.launcher.stopped == [1]
 
 
 # --- containers that hand on --------------------------------------------------------------------------------------
