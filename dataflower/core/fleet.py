@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 from dataflower.core.commands import Command, KillContainer, StartContainer, StopContainer
 from dataflower.core.pool import Container, ContainerPhase, Pool
-from dataflower.core.timers import Timers
+from dataflower.core.timers import Timer, Timers
+
+TURN_S = 0.5
+"""A busy container serves its stage for so long before it may have to give way to a stage that has fewer."""
 
 
 class Fleet:
@@ -19,11 +22,21 @@ class Fleet:
         say: Callable[[Command], None],
         late: Callable[[Container, float, float], None],
         start_timeout_s: float,
+        *,
+        recall: Callable[[Container], None],
     ) -> None:
-        """`late(container, limit in seconds, now)`: it was not ready in time, by default within `start_timeout_s`."""
+        """`late(container, limit in seconds, now)`: it was not ready in time, by default within `start_timeout_s`.
+
+        `recall(container)`: have back what it has not begun.
+        """
         self.containers: dict[int, Container] = {}
-        self.starved: dict[Pool, None] = {}
-        """Pools that wait for the host to have room for another container."""
+        self.starved: dict[Pool, float] = {}
+        """Pools that wait for the host to have room for another container, and since when."""
+        self._recall = recall
+        self._making_room: dict[Pool, Container] = {}
+        """Containers that give way to starved pools."""
+        self._turn: Timer | None = None
+        """When the next container may have to."""
         self._limit = limit
         self._timers = timers
         self._say = say
@@ -32,10 +45,17 @@ class Fleet:
         self._last = 0
 
     def fill(self, pool: Pool, now: float) -> None:
-        """Start as many containers as the pool wants and the host has room for."""
+        """Start as many containers as the pool wants and the host has room for; others may come first."""
+        if not self.starved:
+            self._fill(pool, now)
+        elif pool.wanted(now):
+            self.starved.setdefault(pool, now)  # `place_starved` follows
+
+    def _fill(self, pool: Pool, now: float) -> None:
+        since = self.starved.pop(pool, now)
         for _ in range(pool.wanted(now)):
-            if not self._has_room(pool):
-                self.starved[pool] = None
+            if not self._has_room(pool, now):
+                self.starved[pool] = since
                 break
             self._start(pool, now)
 
@@ -50,11 +70,11 @@ class Fleet:
 
     def place_starved(self, now: float) -> None:
         """Something happened: try again for the pools that wait for room, those with the fewest containers first."""
-        starved = sorted(self.starved, key=lambda p: p.size)
-        self.starved.clear()
-        for pool in starved:
+        for pool in sorted(self.starved, key=lambda p: (p.size, self.starved[p])):
             if pool.backlog or pool.min_replicas:
-                self.fill(pool, now)
+                self._fill(pool, now)
+            else:
+                del self.starved[pool]
 
     def stop(self, container: Container) -> None:
         """An idle container is to leave."""
@@ -70,6 +90,7 @@ class Fleet:
         """The pool's workflow is gone: its containers leave as soon as they run nothing."""
         pool.closing = True
         self.starved.pop(pool, None)
+        self._making_room.pop(pool, None)
         for container in tuple(pool.containers.values()):
             if container.phase is not ContainerPhase.LEAVING and not container.tasks:
                 self.stop(container)
@@ -110,8 +131,9 @@ class Fleet:
         container.start_limit = self._timers.at(now + limit, lambda at: self._late(container, limit, at))
         self._say(StartContainer(container.number, pool.key, pool.stage, container.hardware))
 
-    def _has_room(self, pool: Pool) -> bool:
-        """Whether the host can take one more container; if not, another pool's longest idle one is sent away.
+    def _has_room(self, pool: Pool, now: float) -> bool:
+        """Whether the host can take one more container; if not, another pool's longest idle one is sent away, or a
+        busy one of a pool that has more is to leave after its present tasks.
 
         The limit gives way where keeping it would mean to wait for ever: nothing moves, and a queue has no container.
         """
@@ -124,7 +146,41 @@ class Fleet:
         if spare:
             self.stop(min(spare, key=lambda c: c.idle_since))
             return False
-        return bool(pool.queued) and not pool.size and self._is_standstill
+        if pool.queued and not pool.size and self._is_standstill:
+            return True
+        if pool.queued:
+            self._make_room(pool, now)
+        return False
+
+    def _make_room(self, pool: Pool, now: float) -> None:
+        """Have a busy container of another pool leave, if that has more of them, or served for its time and this none.
+
+        Without it, a stage whose queue never ends would keep all others out.
+        """
+        if self._making_room.get(pool) in self.containers.values():
+            return
+        others = {c.pool: None for c in self.containers.values() if c.pool is not pool}
+        richer = [p for p in others if p.dispensable() > 0 and p.size > pool.size + (1 if pool.size else 0)]
+        ready = [
+            c
+            for p in richer
+            if p.size == max(other.size for other in richer)
+            for c in p.containers.values()
+            if c.phase is ContainerPhase.READY
+        ]
+        if not ready:
+            return
+        oldest = min(ready, key=lambda c: c.ready_at)
+        if now < oldest.ready_at + TURN_S:
+            if self._turn is None or self._turn.at <= now:
+                self._turn = self._timers.at(oldest.ready_at + TURN_S, lambda at: None)  # to be asked again then
+            return
+        self._making_room[pool] = oldest
+        if oldest.pool in self.starved:
+            self.starved[oldest.pool] = now  # behind those that it gives way to
+        oldest.pool.drain(oldest)
+        self._recall(oldest)
+        self.stop_if_unwanted(oldest)
 
     @property
     def _is_standstill(self) -> bool:

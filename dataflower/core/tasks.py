@@ -39,7 +39,14 @@ class Tasks(Relays):
         self._calls: dict[str, Call] = {}
         self._tasks: dict[int, Instance] = {}
         self._timeouts: dict[int, Timer] = {}
-        self._fleet = Fleet(config.max_containers, self.timers, self._say, self._start_is_late, config.start_timeout_s)
+        self._fleet = Fleet(
+            config.max_containers,
+            self.timers,
+            self._say,
+            self._start_is_late,
+            config.start_timeout_s,
+            recall=lambda container: self._recall(container.pool.unbegun(container)),
+        )
         self._containers = self._fleet.containers
         self._preloading: Preloading | None = None
         if config.preload:
@@ -247,6 +254,9 @@ class Tasks(Relays):
         batch = self._batches.get(task)
         if batch is not None and not batch.is_doomed:
             return  # it runs on for the others
+        self._end_soon(task, reason, now)
+
+    def _end_soon(self, task: int, reason: str, now: float) -> None:
         self.timers.at(now + self.config.cancel_grace_s, lambda at: self._kill_if_deaf(task, reason, at))
 
     def _warn(self, promised: Instance | None, reason: str) -> None:
@@ -288,6 +298,8 @@ class Tasks(Relays):
             del batch.members[task]
             if not batch.members:
                 del container.batches[batch.number]
+            elif batch.is_doomed:  # it ran on for this one only
+                self._end_soon(next(iter(batch.members)), "nobody wants the rest of its batch", now)
         call = self._calls[instance.flow.invocation]
         call.running -= 1
         if not container.tasks:

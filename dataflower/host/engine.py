@@ -157,7 +157,7 @@ class Engine:
         self._commands = 0
         self._violations = 0
         self._closing = False
-        self._guests: dict[int, Callable[[str], None]] = {}
+        self._guests: dict[int, Callable[[str, frozenset[int] | None], None]] = {}
         """By process: who is to be told that a container that runs for another host is gone."""
         self._watchers: list[asyncio.Future[None]] = []
         self._gathering: dict[int, Peer] = {}
@@ -246,9 +246,9 @@ class Engine:
             self._violations += 1
             self._reject(peer, f"broke the protocol: {error}")
 
-    def exited(self, container: int, reason: str) -> None:
-        """A container on another host is gone, or its host is."""
-        self._on_exit(container, reason)
+    def exited(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
+        """A container on another host is gone, or its host is. `begun`: what it had begun with, if that is known."""
+        self._on_exit(container, reason, begun)
 
     def _take(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
         """Check a message and let the core know. Raises ProtocolViolation."""
@@ -331,7 +331,7 @@ class Engine:
     def _on_exit(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
         guest = self._guests.pop(container, None)
         if guest is not None:
-            guest(reason)
+            guest(reason, begun)
             return
         peer = self._peers.get(container)
         if peer is not None and peer.is_remote:

@@ -44,9 +44,14 @@ from dataflower.wire import (
     TensorRef,
     Times,
     TokenSent,
+    Withdraw,
+    Withdrawn,
 )
 
 _log = logging.getLogger(__name__)
+
+ExitListener = Callable[[str, frozenset[int] | None], None]
+"""Told why a container is gone, and what it had begun with."""
 
 FIRST_NUMBER = 1 << 32
 """Processes of guests are numbered from here, those of the host's own containers from 1."""
@@ -204,7 +209,21 @@ class Owner:
             self.ferry.released(message.slots)
         elif isinstance(message, CancelTask) and self._withdraw(number, message):
             return
+        elif isinstance(message, Withdraw):
+            message = self._take_back(number, message)
         guest.peer.tell(message)
+
+    def _take_back(self, number: int, message: Withdraw) -> Withdraw:
+        """Give back the tasks that bytes are still missing for; what is left to ask the container for."""
+
+        def concerns(body: bytes) -> bool:
+            return getattr(peer_wire.decode_order(body), "task", 0) in message.tasks
+
+        found = [peer_wire.decode_order(body) for body in self.ferry.withdraw(number, concerns)]
+        back = tuple([task.task for task in found if isinstance(task, RunTask)])
+        if back:
+            self._say(number, wire.encode(Withdrawn(back)))
+        return Withdraw(tuple([task for task in message.tasks if task not in back]), message.reason)
 
     def _withdraw(self, number: int, cancel: CancelTask) -> bool:
         """Whether the task had not come to its container, since bytes are missing: then it need not."""
@@ -258,7 +277,8 @@ class Owner:
                 self._take(peer, payload, descriptors)
         except WouldBlock:
             return
-        except (EndOfStream, PeerGone, Closed):
+        except (EndOfStream, PeerGone, Closed) as error:
+            peer.heard_out = isinstance(error, EndOfStream)
             self._hang_up(guest)
             self._lender.launcher.stop(guest.process)
         except (ProtocolViolation, msgspec.MsgspecError, ValueError) as error:
@@ -303,15 +323,17 @@ class Owner:
             self._loop.remove_reader(descriptor)
             guest.peer.close()
 
-    def _on_exit(self, number: int, reason: str) -> None:
+    def _on_exit(self, number: int, reason: str, begun: frozenset[int] | None) -> None:
         guest = self.guests[number]
         if guest.peer.task.fileno() >= 0:
             self._on_readable(guest, LAST_WORDS)
-            self._hang_up(guest)
+        if guest.peer.task.fileno() < 0 and not guest.peer.heard_out:
+            begun = None  # it was hung up on, so it may have ended tasks unheard
+        self._hang_up(guest)
         del self.guests[number], self._peers[number]
         self.ferry.drop(number)
         self._limits.pop(number, None)
-        self._say(number, peer_wire.encode(Ended(reason)))
+        self._say(number, peer_wire.encode(Ended(reason, None if begun is None else tuple(begun))))
         self._close_if_empty()
 
 
@@ -319,7 +341,7 @@ class Lender:
     """Lets other hosts in, and runs containers for them. Lives on one loop."""
 
     launcher: Launcher
-    on_exit: Callable[[int, Callable[[str], None]], None]
+    on_exit: Callable[[int, ExitListener], None]
 
     def __init__(self, config: HostConfig, credentials: Credentials, files_on: int | None) -> None:
         """Listens at once, and lets in whoever comes after `begin`. `files_on`: see `Views`. Raises InvalidArgument."""
@@ -346,7 +368,7 @@ class Lender:
             ) from error
         self._listener.setblocking(False)
 
-    def begin(self, launcher: Launcher, on_exit: Callable[[int, Callable[[str], None]], None]) -> None:
+    def begin(self, launcher: Launcher, on_exit: Callable[[int, ExitListener], None]) -> None:
         """Let others in. `on_exit(process, listener)`: have the listener told when a process is gone."""
         self.launcher = launcher
         self.on_exit = on_exit

@@ -83,12 +83,22 @@ class Bye(msgspec.Struct, frozen=True, array_like=True, tag="bye"):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
-    """The container is gone, or was never started; its last word."""
+    """The container is gone, or was never started; its last word. `begun`: see `core.events.ContainerExited`."""
 
     reason: str
+    begun: tuple[int, ...] | None = None
 
 
-ToTask = wire.RunTask | wire.RunBatch | wire.Feed | wire.FeedEnd | wire.Grant | wire.CancelTask | wire.ReleaseSlots
+ToTask = (
+    wire.RunTask
+    | wire.RunBatch
+    | wire.Feed
+    | wire.FeedEnd
+    | wire.Grant
+    | wire.CancelTask
+    | wire.Withdraw
+    | wire.ReleaseSlots
+)
 """What an owner may tell a container; everything else is between the container and the host that it runs on."""
 
 encode = msgspec.msgpack.Encoder().encode

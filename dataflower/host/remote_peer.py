@@ -12,7 +12,7 @@ from dataflower.core.commands import StartContainer
 from dataflower.host import peer_wire
 from dataflower.host.links import Memory, Peer
 from dataflower.host.peer_wire import Kill, Stop
-from dataflower.wire import CancelTask, Feed, Grant, ReleaseSlots, RunBatch, RunTask, Single, TensorRef, Value
+from dataflower.wire import CancelTask, Feed, Grant, ReleaseSlots, RunBatch, RunTask, Single, TensorRef, Value, Withdraw
 
 _MIRRORED_BYTES = 1 << 38
 """What the arenas of one remote container may have in all; its host keeps it to its own limit."""
@@ -55,7 +55,7 @@ class RemotePeer(Peer):
     def tell(self, message: wire.ToContainer) -> None:
         """Send a message, with the bytes that it refers to."""
         refs: list[TensorRef] = []
-        urgent = isinstance(message, (Grant, CancelTask, ReleaseSlots))
+        urgent = isinstance(message, (Grant, CancelTask, Withdraw, ReleaseSlots))
         if isinstance(message, RunTask):
             message = self._theirs(message)
             refs = _refs_of_task(message)

@@ -46,8 +46,8 @@ class Listener(Protocol):
         """A message of a container; the descriptors are the listener's."""
         ...
 
-    def exited(self, container: int, reason: str) -> None:
-        """A container is gone."""
+    def exited(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
+        """A container is gone. `begun`: what it had begun with, None if nobody knows."""
         ...
 
 
@@ -95,7 +95,8 @@ class Session:
         if isinstance(message, Ended):
             self.ferry.drop(number)
             del self.containers[number]
-            self._listener.exited(number, message.reason)
+            begun = None if message.begun is None else frozenset(message.begun)
+            self._listener.exited(number, message.reason, begun)
         elif isinstance(message, ArenaMade):
             self._listener.heard(peer, message, [self.ferry.descriptor(message.arena)])
         else:
@@ -129,7 +130,7 @@ class Session:
         self.ferry.close()
         containers, self.containers = self.containers, {}
         for number in containers:
-            self._listener.exited(number, reason)
+            self._listener.exited(number, reason, None)
 
 
 class Remote:

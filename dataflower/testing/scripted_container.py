@@ -149,6 +149,8 @@ class ScriptedContainer:
                 most = self.stage.scaling.concurrency + MOST
                 assert len(self.tasks) + len(self.waiting) < most, f"container {self.number} has no place"
                 self.waiting.append(message)
+                if any(isinstance(entry, wire.Opened) for entry in message.inputs):
+                    self._begin_next()  # what comes for its streams comes after it
             case wire.RunBatch(tasks):
                 self._start_batch(tasks)
             case wire.Feed(number, name, values):
@@ -190,10 +192,13 @@ class ScriptedContainer:
         """Begin with what waits, as far as places are free, perhaps not at once; False if with nothing."""
         begun = False
         while self.waiting and len(self.tasks) < self.stage.scaling.concurrency and random.random() < 0.8:
-            message = self.waiting.popleft()
-            self._start(message).cancelled = message.task in self._early
+            self._begin_next()
             begun = True
         return begun
+
+    def _begin_next(self) -> None:
+        message = self.waiting.popleft()
+        self._start(message).cancelled = message.task in self._early
 
     def _start(self, message: wire.RunTask) -> ScriptedTask:
         assert message.task not in self.tasks, f"task {message.task} started twice"
