@@ -3,19 +3,28 @@
 After ServerlessLoRA (EuroSys'26), section 4.2, reconstructed. Two layers: the requests of a function gather in a window
 (`window`); batches that are closed are ordered by margin, which counts that M batches on the device slow each other
 down by M: margin = objective - (wait of the oldest + M T(b)), M being those that run and this one.
+
+The smallest margin first is the worst order once not everybody can be served in time: it spends the device on those who
+are late already. So what can still be in time goes before what can't, a batch is no larger than its oldest request has
+time for, and nothing that would be in time by itself is started beside others that would make it late. Who is
+late takes what is left, oldest first, and after `STARVED` objectives goes before everybody.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from dataflower.core.device.window import Latency, Window
 
 Item = TypeVar("Item", bound=Hashable)
+
+STARVED = 10.0
+"""A request that has waited for so many objectives goes first, however late it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,14 @@ class Function:
     window: Window
 
 
+class Rank(enum.IntEnum):
+    """Who goes before whom, whatever the margins."""
+
+    STARVED = 0
+    TIMELY = 1
+    LATE = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[Item]):
     """Requests of a function that run together. `since`: when the oldest of them came; `margin_s` at its start."""
@@ -36,6 +53,7 @@ class Batch(Generic[Item]):
     items: tuple[Item, ...]
     since: float
     margin_s: float = math.inf
+    rank: Rank = Rank.TIMELY
 
 
 @dataclass(slots=True)
@@ -101,12 +119,16 @@ class Turns(Generic[Item]):
         ready = [b for b in self._closed(now) if able(b.function)]
         if not ready:
             return None
-        best = min(ready, key=lambda b: (b.margin_s, b.since))
+        best = min(ready, key=lambda b: (b.rank, b.margin_s, b.since))
         if self.running and best.margin_s > self._defer_s:
             return None
-        items = self._queues[best.function].items
-        for _ in best.items:
-            items.popleft()
+        queue = self._queues[best.function]
+        if best.items[0] == queue.items[0][0] and best.items[-1] == queue.items[len(best.items) - 1][0]:
+            for _ in best.items:
+                queue.items.popleft()
+        else:
+            taken = set(best.items)
+            queue.items = deque(entry for entry in queue.items if entry[0] not in taken)
         self.running += 1
         return best
 
@@ -121,20 +143,49 @@ class Turns(Generic[Item]):
         return min((at for at in closings if at > now), default=math.inf)
 
     def _closing(self, queue: _Queue[Item]) -> float:
-        return queue.items[0][1] + queue.function.window.wait_s
+        """When its window closes: at its end, or when the batch would be late beside those that run now."""
+        function = queue.function
+        taken = (self.running + 1) * function.latency.of(min(len(queue.items), function.window.size))
+        return queue.items[0][1] + max(0.0, min(function.window.wait_s, function.slo_s - taken))
 
     def _closed(self, now: float) -> Iterable[Batch[Item]]:
         idle = not self.running and not self._patient
-        together = self.running + 1
         for queue in self._queues.values():
             if not queue.items:
                 continue
-            size = queue.function.window.size
-            if idle or len(queue.items) >= size or now >= self._closing(queue):
-                items = tuple(item for item, _ in list(queue.items)[:size])
-                yield self._judged(Batch(queue.function.name, items, queue.items[0][1]), queue.function, together, now)
+            if idle or len(queue.items) >= queue.function.window.size or now >= self._closing(queue):
+                batch = self._chosen(queue, now)
+                if batch is not None:
+                    yield batch
 
-    @staticmethod
-    def _judged(batch: Batch[Item], function: Function, together: int, now: float) -> Batch[Item]:
-        taken = now - batch.since + together * function.latency.of(len(batch.items))
-        return replace(batch, margin_s=function.slo_s - taken)
+    def _chosen(self, queue: _Queue[Item], now: float) -> Batch[Item] | None:
+        """The next batch of a function; None if it had better wait for the end of one that runs."""
+        function, together = queue.function, self.running + 1
+        oldest = queue.items[0][1]
+        if now - oldest > STARVED * function.slo_s:
+            return self._judged(list(queue.items), function, now, Rank.STARVED)
+        latest = now + function.latency.of(1) - function.slo_s - 1e-9
+        timely = [entry for entry in queue.items if entry[1] >= latest] if oldest < latest else list(queue.items)
+        if not timely:
+            return self._judged(list(queue.items), function, now, Rank.LATE)
+        fits = _largest(function, (function.slo_s - (now - timely[0][1])) / together)
+        if fits:
+            late = [entry for entry in queue.items if entry[1] < latest]
+            return self._judged((timely + late)[:fits], function, now, Rank.TIMELY)
+        return None if self.running else self._judged(timely, function, now, Rank.TIMELY)
+
+    def _judged(self, entries: list[tuple[Item, float]], function: Function, now: float, rank: Rank) -> Batch[Item]:
+        taken = entries[: function.window.size]
+        since = taken[0][1]
+        spent = now - since + (self.running + 1) * function.latency.of(len(taken))
+        return Batch(function.name, tuple(item for item, _ in taken), since, function.slo_s - spent, rank)
+
+
+def _largest(function: Function, seconds: float) -> int:
+    """The largest batch that takes no longer; 0 if none does."""
+    spare = seconds - function.latency.first_s + 1e-9
+    if spare < 0:
+        return 0
+    if function.latency.more_s <= 0:
+        return function.window.size
+    return min(function.window.size, int(spare / function.latency.more_s) + 1)
