@@ -1,19 +1,22 @@
 """Does what was planned hold on this machine? Two applications, profiled, planned, served by their plans, and loaded.
 
-The applications run at once on one server at the rate that they were planned for; then one of them is swept by three
-plans (ours, batch 1, even split of the SLO), and overloaded three times. Every stage has one container, as a machine of
-two cores has no room for more. `--quick` uses functions that sleep, and leaves the sweeps out.
+The applications run at once on one server, each by a plan for its rate; then one of them is overloaded three times, and
+the other swept by three plans (ours, batch 1, even split of the SLO). Every stage has one container, as a machine of
+two cores has no room for more. What is planned leaves room on the cores for the server, which is no stage of any plan,
+and for the generators. `--quick` uses functions that sleep, and leaves the sweeps out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from bench.promised import MAX_BATCH, Promised, real, sleeping
 from bench.report import Report
 from dataflower.cli.served import Served, serve_apart
 from dataflower.config.sources import file_reader, source_finder
+from dataflower.core.admission import MARGIN
 from dataflower.gateway.client import Client
 from dataflower.loadgen.arrivals import Arrivals, Shape
 from dataflower.loadgen.assess import Terms
@@ -42,7 +46,7 @@ from dataflower.planner.inventory import Inventory, Source, Wishes, take_stock
 from dataflower.spec.load import load
 from dataflower.spec.workflow import Slo
 
-OURS = Options(arrivals=Planned.POISSON, billing=Billing.INTEGER, pack=False)
+OURS = Options(arrivals=Planned.POISSON, billing=Billing.INTEGER, pack=False, margin=MARGIN)
 METHODS = {
     "ours": OURS,
     "batch1": replace(OURS, batching=False),
@@ -51,7 +55,9 @@ METHODS = {
 TIGHT = 3.0
 """The SLO over the run times of all stages at the largest batch: what batches wait for must be chosen with care."""
 SHARE = 0.6
-"""Of what the plan's machines could serve: two applications, the server and the generators share the cores."""
+"""Of the highest rate that can be planned for each application, at most."""
+BUSY = 0.5
+"""Of the machine's cores, that the plans of all applications together keep busy at most."""
 OVERLOAD = 3.0
 SEED = 7
 
@@ -65,8 +71,8 @@ class Scale:
     sweep_s: float | None
 
 
-FULL = Scale(3.0, 40.0, 12.0)
-QUICK = Scale(0.25, 3.0, None)
+FULL = Scale(3.0, 40.0, 10.0)
+QUICK = Scale(0.15, 2.5, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,13 @@ class Known:
             return None
         return found
 
+    def busy(self, rate: float) -> float:
+        """Cores that our plan for this rate keeps busy, on the average; infinite without a plan."""
+        found = self.plan(OURS, rate)
+        if found is None:
+            return math.inf
+        return sum(t.rate / t.configuration.throughput for stage in found.stages for t in stage.tuples)
+
     def largest(self, options: Options) -> float:
         """The highest rate that can be planned with a container for each stage, to within 1 %; 0 if none can."""
         low, high = 0.0, 0.5
@@ -95,6 +108,16 @@ class Known:
             middle = (low + high) / 2
             low, high = (middle, high) if self.plan(options, middle) is not None else (low, middle)
         return low
+
+
+def shared_rates(known: Sequence[Known]) -> list[float]:
+    """The same share of what each could be planned for alone: as much as the cores have room for."""
+    most = [one.largest(OURS) for one in known]
+    cores = len(os.sched_getaffinity(0))
+    share = SHARE
+    while sum(one.busy(share * rate) for one, rate in zip(known, most, strict=True)) > BUSY * cores:
+        share *= 0.95
+    return [share * rate for rate in most]
 
 
 def know(promised: Promised, scale: Scale, folder: Path) -> Known:
@@ -182,16 +205,18 @@ def measure(report: Report, *, quick: bool) -> None:
     scale, applications = (QUICK, sleeping()) if quick else (FULL, real())
     with tempfile.TemporaryDirectory(prefix="dataflower-live-") as name:
         folder = Path(name)
-        known = [know(promised, scale, folder) for promised in applications]
+        # functions that sleep don't mind each other
+        with ThreadPoolExecutor(len(applications) if quick else 1) as pool:
+            known = list(pool.map(lambda promised: know(promised, scale, folder), applications))
         with serve_apart(["--code-path", str(ROOT)]) as served, Client(served.address) as client:
-            rates = [SHARE * one.largest(OURS) for one in known]
+            rates = shared_rates(known)
             for one, rate in zip(known, rates, strict=True):
                 applied(client, one, OURS, rate, folder)
             found = asyncio.run(
                 at_once([session(served, one, rate, scale.load_s) for one, rate in zip(known, rates, strict=True)])
             )
             _steady(report, known, rates, found)
-            _overload(report, served, known[0], rates[0], scale)
+            _overload(report, served, known[0], scale)
             _sweeps(report, served, client, known[1], scale, folder)
 
 
@@ -213,8 +238,8 @@ def _steady(report: Report, known: Sequence[Known], rates: Sequence[float], foun
     )
 
 
-def _overload(report: Report, served: Served, known: Known, rate: float, scale: Scale) -> None:
-    most = rate / SHARE * OVERLOAD
+def _overload(report: Report, served: Served, known: Known, scale: Scale) -> None:
+    most = known.largest(OURS) * OVERLOAD
     found = asyncio.run(session(served, known, most, scale.load_s / 2).once())
     share = found.verdict.attainment_accepted
     counts = found.counts

@@ -50,9 +50,10 @@ outputs: {{answer: answer.out}}
 
 
 def real(slo_ms: float = 600.0) -> tuple[Promised, Promised]:
-    """Objects in frames of a street clip (YOLOv3-tiny), and the sentences nearest to a text (MiniLM)."""
+    """Frames of a street clip in words, and the line of the packaged reviews nearest to that (YOLOv3-tiny, MiniLM); the
+    same line for a text (MiniLM)."""
     look = "look: {function: 'bench.promised:Look', inputs: {frame: inputs.frame}"
-    tell = "answer: {function: 'bench.promised:tell', inputs: {objects: look.objects}"
+    tell = "answer: {function: 'bench.promised:Tell', inputs: {objects: look.objects}"
     embed = "embed: {function: 'bench.promised:Embed', inputs: {text: inputs.text}"
     match = "answer: {function: 'bench.promised:Nearest', inputs: {vector: embed.vector}"
     texts = ("A man is eating food.", "The plot is thin, but the actors are good.", "The phone broke after a week.")
@@ -122,12 +123,6 @@ class Look:
         return [sorted({self.names[c] for c in torch.nonzero(one > 0.3)[:, 1].tolist()}) for one in scores]
 
 
-@function(batch=True, outputs={"out": Text()})
-def tell(objects: list[Sequence[str]]) -> list[str]:
-    """A sentence about what is there."""
-    return [f"There is {', '.join(names)}." if names else "There is nothing." for names in objects]
-
-
 def _model() -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
@@ -169,10 +164,25 @@ class Nearest:
 
         lines = next(assets.find(assets.TEXTS).glob("films*")).read_text().splitlines()
         self.sentences = [line for line in lines if len(line) > 20][:48]
-        self.vectors = _vectors(*_model(), self.sentences)
+        self.model = _model()
+        self.vectors = _vectors(*self.model, self.sentences)
 
     def __call__(self, vector: list[list[float]]) -> list[str]:
         import numpy as np
 
         best = np.argmax(np.array(vector) @ self.vectors.T, axis=1)
         return [self.sentences[i] for i in best]
+
+
+@function(batch=True, outputs={"out": Text()})
+class Tell:
+    """What is to be seen, as a sentence, and the review that is nearest to it."""
+
+    def setup(self) -> None:
+        self.nearest = Nearest()
+        self.nearest.setup()
+
+    def __call__(self, objects: list[Sequence[str]]) -> list[str]:
+        said = [f"There is {', '.join(names)}." if names else "There is nothing." for names in objects]
+        found = self.nearest(_vectors(*self.nearest.model, said).tolist())
+        return [f"{sentence} ({review})" for sentence, review in zip(said, found, strict=True)]

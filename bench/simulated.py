@@ -38,10 +38,10 @@ BATCH, BATCH_S, LOAD = 4, 40.0, 0.8
 DAY_S = 86_400.0
 
 
-def measure(report: Report, *, quick: bool, profiles: Path | None = None) -> None:
-    """Add the figures. `profiles`: folder with measured tables, as for `bench.planner`."""
+def measure(report: Report, *, quick: bool, profiles: Path | None = None, seconds: float = 100.0) -> None:
+    """Add the figures. `profiles`: folder with measured tables, as for `bench.planner`; `seconds` for each share."""
     workloads = list(grid(sources(profiles), quick))
-    seconds = 2.0 if quick else 100.0
+    seconds = 1.0 if quick else seconds
     level = list(map(_level, workloads))
     for key, question, works, options, count in (
         ("holds_paced", "plans for evenly spaced requests that hold, share", level, PACED, 400),
@@ -53,7 +53,7 @@ def measure(report: Report, *, quick: bool, profiles: Path | None = None) -> Non
     held = list(_held(workloads, PACED, 400, seconds))
     share = sum(held) / len(held) if held else None
     report.add("holds_paced_fanout", "the paced plans when an invocation's requests come at once, share", share)
-    speed, tasks_s = fleet(8 * 60.0 if quick else 2 * 3600.0)
+    speed, tasks_s = fleet(4 * 60.0 if quick else 2 * 3600.0)
     report.add("fleet_speed", "seconds of a fleet of 100 stages and 1,000 machines in one second", speed)
     report.add("fleet_tasks_s", "tasks that this is, a second", tasks_s)
     report.add("fleet_day_min", "a day of it at that speed", DAY_S / speed / 60, unit="min")

@@ -16,7 +16,7 @@ def main() -> None:
     report = Report("slo")
     live.measure(report, quick=options.quick)
     if not options.quick:  # it has a quick form of its own
-        simulated.measure(report, quick=False)
+        simulated.measure(report, quick=False, seconds=20.0)
     finish(report, options)
 
 
