@@ -209,7 +209,7 @@ async def test_a_hang_in_c_is_killed_after_the_grace(rig: Rig, function: str) ->
     assert await rig.client.invoke("hang", seconds=0.0) == {"out": 0.0}
     (pid,) = await rig.pids("hang", "only")
     with pytest.raises(InvocationFailed) as caught:
-        await rig.client.invoke("hang", seconds=600.0, deadline_s=0.3)
+        await rig.client.invoke("hang", seconds=600.0, deadline_s=1.0)
     assert caught.value.code is Code.DEADLINE_EXCEEDED
     await rig.until(lambda: pid not in rig.host.container_pids().values())
     assert await rig.client.invoke("hang", seconds=0.0) == {"out": 0.0}
