@@ -25,13 +25,14 @@ from dataflower.core.commands import StartContainer
 from dataflower.host import logs
 from dataflower.host.groups import Groups, Limits, Reservation
 from dataflower.host.processes import (
+    adopt_orphans,
     children_in_group,
     describe_exit,
+    disown_orphans,
     kill_process,
     marked_children,
     open_process,
     reap,
-    set_subreaper,
 )
 from dataflower.host.settings import DefaultIsolation, HostConfig
 from dataflower.host.store import Store
@@ -138,7 +139,7 @@ class Launcher:
         self._lost = 0
         self._closing = False
         self._changed = asyncio.Event()
-        self._was_subreaper = set_subreaper(True)
+        adopt_orphans()
 
     # --- containers ------------------------------------------------------------------------------------------
 
@@ -554,7 +555,7 @@ class Launcher:
         for folder in (self._scratch, *(() if self._spill is None else (self._spill.directory,))):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
-        set_subreaper(self._was_subreaper)
+        disown_orphans()
 
 
 def _own_folder(spill: Spill | None) -> Spill | None:

@@ -6,21 +6,51 @@ import contextlib
 import ctypes
 import os
 import signal
+import threading
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
 PR_GET_CHILD_SUBREAPER = 37
 
 
-def set_subreaper(wanted: bool) -> bool:
-    """Whether orphaned descendants become children of this process; returns what it was before."""
+_lock = threading.Lock()
+_adopting = 0
+"""How many hosts of this process want its orphans: they may end in any order."""
+_adopted_before = False
+
+
+def adopt_orphans() -> None:
+    """From now on orphaned descendants become children of this process, until as many calls of `disown_orphans`."""
+    global _adopting, _adopted_before
+    with _lock:
+        if not _adopting:
+            _adopted_before = is_subreaper()
+            _set_subreaper(True)
+        _adopting += 1
+
+
+def disown_orphans() -> None:
+    """The last of those who wanted orphans leaves it as the first has found it."""
+    global _adopting
+    with _lock:
+        _adopting -= 1
+        if not _adopting:
+            _set_subreaper(_adopted_before)
+
+
+def is_subreaper() -> bool:
+    """Whether orphaned descendants become children of this process."""
     libc = ctypes.CDLL(None, use_errno=True)
-    before = ctypes.c_int()
-    if libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0) != 0:
+    found = ctypes.c_int()
+    if libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_GET_CHILD_SUBREAPER)")
+    return bool(found.value)
+
+
+def _set_subreaper(wanted: bool) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-    return bool(before.value)
 
 
 def open_process(pid: int) -> int | None:
