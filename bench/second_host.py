@@ -6,9 +6,11 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +23,7 @@ from dataflower.host.settings import HostConfig
 NAME = "b"
 TOKEN = "between the hosts of one benchmark"
 LINK = "1gbit"
+ECHO_BYTES, SINK_BYTES = 1 << 10, 64 << 20
 _HERE, _THERE, _PORT = "10.79.5.1", "10.79.5.2", 8003
 
 
@@ -30,22 +33,25 @@ class SecondHost:
 
     peer: str
     words: str
+    plain: Mapping[str, tuple[str, int]]
+    """Plain TCP to the same place: says a byte for each 1 KB (`1KB`), and for each 64 MB (`64MB`)."""
 
 
 @contextmanager
-def second_host() -> Iterator[SecondHost]:
-    """A running one; gone afterwards."""
+def second_host(link: str = LINK) -> Iterator[SecondHost]:
+    """A running one; gone afterwards. `link`: how fast the line to it is, as `tc` writes it; empty: no limit."""
     namespace = f"dfb{os.getpid()}"
-    apart = _join(namespace)
+    apart = _join(namespace, link)
     prefix = ("ip", "netns", "exec", namespace) if apart else ()
     address, port = (_THERE, _PORT) if apart else ("127.0.0.1", 0)
     command = (*prefix, sys.executable, "-P", "-m", "bench.second_host", address, str(port))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=_environment())
     try:
         assert process.stdout is not None
-        port = int(process.stdout.readline())
-        words = f"network namespaces, {LINK} each way" if apart else "loopback (network namespaces need root and `ip`)"
-        yield SecondHost(f"{NAME}={address}:{port}", words)
+        port, short, long = map(int, process.stdout.readline().split())
+        speed = f"{link} each way" if link else "a line without a limit"
+        words = f"network namespaces, {speed}" if apart else "loopback (network namespaces need root and `ip`)"
+        yield SecondHost(f"{NAME}={address}:{port}", words, {"1KB": (address, short), "64MB": (address, long)})
     finally:
         process.terminate()
         process.wait()
@@ -64,12 +70,12 @@ def _run(*command: str) -> bool:
     return not subprocess.run(command, check=False, capture_output=True, timeout=20).returncode
 
 
-def _join(namespace: str) -> bool:
-    """A namespace and a shaped line to it; False if there can't be one."""
+def _join(namespace: str, link: str) -> bool:
+    """A namespace and a line to it; False if there can't be one."""
     if os.geteuid() or not all(map(shutil.which, ("ip", "tc"))) or not _run("ip", "netns", "add", namespace):
         return False
     ours = f"{namespace}o"
-    shape = ("root", "tbf", "rate", LINK, "burst", "256kb", "latency", "50ms")
+    shape = ("root", "tbf", "rate", link, "burst", "256kb", "latency", "50ms")
     steps = (
         ("ip", "link", "add", ours, "type", "veth", "peer", "name", "line", "netns", namespace),
         ("ip", "addr", "add", f"{_HERE}/30", "dev", ours),
@@ -77,13 +83,37 @@ def _join(namespace: str) -> bool:
         ("ip", "-n", namespace, "addr", "add", f"{_THERE}/30", "dev", "line"),
         ("ip", "-n", namespace, "link", "set", "line", "up"),
         ("ip", "-n", namespace, "link", "set", "lo", "up"),
+    )
+    shaped = (
         ("tc", "qdisc", "add", "dev", ours, *shape),
         ("tc", "-n", namespace, "qdisc", "add", "dev", "line", *shape),
     )
+    steps += shaped if link else ()
     if all(_run(*step) for step in steps):
         return True
     _run("ip", "netns", "del", namespace)
     return False
+
+
+def _sink(address: str, nbytes: int) -> int:
+    """A plain TCP server that says a byte for each `nbytes` that it got into warm memory; its port."""
+    listener = socket.create_server((address, 0))
+
+    def serve() -> None:
+        memory = memoryview(bytearray(nbytes))
+        while True:
+            connection, _ = listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with connection:
+                got = 0
+                while count := connection.recv_into(memory[got:]):
+                    got = (got + count) % nbytes
+                    if not got:
+                        connection.send(b"!")
+
+    threading.Thread(target=serve, daemon=True).start()
+    port: int = listener.getsockname()[1]
+    return port
 
 
 async def _serve(address: str, port: int) -> None:
@@ -98,7 +128,7 @@ async def _serve(address: str, port: int) -> None:
         cpus=64,
     )
     async with Runtime(settings) as host:
-        print(host.peer_port, flush=True)
+        print(host.peer_port, _sink(address, ECHO_BYTES), _sink(address, SINK_BYTES), flush=True)
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await stop.wait()

@@ -25,13 +25,16 @@ _PLACE = struct.Struct("<QQ")
 _POSITION = struct.Struct("<QQ")
 
 CHUNK_BYTES = 256 << 10
-"""What a stream sends before it is another's turn."""
+"""What a stream sends before it is another's turn, until it is known how fast the connection is."""
 WINDOW_BYTES = 32 << 20
 """Bytes of streams that may be on their way without confirmation."""
 MAX_MESSAGE_BYTES = 256 << 20
 MAX_STREAMS = 1 << 16
 """Streams that the other side may have begun and not ended."""
-_BATCH_BYTES = 256 << 10
+_CHUNK_S = 0.002
+"""How long a message may have to wait behind a chunk, about."""
+_CHUNKS = (64 << 10, 1 << 20)
+_MEASURED_BYTES = 512 << 10
 _STAGING_BYTES = 16 << 10
 _UNCONFIRMED_MESSAGES = 32
 _UNCONFIRMED_BYTES = 1 << 20
@@ -163,6 +166,8 @@ class Mux:
         self._window = window
         self._chunk = chunk
         self._unconfirmed = min(_UNCONFIRMED_BYTES, window // 8)
+        self._mark: tuple[float, int] | None = None
+        """When so many bytes were confirmed; None while nothing is on its way."""
         # Sending
         self._kept: deque[bytes] = deque()
         """Reliable frames that are not confirmed; the first is number `_confirmed` + 1."""
@@ -253,6 +258,7 @@ class Mux:
         self._staged = (0, 0)
         self._queued = self._data_sent = self._data_confirmed = self._data_heard = 0
         self._unsaid, self._ack_due = (0, 0), False
+        self._mark = None
         self._written = self._confirmed
 
     def outgoing(self, now: float = 0.0) -> deque[memoryview]:
@@ -263,16 +269,31 @@ class Mux:
         self.due = math.inf
         if not self._is_resumed:
             return self._pieces
+        self._adapt(now)
         if self._ack_due:
             self._ack_due, self._unsaid = False, (0, 0)
             self._push(HEADER.pack(Kind.ACK, 0, self._heard, self._data_heard))
-        while self._queued < _BATCH_BYTES:
+        while self._queued < self._chunk:
             if self._written < self._confirmed + len(self._kept):
                 self._push(self._kept[self._written - self._confirmed])
                 self._written += 1
             elif not self._push_chunk(now):
                 break
         return self._pieces
+
+    def _adapt(self, now: float) -> None:
+        """Choose the size of chunks by how fast the other side confirms them: small ones cost, large ones delay."""
+        confirmed = self._data_confirmed
+        if self._mark is not None:
+            began, before = self._mark
+            if confirmed - before >= _MEASURED_BYTES and now > began:
+                smallest, largest = _CHUNKS
+                self._chunk = min(max(int((confirmed - before) / (now - began) * _CHUNK_S), smallest), largest)
+                self._mark = (now, confirmed)
+        if confirmed == self._data_sent:
+            self._mark = None
+        elif self._mark is None:
+            self._mark = (now, confirmed)
 
     def _push(self, frame: bytes) -> None:
         self._pieces.append(memoryview(frame))

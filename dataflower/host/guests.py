@@ -59,6 +59,7 @@ BURST = 32
 LAST_WORDS = 10_000
 SMALLEST_ARENA = 1 << 16
 MAX_OWNERS = 64
+GOODBYE = "its owner stops"
 _MAX_MEETINGS = 64
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*@[0-9]+")
 _STAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*")
@@ -144,7 +145,8 @@ class Owner:
             self._connection.close()
             self._connection = None
         if self.guests:
-            _log.warning("%d containers of host %s are ended: %s", len(self.guests), self.name, reason)
+            level = logging.INFO if reason == GOODBYE else logging.WARNING
+            _log.log(level, "%d containers of host %s are ended: %s", len(self.guests), self.name, reason)
         for guest in list(self.guests.values()):
             self._hang_up(guest)
             self._lender.launcher.kill(guest.process, reason)
@@ -181,7 +183,7 @@ class Owner:
             self._start(number, message)
             return
         if isinstance(message, Bye):
-            self._loop.call_soon(self.end, "its owner stops")
+            self._loop.call_soon(self.end, GOODBYE)
             return
         if isinstance(message, DropArena):
             if message.arena >> 16 in self.guests or self.ferry.mirrors(message.arena):

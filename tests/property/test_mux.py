@@ -163,7 +163,8 @@ def test_streams_take_turns_and_messages_overtake_them() -> None:
     big = left.mux.open(memoryview(bytes(60_000)), 7, 0)
     small = left.mux.open(memoryview(bytes(1500)), 7, 61_000)
     left.mux.send(b"first")
-    left.write(5000)
+    for _ in range(5):
+        left.write(1 << 20)
     right.read(left.wire)
     left.wire = b""
     assert right.messages == [b"first"]
@@ -171,6 +172,29 @@ def test_streams_take_turns_and_messages_overtake_them() -> None:
     while exchange(left, right, random.Random(0), whole=True):
         pass
     assert right.completed == [small, big]
+
+
+@given(st.lists(st.floats(0.0, 0.1), min_size=1, max_size=40), st.integers(0, 2**32))
+def test_chunks_follow_the_speed_of_the_connection_within_bounds(pauses: list[float], seed: int) -> None:
+    left, right = Side(1 << 22, 256 << 10), Side(1 << 22, 256 << 10)
+    right.memory = bytearray(1 << 20)
+    right.mux = Mux(lambda arena, offset, size: memoryview(right.memory)[:size], right.hear)
+    right.places = dict.fromkeys(range(1, 100), (0, 1))
+    connect(left, right)
+    now = 1.0
+    for pause in pauses:
+        left.mux.open(memoryview(bytes(1 << 20)), 7, 0)
+        for _ in range(20):
+            pieces = left.mux.outgoing(now)
+            assert all(len(piece) <= 1 << 20 for piece in pieces)
+            data = b"".join(pieces)
+            left.mux.wrote(len(data))
+            right.read(data)
+            now += pause / 20
+            exchange(right, left, random.Random(seed), whole=True)
+            assert 64 << 10 <= left.mux._chunk <= 1 << 20
+    exchange(left, right, random.Random(seed), whole=True)
+    assert len(right.completed) >= len(pauses) - 1
 
 
 def test_without_confirmation_only_a_window_is_sent() -> None:
