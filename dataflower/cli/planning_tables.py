@@ -205,7 +205,10 @@ def plan_data(
     found: Together, cases: Sequence[Case], options: Options, *, explain: bool, compare: bool
 ) -> list[dict[str, Any]]:
     """A plan document for each workflow: what `apply --plan` takes, as it is."""
-    data = [document_of(plan, options).as_data() for plan in found.plans]
+    data = [
+        document_of(plan, options, question=case.question).as_data()
+        for plan, case in zip(found.plans, cases, strict=True)
+    ]
     if explain:
         for one, plan, case in zip(data, found.plans, cases, strict=True):
             one["reasons"] = [_reason(r) for r in reasons(case.question, plan)]

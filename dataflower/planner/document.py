@@ -7,18 +7,22 @@ take (`budget_ms`) and by which groups of containers it is served. Reading refus
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dataflower.errors import Problem
+from dataflower.errors import InvalidArgument, Problem
+from dataflower.planner.basis import BasisDocument, basis_of, question_of
 from dataflower.planner.options import Billing, Dispatch, Options
 from dataflower.planner.plan import Plan, StagePlan
+from dataflower.planner.question import Question
 from dataflower.planner.reading import DocumentInvalid, read
+from dataflower.planner.replan import Replan
 from dataflower.planner.schedule import ROUNDING, Allotment, whole
 from dataflower.spec.document import Document
 from dataflower.spec.suggest import did_you_mean
-from dataflower.spec.tree import Path
+from dataflower.spec.tree import Path, Tree
 from dataflower.spec.workflow import Workflow
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -95,6 +99,13 @@ class PlanDocument(Document):
     path: list[str] = Field(default_factory=list, description="That path")
     stages: dict[str, StageDocument] = Field(min_length=1)
     shared: list[SharedDocument] = Field(default_factory=list)
+    replan: Replan = Field(
+        Replan.OFF,
+        strict=False,
+        description="What a server does when the traffic is not what the plan was made for: `off` nothing, `dry-run` "
+        "says what it would do, `on` plans again",
+    )
+    basis: BasisDocument | None = Field(None, description="What it was made from, to plan again")
 
     @model_validator(mode="before")
     @classmethod
@@ -105,7 +116,12 @@ class PlanDocument(Document):
 
     def as_data(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; `parse_plan` reads them back."""
-        return self.model_dump(by_alias=True, mode="json")
+        data = self.model_dump(by_alias=True, mode="json")
+        if self.basis is None:
+            del data["basis"]
+        else:
+            data["basis"] = self.basis.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        return data
 
 
 def parse_plan(text: str, file: str) -> PlanDocument:
@@ -133,6 +149,7 @@ def parse_plan(text: str, file: str) -> PlanDocument:
                 left = stage.budget_ms - group.duration_ms
                 message = f"a time-out of {group.timeout_ms:g} ms, where the budget leaves {left:g} ms for waiting"
                 problems.append(tree.problem((*place, "timeout_ms"), message))
+    problems += _basis_problems(document, tree)
     for i, machine in enumerate(document.shared):
         for j, share in enumerate(machine.shares):
             own = document.stages.get(share.stage) if share.workflow == document.workflow else None
@@ -143,6 +160,21 @@ def parse_plan(text: str, file: str) -> PlanDocument:
     if problems:
         raise DocumentInvalid(tuple(problems))
     return document
+
+
+def _basis_problems(document: PlanDocument, tree: Tree) -> Iterator[Problem]:
+    if document.basis is None:
+        if document.replan is not Replan.OFF:
+            message = "the plan does not say what it was made from (`basis`), so it can't be planned again"
+            yield tree.problem(("replan",), message, "write it anew with `dataflower plan`, not for a recording")
+        return
+    if set(document.basis.stages) != set(document.stages):
+        yield tree.problem(("basis", "stages"), "it is about other stages than the plan", "plan again")
+        return
+    try:
+        question_of(document.basis, document.workflow)
+    except (InvalidArgument, ValueError) as error:
+        yield tree.problem(("basis",), str(error))
 
 
 def check_against(document: PlanDocument, workflow: Workflow, file: str) -> None:
@@ -163,8 +195,11 @@ def check_against(document: PlanDocument, workflow: Workflow, file: str) -> None
         raise DocumentInvalid(tuple(Problem(file, 1, 1, message, hint) for message, hint in messages))
 
 
-def document_of(plan: Plan, options: Options, method: str = "ours") -> PlanDocument:
-    """A plan as a document; `options` are those that it was made with."""
+def document_of(plan: Plan, options: Options, method: str = "ours", question: Question | None = None) -> PlanDocument:
+    """A plan as a document; `options` are those that it was made with.
+
+    `question`: what it answers, kept as the plan's basis so that it can be asked again for another rate.
+    """
     away: set[tuple[str, int]] = set()
     shared = []
     for machine in plan.shared:
@@ -199,6 +234,8 @@ def document_of(plan: Plan, options: Options, method: str = "ours") -> PlanDocum
         path=list(plan.path),
         stages={stage.stage: _stage(stage, away) for stage in plan.stages},
         shared=shared,
+        replan=Replan.OFF,
+        basis=None if question is None else basis_of(question),
     )
 
 

@@ -7,11 +7,20 @@ late.
 
 from __future__ import annotations
 
+import enum
 import math
 from collections import deque
 from dataclasses import dataclass
 
 from dataflower.errors import InvalidArgument
+
+
+class Replan(enum.StrEnum):
+    """Whether a plan is made anew when the traffic is not what it was made for."""
+
+    OFF = "off"
+    DRY_RUN = "dry-run"
+    ON = "on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +30,7 @@ class ReplanPolicy:
     Attributes:
         headroom: a plan is made for this multiple of the measured rate.
         step: rates to plan for are powers of this, so that a little more or less traffic asks for the same plan.
-        short_s: window in which a rise is measured.
+        short_s: window in which a rise is noticed; half of it more says how large it is.
         long_s: window in which a fall is measured, and the least time that it must have lasted.
         fall: share by which the wanted rate must be below the planned one before a plan for less is made.
         per_minute: most plans in any 60 s.
@@ -41,6 +50,11 @@ class ReplanPolicy:
             raise InvalidArgument("headroom must be at least 1, step more than 1, fall between 0 and 1")
         if not 0 < self.short_s <= self.long_s or self.per_minute < 1:
             raise InvalidArgument("short_s must be above 0 and at most long_s, and per_minute at least 1")
+
+    @property
+    def look_s(self) -> float:
+        """How often it is worth asking, while there is anything to ask."""
+        return self.short_s / 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +76,16 @@ class Replanner:
     def __init__(self, policy: ReplanPolicy, rate: float, now: float) -> None:
         """`rate`: what the present plan was made for."""
         self.rate = rate
+        self._expected = rate
+        """Arrivals a second that chance is taken to play around: at first nobody knows of any headroom in the plan."""
         self._policy = policy
-        self._width = policy.long_s / self.BUCKETS
+        self._width = min(policy.long_s / self.BUCKETS, policy.look_s)
         self._buckets: deque[tuple[int, int]] = deque()
         """Number of the bucket and arrivals in it, oldest first; empty ones are left out."""
         self._began = now
         self._changes: deque[float] = deque()
         self._low_since: float | None = None
+        self._high_since: float | None = None
 
     def arrived(self, now: float, count: int = 1) -> None:
         """So many invocations came, refused ones included: what is wanted counts, not what was served."""
@@ -77,13 +94,23 @@ class Replanner:
             count += self._buckets.pop()[1]
         self._buckets.append((number, count))
 
+    def measured(self, now: float) -> float | None:
+        """Invocations a second, lately; None as long as nobody has watched for long enough."""
+        return self._measured(now, self._policy.short_s)
+
+    def is_settled(self, now: float) -> bool:
+        """Whether nothing will change until the next arrival, so that nobody need ask before."""
+        self._forget(now)
+        return not self._buckets and self._rounded(0.0) > self.rate * (1 - self._policy.fall)
+
     def decide(self, now: float) -> Decision | None:
-        """What to do now, to be asked now and then (every second, say)."""
+        """What to do now, to be asked every `look_s` until it `is_settled`."""
         self._forget(now)
         policy = self._policy
         short, long = self._measured(now, policy.short_s), self._measured(now, policy.long_s)
         if short is not None and short > self.rate and self._is_certain(short, policy.short_s):
-            return self._change(now, short, "more than planned")
+            return self._risen(now)
+        self._high_since = None
         wanted = self._rounded(0.0 if long is None else long * policy.headroom)
         if long is None or wanted > self.rate * (1 - policy.fall):
             self._low_since = None
@@ -94,27 +121,41 @@ class Replanner:
             return None
         return self._change(now, long, "less than planned")
 
+    def _risen(self, now: float) -> Decision | None:
+        """More is certain. How much is known when the window, or half of it, holds nothing else."""
+        half = self._policy.short_s / 2
+        if self._high_since is None:
+            self._high_since = now
+        if now - self._high_since < half:
+            return None
+        recent = self._measured(now, half)
+        if recent is None or recent <= self.rate:  # it was a burst, and is over
+            self._high_since = None
+            return None
+        return self._change(now, recent, "more than planned")
+
     def _change(self, now: float, measured: float, reason: str) -> Decision | None:
         while self._changes and self._changes[0] <= now - 60.0:
             self._changes.popleft()
         if len(self._changes) >= self._policy.per_minute:
             return None
         self._changes.append(now)
-        self._low_since = None
-        self.rate = self._rounded(measured * self._policy.headroom)
+        self._low_since = self._high_since = None
+        self.rate, self._expected = self._rounded(measured * self._policy.headroom), measured
         return Decision(now, self.rate, measured, reason, not self._policy.dry_run)
 
     def _is_certain(self, rate: float, seconds: float) -> bool:
-        """Whether chance alone would bring so many at the planned rate only once in a thousand windows (3 sigma)."""
-        planned = self.rate / self._policy.headroom * seconds
-        return rate * seconds > planned + 3 * math.sqrt(planned)
+        """Whether chance alone would bring so many only once in a thousand windows (3 sigma)."""
+        expected = self._expected * seconds
+        return rate * seconds > expected + 3 * math.sqrt(expected)
 
     def _measured(self, now: float, seconds: float) -> float | None:
         """Arrivals a second in the last so many; None as long as nobody has watched for that long."""
         if now - self._began < seconds:
             return None
-        first = int((now - seconds) / self._width)
-        return sum(count for number, count in self._buckets if number > first) / seconds
+        first = math.ceil((now - seconds) / self._width - 1e-9)
+        span = now - first * self._width
+        return sum(count for number, count in self._buckets if number >= first) / span
 
     def _forget(self, now: float) -> None:
         oldest = int((now - self._policy.long_s) / self._width)

@@ -1,0 +1,74 @@
+"""Planning again: the plan of the same file for another rate, as large as there is room for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dataflower.planner.basis import question_of
+from dataflower.planner.document import PlanDocument, document_of
+from dataflower.planner.plan import Plan, plan
+
+TRIES = 6
+"""Plans that are tried between the present rate and one that there is no plan or no room for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What planning again came to. `document`: None if the present plan is to be kept; `note`: why, for people."""
+
+    document: PlanDocument | None
+    note: str = ""
+
+
+def plan_again(
+    document: PlanDocument, rate: float, refusal: Callable[[PlanDocument], str], devices: tuple[str, ...] = ()
+) -> Again:
+    """The plan of the same workflow, SLO and method for `rate` invocations a second.
+
+    If there is none, or no room for it, and the rate is above the present one, the largest rate in between for which
+    there is one (to within a 64th of the way).
+
+    Args:
+        document: the present plan, with its basis.
+        rate: that is wanted.
+        refusal: why a plan can't be carried out; empty if it can.
+        devices: kinds that may be used, all if none are named.
+
+    Raises:
+        InvalidArgument: the basis does not hold together.
+    """
+    assert document.basis is not None, "a plan without its basis can't be planned again"
+    question = question_of(document.basis, document.workflow, devices)
+
+    def attempt(wanted: float) -> Again:
+        found = plan(
+            question.application,
+            question.profiles,
+            wanted,
+            document.slo_ms / 1000,
+            question.options,
+            batches=question.batches,
+            explain=False,
+        )
+        if not isinstance(found, Plan):
+            path = " -> ".join(found.path)
+            return Again(
+                None, f"no plan keeps {document.slo_ms:g} ms at {wanted:.4g}/s: stage {found.stage!r} on {path}"
+            )
+        made = document_of(found, question.options, document.method)
+        made = made.model_copy(update={"basis": document.basis, "replan": document.replan})
+        why = refusal(made)
+        return Again(None, why) if why else Again(made)
+
+    first = attempt(rate)
+    low, high, best = document.rate_per_s, rate, first
+    for _ in range(TRIES if first.document is None and rate > low else 0):
+        middle = math.sqrt(low * high)
+        found = attempt(middle)
+        if found.document is None:
+            high = middle
+        else:
+            low, best = middle, Again(found.document, first.note)
+    return best

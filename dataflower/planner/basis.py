@@ -1,0 +1,149 @@
+"""What a plan was made from, kept in its file: whoever runs by it can plan again without the profiles at hand."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import fields
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from dataflower.errors import InvalidArgument
+from dataflower.planner.application import Application, Module
+from dataflower.planner.options import Options
+from dataflower.planner.profile import Device, Point, Profile, Profiles
+from dataflower.planner.question import Question
+from dataflower.spec.document import Document
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Switch = str | bool | int | float | None
+
+
+class PointBasis(Document):
+    """How long a batch takes, and what it holds in memory."""
+
+    batch: int = Field(ge=1)
+    duration_ms: Positive
+    std_ms: NotNegative | None = None
+    memory_bytes: int | None = Field(None, ge=0)
+
+
+class StageBasis(Document):
+    """A stage as the planner sees it."""
+
+    factor: Positive = Field(default=1.0, description="Tasks for one invocation, on the average")
+    most: int = Field(default=0, ge=0, description="Tasks of one invocation at once; 0: not known")
+    after: list[str] = Field(default_factory=list, description="Stages that it waits for")
+    batches: list[int] = Field(default_factory=list, description="Batch sizes to consider between the measured ones")
+    points: dict[str, list[PointBasis]] = Field(min_length=1, description="By kind of device")
+
+
+class DeviceBasis(Document):
+    """A kind of machine."""
+
+    price: Positive = Field(description="Of an hour")
+    memory_bytes: int | None = Field(None, ge=0)
+
+
+class BasisDocument(Document):
+    """Profiles, prices and the method: everything that planning takes besides a rate and an SLO."""
+
+    options: dict[str, Switch] = Field(
+        default_factory=dict, description="Switches of the method that aren't at default"
+    )
+    devices: dict[str, DeviceBasis] = Field(min_length=1)
+    stages: dict[str, StageBasis] = Field(min_length=1)
+
+
+def basis_of(question: Question) -> BasisDocument | None:
+    """The basis of plans that answer a question; None for recorded arrivals, which no plan file has room for."""
+    if question.trace is not None:
+        return None
+    application, profiles = question.application, question.profiles
+    used = {module.model for module in application.modules}
+    own = [p for p in profiles.profiles if p.model in used]
+    kinds = dict.fromkeys(p.hardware for p in own)
+    return BasisDocument(
+        options=_switches(question.options),
+        devices={name: _device(profiles.devices[name]) for name in kinds},
+        stages={
+            module.name: StageBasis(
+                factor=module.factor,
+                most=module.most,
+                after=list(application.parents[module.name]),
+                batches=list(question.batches.get(module.model, ())),
+                points={p.hardware: [_point(point) for point in p.points] for p in own if p.model == module.model},
+            )
+            for module in application.modules
+        },
+    )
+
+
+def question_of(basis: BasisDocument, workflow: str, devices: tuple[str, ...] = ()) -> Question:
+    """The question again. `workflow`: its name; `devices`: kinds that may be used, all if none are named.
+
+    Raises:
+        InvalidArgument: the stages don't hold together, an option is unknown, or no profile is left for a stage.
+    """
+    modules = tuple(Module(name, name, stage.factor, stage.most) for name, stage in basis.stages.items())
+    edges = tuple((parent, name) for name, stage in basis.stages.items() for parent in stage.after)
+    found = []
+    for name, stage in basis.stages.items():
+        own = {kind: points for kind, points in stage.points.items() if not devices or kind in devices}
+        if not own:
+            raise InvalidArgument(f"stage {name!r} has no profile on {', '.join(devices)}")
+        for kind, points in own.items():
+            if kind not in basis.devices:
+                raise InvalidArgument(f"stage {name!r} has a profile on {kind!r}, which is not among the devices")
+            if [p.batch for p in points] != sorted({p.batch for p in points}) or not points:
+                raise InvalidArgument(f"the batches of stage {name!r} on {kind!r} do not rise")
+            found.append(Profile(name, kind, tuple(_measured(p) for p in points)))
+    prices = {name: Device(name, device.price, device.memory_bytes) for name, device in basis.devices.items()}
+    batches = {name: tuple(stage.batches) for name, stage in basis.stages.items() if stage.batches}
+    application = Application(workflow, modules, edges)
+    return Question(application, Profiles(tuple(found), prices), _options(basis.options), batches)
+
+
+def _switches(options: Options) -> dict[str, Switch]:
+    found: dict[str, Switch] = {}
+    for field in fields(Options):
+        value: Any = getattr(options, field.name)
+        if value != field.default:
+            found[field.name] = value.value if isinstance(value, enum.Enum) else value
+    return found
+
+
+def _options(switches: dict[str, Switch]) -> Options:
+    defaults = {field.name: field.default for field in fields(Options)}
+    values: dict[str, Any] = {}
+    for name, value in switches.items():
+        if name not in defaults:
+            raise InvalidArgument(f"there is no option {name!r}")
+        default: Any = defaults[name]
+        values[name] = type(default)(value) if isinstance(default, enum.Enum) else value
+    try:
+        return Options(**values)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"the options do not fit together: {error}") from None
+
+
+def _device(device: Device) -> DeviceBasis:
+    return DeviceBasis(price=device.price, memory_bytes=device.memory_bytes)
+
+
+def _point(point: Point) -> PointBasis:
+    std_ms = None if point.std_s is None else _ms(point.std_s)
+    return PointBasis(
+        batch=point.batch, duration_ms=_ms(point.duration_s), std_ms=std_ms, memory_bytes=point.memory_bytes
+    )
+
+
+def _measured(point: PointBasis) -> Point:
+    std_s = None if point.std_ms is None else point.std_ms / 1000
+    return Point(point.batch, point.duration_ms / 1000, std_s, point.memory_bytes)
+
+
+def _ms(seconds: float) -> float:
+    """To nine significant digits, which is finer than anything measured."""
+    return float(f"{seconds * 1000:.9g}")
