@@ -42,7 +42,7 @@ def promised(client: Client, record: InvocationRecord) -> Slo | None:
 
 def workflow_data(info: WorkflowInfo) -> dict[str, Any]:
     """A workflow as plain values."""
-    return {
+    data: dict[str, Any] = {
         "name": info.name,
         "version": info.version,
         "description": info.description,
@@ -63,6 +63,11 @@ def workflow_data(info: WorkflowInfo) -> dict[str, Any]:
             for s in info.stages
         ],
     }
+    if info.replanning is not None:
+        from dataflower.cli.replan import replan_data
+
+        data["replanning"] = replan_data(info.replanning)
+    return data
 
 
 def _port_data(port: Port) -> dict[str, Any]:

@@ -114,6 +114,11 @@ def _workflow(info: WorkflowInfo, output: Format) -> None:
             f"{info.name}@{info.version}, applied {ago(info.applied_at)}, {info.running} running\n"
             f"inputs:  {ports(info.inputs)}\noutputs: {ports(info.outputs)}"
         )
+        if info.replanning is not None:
+            from dataflower.cli.replan import replan_lines
+
+            for line in replan_lines(info.replanning):
+                terminal().note(line)
     emit(workflow_data(info), output, lambda: stage_table(info.stages))
 
 

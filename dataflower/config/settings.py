@@ -98,6 +98,14 @@ class Config:
     max_containers: int = 64
     devices: tuple[str, ...] = ("cpu",)
     """Kinds of machine that this host counts as, by the names of price files; plans for others are refused."""
+    replan_headroom: float = 1.15
+    """A plan that is made anew (`apply --replan on`) is for this multiple of the traffic."""
+    replan_short_s: float = 15.0
+    """Window in which more traffic than planned is noticed."""
+    replan_long_s: float = 300.0
+    """For so long traffic must have been less before a plan for less is made."""
+    replan_per_minute: int = 2
+    """Most new plans of a workflow in a minute."""
     cancel_grace_s: float = 2.0
     """How long a container may take to let go of a cancelled task before it is killed."""
     start_timeout_s: float = 300.0

@@ -38,8 +38,9 @@ class _Station:
     free_at: float = 0.0
 
     def rate(self) -> float:
-        """Tasks a second that it can serve now."""
-        able = self.capacity * max(1, min(self.pool.size, self.replicas)) / self.replicas
+        """Tasks a second that it can serve now; containers that are still starting don't count."""
+        ready = self.pool.size - self.pool.starting
+        able = self.capacity * max(1, min(ready, self.replicas)) / self.replicas
         return able * min(1.0, self.duration_s / self.pool.run_s) if self.pool.run_s else able
 
 
@@ -77,6 +78,14 @@ class Admission:
         ]
         worst_s = max(after[stage.stage] + stage.worst_s for stage in plan.stages)
         self._window_s = min(plan.slo_s, max(worst_s, plan.slo_s * (1 - MARGIN)))
+
+    def take_over(self, former: Admission, now: float) -> None:
+        """The workflow has run by another plan so far: what was accepted then is still to be served."""
+        before = {station.pool: station for station in former._stations}
+        for station in self._stations:
+            old = before.get(station.pool)
+            if old is not None and old.free_at > now:
+                station.free_at = now + (old.free_at - now) * old.rate() / station.rate()
 
     def consider(self, now: float, deadline: float) -> float:
         """Accept an invocation (0), or refuse it: seconds until one like it would be accepted. `deadline` 0 = none."""

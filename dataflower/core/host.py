@@ -151,9 +151,11 @@ class HostCore(Reports):
         plan = event.plan
         stages = {} if plan is None else {stage.stage: stage for stage in plan.stages}
         pools = {pool.stage.name: pool for pool in deployment.pools.values()}
-        deployment.admission = None
+        former, deployment.admission = deployment.admission, None
         if plan is not None and plan.admission:
             deployment.admission = Admission(plan, deployment.program.workflow, pools)
+            if former is not None:
+                deployment.admission.take_over(former, now)
         for name, pool in pools.items():
             pool.follow(stages.get(name))
             for container in pool.idle:

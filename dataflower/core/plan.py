@@ -5,7 +5,17 @@ The planner decides it, the host hands it over (`events.PlanChanged`), dispatch 
 
 from __future__ import annotations
 
+import enum
+
 from msgspec import Struct
+
+
+class Replan(enum.StrEnum):
+    """Whether a plan is made anew when the traffic is not what it was made for. Up to the host; the core obeys."""
+
+    OFF = "off"
+    DRY_RUN = "dry-run"
+    ON = "on"
 
 
 class GroupPlan(Struct, frozen=True):

@@ -10,7 +10,18 @@ from dataflower.errors import Failure
 from dataflower.gateway import values
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway.status import code_number, code_of
-from dataflower.host.api import InvocationRecord, PeerState, PeerStatus, Preloaded, StageStatus, State, WorkflowStatus
+from dataflower.host.api import (
+    InvocationRecord,
+    PeerState,
+    PeerStatus,
+    Preloaded,
+    ReplanDecision,
+    ReplanOutcome,
+    ReplanStatus,
+    StageStatus,
+    State,
+    WorkflowStatus,
+)
 from dataflower.spec.function import Kind, Port, PortType
 from dataflower.spec.workflow import Slo
 
@@ -21,6 +32,10 @@ _STATES = {
     State.CANCELLED: pb.INVOCATION_STATE_CANCELLED,
 }
 _STATE_OF = {number: state for state, number in _STATES.items()}
+_OUTCOMES: dict[ReplanOutcome, Any] = {
+    outcome: pb.ReplanOutcome.Value(f"REPLAN_OUTCOME_{outcome.name}") for outcome in ReplanOutcome
+}
+_OUTCOME_OF = {number: outcome for outcome, number in _OUTCOMES.items()}
 _KINDS: dict[Kind, Any] = {kind: pb.PortKind.Value(f"PORT_KIND_{kind.name}") for kind in Kind}
 _KIND_OF = {number: kind for kind, number in _KINDS.items()}
 
@@ -41,6 +56,7 @@ class WorkflowInfo:
     source: str = ""
     slo: Slo | None = None
     plan: str = ""
+    replanning: ReplanStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +197,43 @@ def encode_workflow(status: WorkflowStatus, into: pb.Workflow, *, source: bool) 
     if source:
         into.source = status.source
         into.plan = status.plan
+    if status.replanning is not None:
+        encode_replanning(status.replanning, into.replanning)
+
+
+def encode_replanning(status: ReplanStatus, into: pb.Replanning) -> None:
+    """Write how a plan follows the traffic."""
+    into.dry_run = status.dry_run
+    into.planned_per_s = status.planned_per_s
+    if status.measured_per_s is not None:
+        into.measured_per_s = status.measured_per_s
+    if status.last is not None:
+        set_time(into.last.decided_at, status.last.at)
+        into.last.rate_per_s = status.last.rate_per_s
+        into.last.measured_per_s = status.last.measured_per_s
+        into.last.reason = status.last.reason
+        into.last.outcome = _OUTCOMES[status.last.outcome]
+        into.last.note = status.last.note
+
+
+def decode_replanning(message: pb.Replanning) -> ReplanStatus:
+    """Read how a plan follows the traffic."""
+    last = message.last
+    return ReplanStatus(
+        dry_run=message.dry_run,
+        planned_per_s=message.planned_per_s,
+        measured_per_s=message.measured_per_s if message.HasField("measured_per_s") else None,
+        last=ReplanDecision(
+            at=seconds_of(last.decided_at),
+            rate_per_s=last.rate_per_s,
+            measured_per_s=last.measured_per_s,
+            reason=last.reason,
+            outcome=_OUTCOME_OF.get(last.outcome, ReplanOutcome.FAILED),
+            note=last.note,
+        )
+        if message.HasField("last")
+        else None,
+    )
 
 
 def decode_workflow(message: pb.Workflow) -> WorkflowInfo:
@@ -198,6 +251,7 @@ def decode_workflow(message: pb.Workflow) -> WorkflowInfo:
         source=message.source,
         slo=decode_slo(message.slo) if message.HasField("slo") else None,
         plan=message.plan,
+        replanning=decode_replanning(message.replanning) if message.HasField("replanning") else None,
     )
 
 

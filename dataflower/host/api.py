@@ -52,6 +52,42 @@ class StageStatus:
     """Tasks ended so far, in whatever way, as far as the host counts them."""
 
 
+class ReplanOutcome(enum.StrEnum):
+    """What became of a decision to plan again.
+
+    PLANNING: nothing yet. REFUSED: there is no plan or no room for that rate, the present one is kept. FAILED:
+    likewise, for a reason that may go by: it is tried again.
+    """
+
+    PLANNING = "planning"
+    APPLIED = "applied"
+    DRY_RUN = "dry-run"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplanDecision:
+    """To plan again, at wall-clock time `at`. Rates are invocations a second; `note`: the outcome in words."""
+
+    at: float
+    rate_per_s: float
+    measured_per_s: float
+    reason: str
+    outcome: ReplanOutcome
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplanStatus:
+    """A workflow whose plan follows the traffic, or would (`dry_run`). `measured_per_s`: lately; None: not known."""
+
+    dry_run: bool
+    planned_per_s: float
+    measured_per_s: float | None = None
+    last: ReplanDecision | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class WorkflowStatus:
     """A workflow as the host has it.
@@ -67,6 +103,8 @@ class WorkflowStatus:
     stages: tuple[StageStatus, ...] = ()
     running: int = 0
     plan: str = ""
+    replanning: ReplanStatus | None = None
+    """None where the plan stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)

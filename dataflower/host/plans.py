@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from dataflower.core.plan import DispatchPlan
+from dataflower.core.plan import DispatchPlan, Replan
 from dataflower.host.settings import HostConfig
 from dataflower.planner.dispatch import dispatch_plan
 from dataflower.planner.document import PlanDocument, parse_plan
@@ -20,6 +20,11 @@ class ReadPlan:
     text: str
     document: PlanDocument
     dispatch: DispatchPlan
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the traffic is to be held against it."""
+        return self.document.replan is not Replan.OFF
 
     @property
     def containers(self) -> int:

@@ -24,6 +24,7 @@ from dataflower.spec.workflow import Workflow
 
 if TYPE_CHECKING:
     from dataflower.host.plans import ReadPlan
+    from dataflower.host.replanning import Replanning, Watch
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class Deployed:
     running: int = 0
     planned: ReadPlan | None = None
     """The plan that it is run by."""
+    watch: Watch | None = None
+    """Who counts its invocations, if its plan follows the traffic."""
 
     @property
     def plan(self) -> str:
@@ -90,6 +93,8 @@ class Registry:
         self._revived: dict[tuple[str, int], Deployed] = {}
         self._applying = asyncio.Lock()
         self._gate = Gate()
+        self._replanning: Replanning | None = None
+        """Made with the first plan that wants it."""
 
     def restore(self) -> None:
         """Serve again what was served. A workflow that can't be loaded any more is left out, loudly."""
@@ -158,16 +163,53 @@ class Registry:
         """The plan itself. Raises DocumentInvalid if it has no room beside all other workflows."""
         from dataflower.host import plans
 
-        kept = sum(other.kept for name, other in self._serving.items() if name != workflow.name)
-        plans.check(plan, workflow, "plan", self._config, kept)
+        plans.check(plan, workflow, "plan", self._config, self._kept_beside(workflow.name))
         return plan
+
+    def _kept_beside(self, name: str) -> int:
+        return sum(other.kept for known, other in self._serving.items() if known != name)
 
     def _follow(self, deployed: Deployed, plan: ReadPlan | None) -> None:
         deployed.planned = plan
         self._engine.feed(PlanChanged(deployed.key, None if plan is None else plan.dispatch))
+        if plan is not None and plan.is_watched and self._replanning is None:
+            from dataflower.host.replanning import Replanning
+
+            self._replanning = Replanning(self, self._config, self._clock)
+        if self._replanning is not None:
+            self._replanning.watch(deployed)
+
+    def kept_beside(self, deployed: Deployed) -> int:
+        """Containers that all other workflows keep warm."""
+        return self._kept_beside(deployed.name)
+
+    async def swap(self, deployed: Deployed, former: ReadPlan, plan: ReadPlan) -> bool:
+        """Run it by another plan, if it still runs by `former`; nothing that runs or waits is touched by that.
+
+        Raises:
+            DocumentInvalid: there is no room for the plan.
+            Unavailable: the journal could not be written.
+        """
+        async with self._applying:
+            if self._serving.get(deployed.name) is not deployed or deployed.planned is not former:
+                return False
+            self._fitting(plan, deployed.workflow)
+            await self._journal.put_workflow(
+                StoredWorkflow(deployed.name, deployed.version, deployed.source, deployed.applied_at, plan=plan.text)
+            )
+            deployed.planned = plan
+            self._engine.feed(PlanChanged(deployed.key, plan.dispatch))
+            return True
+
+    async def close(self) -> None:
+        """Plan nothing anew any more."""
+        if self._replanning is not None:
+            await self._replanning.close()
 
     def retire(self, deployed: Deployed) -> None:
         """Take no new invocations for a version; its containers stop when the running ones are over."""
+        if self._replanning is not None:
+            self._replanning.forget(deployed)
         self._engine.feed(WorkflowRemoved(deployed.key))
 
     async def apply(
@@ -234,4 +276,5 @@ class Registry:
             plan=deployed.plan,
             stages=stages,
             running=deployed.running,
+            replanning=None if self._replanning is None else self._replanning.status(deployed),
         )

@@ -115,6 +115,7 @@ class Runtime:
             self._registry.restore()
             await self._resume()
         except BaseException:
+            await self._registry.close()
             await self._engine.close()
             await self._journal.close()
             raise
@@ -162,6 +163,7 @@ class Runtime:
         for running in list(self._running.values()):
             running.handle.stop(SHUTDOWN)
         await self._wait_idle(self.config.stop_grace_s)
+        await self._registry.close()
         try:
             await self._engine.close()
         finally:
@@ -342,6 +344,8 @@ class Runtime:
         deadline: float,
     ) -> Running:
         """Hand an invocation to the core (`given` by `split_inputs`). Raises ResourceExhausted if it is refused."""
+        if deployed.watch is not None:
+            deployed.watch.arrived()
         values, streams = given
         packed = self._border.pack(values)
         opened = (*open_inputs, *streams)

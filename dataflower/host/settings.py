@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataflower.checkpoint.settings import StoreConfig
+from dataflower.errors import InvalidArgument
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -52,6 +53,14 @@ class HostConfig:
     max_containers: int = 64
     devices: tuple[str, ...] = ("cpu",)
     """Kinds of machine that this host counts as, by the names of price files: plans for others are refused."""
+    replan_headroom: float = 1.15
+    """A plan that is made anew (`apply --replan on`) is for this multiple of the traffic."""
+    replan_short_s: float = 15.0
+    """Window in which more traffic than planned is noticed."""
+    replan_long_s: float = 300.0
+    """For so long traffic must have been less before a plan for less is made."""
+    replan_per_minute: int = 2
+    """Most new plans of a workflow in a minute."""
     cancel_grace_s: float = 2.0
     """How long a container may take to let go of a cancelled task before it is killed."""
     start_timeout_s: float = 300.0
@@ -110,6 +119,11 @@ class HostConfig:
     """How long a broken connection between hosts may take to come back before its containers count as lost."""
     set_aside_corrupt_journal: bool = False
     """Start with a new journal if the old one can't be read; the old file is kept beside it."""
+
+    def __post_init__(self) -> None:
+        if not (self.replan_headroom >= 1 and 0 < self.replan_short_s <= self.replan_long_s and self.replan_per_minute):
+            message = "replan_headroom and replan_per_minute must be at least 1"
+            raise InvalidArgument(f"{message}, replan_short_s above 0 and at most replan_long_s")
 
     @property
     def logs(self) -> Path | None:

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from dataflower.core.plan import Replan
 from dataflower.errors import InvalidArgument, Problem
 from dataflower.planner.basis import BasisDocument, basis_of, question_of
 from dataflower.planner.options import Billing, Dispatch, Options
 from dataflower.planner.plan import Plan, StagePlan
 from dataflower.planner.question import Question
 from dataflower.planner.reading import DocumentInvalid, read
-from dataflower.planner.replan import Replan
 from dataflower.planner.schedule import ROUNDING, Allotment, whole
 from dataflower.spec.document import Document
 from dataflower.spec.suggest import did_you_mean

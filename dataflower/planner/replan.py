@@ -7,20 +7,11 @@ late.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections import deque
 from dataclasses import dataclass
 
 from dataflower.errors import InvalidArgument
-
-
-class Replan(enum.StrEnum):
-    """Whether a plan is made anew when the traffic is not what it was made for."""
-
-    OFF = "off"
-    DRY_RUN = "dry-run"
-    ON = "on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +22,9 @@ class ReplanPolicy:
         headroom: a plan is made for this multiple of the measured rate.
         step: rates to plan for are powers of this, so that a little more or less traffic asks for the same plan.
         short_s: window in which a rise is noticed; half of it more says how large it is.
-        long_s: window in which a fall is measured, and the least time that it must have lasted.
-        fall: share by which the wanted rate must be below the planned one before a plan for less is made.
+        long_s: for so long traffic must have been less before a plan for less is made, which is for the largest rate
+            seen in it (in windows of `short_s`): lulls between bursts are no reason to plan for less.
+        fall: share by which the wanted rate must be below the planned one for that.
         per_minute: most plans in any 60 s.
         dry_run: say what would be done, and do nothing.
     """
@@ -40,7 +32,7 @@ class ReplanPolicy:
     headroom: float = 1.15
     step: float = 1.1
     short_s: float = 15.0
-    long_s: float = 120.0
+    long_s: float = 300.0
     fall: float = 0.25
     per_minute: int = 2
     dry_run: bool = False
@@ -84,8 +76,8 @@ class Replanner:
         """Number of the bucket and arrivals in it, oldest first; empty ones are left out."""
         self._began = now
         self._changes: deque[float] = deque()
-        self._low_since: float | None = None
         self._high_since: float | None = None
+        self._low_since: float | None = None
 
     def arrived(self, now: float, count: int = 1) -> None:
         """So many invocations came, refused ones included: what is wanted counts, not what was served."""
@@ -107,19 +99,23 @@ class Replanner:
         """What to do now, to be asked every `look_s` until it `is_settled`."""
         self._forget(now)
         policy = self._policy
-        short, long = self._measured(now, policy.short_s), self._measured(now, policy.long_s)
+        short = self._measured(now, policy.short_s)
         if short is not None and short > self.rate and self._is_certain(short, policy.short_s):
             return self._risen(now)
         self._high_since = None
-        wanted = self._rounded(0.0 if long is None else long * policy.headroom)
-        if long is None or wanted > self.rate * (1 - policy.fall):
+        peak = self._peak() if now - self._began >= policy.long_s else math.inf
+        if math.isinf(peak) or self._rounded(peak * policy.headroom) > self.rate * (1 - policy.fall):
             self._low_since = None
             return None
         if self._low_since is None:
             self._low_since = now
-        if now - self._low_since < policy.long_s:
+        if now - self._low_since < policy.short_s:  # windows that saw a bit of the busier time are still remembered
             return None
-        return self._change(now, long, "less than planned")
+        return self._change(now, peak, "less than planned")
+
+    def failed(self, rate: float) -> None:
+        """There is no new plan, and the next attempt may have one: the plan for `rate` goes on."""
+        self.rate = self._expected = rate
 
     def _risen(self, now: float) -> Decision | None:
         """More is certain. How much is known when the window, or half of it, holds nothing else."""
@@ -140,7 +136,7 @@ class Replanner:
         if len(self._changes) >= self._policy.per_minute:
             return None
         self._changes.append(now)
-        self._low_since = self._high_since = None
+        self._high_since = self._low_since = None
         self.rate, self._expected = self._rounded(measured * self._policy.headroom), measured
         return Decision(now, self.rate, measured, reason, not self._policy.dry_run)
 
@@ -157,8 +153,21 @@ class Replanner:
         span = now - first * self._width
         return sum(count for number, count in self._buckets if number >= first) / span
 
+    def _peak(self) -> float:
+        """The most arrivals a second in any window of `short_s` among those that are remembered."""
+        length = max(1, round(self._policy.short_s / self._width))
+        window: deque[tuple[int, int]] = deque()
+        count = most = 0
+        for number, arrivals in self._buckets:
+            window.append((number, arrivals))
+            count += arrivals
+            while window[0][0] <= number - length:
+                count -= window.popleft()[1]
+            most = max(most, count)
+        return most / (length * self._width)
+
     def _forget(self, now: float) -> None:
-        oldest = int((now - self._policy.long_s) / self._width)
+        oldest = int((now - self._policy.long_s - self._policy.short_s) / self._width)
         while self._buckets and self._buckets[0][0] <= oldest:
             self._buckets.popleft()
 

@@ -35,14 +35,16 @@ def kept_by(stage: StageDocument) -> int:
     return sum(group.replicas for group in stage.groups) or 1
 
 
-def check_room(document: PlanDocument, workflow: Workflow, room: Room, file: str) -> None:
-    """Refuse a plan that this host can't carry out.
+def check_room(document: PlanDocument, workflow: Workflow | None, room: Room, file: str) -> None:
+    """Refuse a plan that this host can't carry out. What stages declare counts where the workflow is at hand.
 
     Raises:
         DocumentInvalid: a kind of device that the host is not, or more containers, declared cores or declared memory
             than it has.
     """
-    found = [*_devices(document, room), *_containers(document, room), *_declared(document, workflow, room)]
+    found = [*_devices(document, room), *_containers(document, room)]
+    if workflow is not None:
+        found += _declared(document, workflow, room)
     if found:
         raise DocumentInvalid(tuple(Problem(file, 1, 1, message, hint) for message, hint in found))
 

@@ -13,9 +13,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dataflower.cli.group import app
+from dataflower.clock import SystemClock
 from dataflower.errors import InvalidArgument
 from dataflower.gateway.server import serve
 from dataflower.gateway.settings import GatewayConfig
+from dataflower.host.api import ReplanDecision, ReplanOutcome, ReplanStatus
+from dataflower.planner import parse_plan
 from dataflower.spec.function import Json, Kind, Port, PortType, Tensor, Text
 from dataflower.spec.workflow import Slo, Workflow
 from dataflower.testing.fake_host import FakeHost, fake_workflow
@@ -288,6 +291,81 @@ def test_a_file_that_is_no_plan_is_named(server: Server, tmp_path: Path, text: s
     assert done.exit_code == 1
     assert f"{plan}:1:1: " in done.stderr
     assert "fresh" not in server("ls").stdout
+
+
+BASED = """apiVersion: dataflower/v1
+kind: Plan
+workflow: fresh
+rate_per_s: 20
+slo_ms: 400
+percentile: 100
+arrivals: paced
+billing: integer
+cost_per_hour: 1
+cost_per_1000: 0.01
+worst_ms: 390
+stages:
+  b:
+    budget_ms: 400
+    rate_per_s: 20
+    groups:
+      - {device: cpu, batch: 4, machines: 2, replicas: 2, rate_per_s: 20, duration_ms: 200, timeout_ms: 195,
+         worst_ms: 390}
+basis:
+  options: {billing: integer}
+  devices: {cpu: {price: 1}}
+  stages: {b: {points: {cpu: [{batch: 4, duration_ms: 200}]}}}
+"""
+
+
+def test_apply_says_whether_the_plan_follows_the_traffic(server: Server, tmp_path: Path) -> None:
+    file, plan = tmp_path / "w.yaml", tmp_path / "plan.yaml"
+    file.write_text("fresh")
+    plan.write_text(BASED)
+    refused = server("apply", str(file), "--replan", "on")
+    assert refused.exit_code == 1
+    assert "fresh@1 is run without a plan: give it one with --plan" in refused.output
+    for options, mode in (
+        (("--plan", str(plan), "--replan", "dry-run"), "dry-run"),
+        (("--replan", "on"), "on"),
+        ((), "on"),
+        (("--replan", "off"), "off"),
+    ):
+        done = server("apply", str(file), *options)
+        assert done.exit_code == 0, done.output
+        assert parse_plan(server.host.workflow("fresh").plan, "plan").replan.value == mode
+    plan.write_text(BASED.partition("basis:")[0])
+    refused = server("apply", str(file), "--plan", str(plan), "--replan", "on")
+    assert refused.exit_code == 1
+    assert "does not say what it was made from (`basis`)" in refused.output
+    for wrong in (("--replan", "on", "--no-plan"), ("--replan", "perhaps")):
+        assert server("apply", str(file), *wrong).exit_code == 2
+
+
+def test_status_shows_how_the_plan_follows_the_traffic(server: Server) -> None:
+    def follows(**changes: object) -> None:
+        status = server.host._workflows["echo"]
+        replanning = ReplanStatus(False, 20.0, **changes)  # type: ignore[arg-type]
+        server.host._workflows["echo"] = replace(status, replanning=replanning)
+
+    assert "plan:" not in server("status", "echo").stderr
+    follows()
+    assert "for 20/s, follows the traffic: not measured yet" in server("status", "echo").stderr
+    last = ReplanDecision(
+        SystemClock().wall() - 90,
+        50.6,
+        44.0,
+        "more than planned",
+        ReplanOutcome.APPLIED,
+        "2 -> 4 containers for 50.6/s",
+    )
+    follows(measured_per_s=43.5, last=last)
+    shown = server("status", "echo").stderr
+    assert "follows the traffic: 43.5/s lately" in shown
+    assert "1 min ago: more than planned (44/s): plan for 50.6/s: done: 2 -> 4 containers for 50.6/s" in shown
+    data = json.loads(server("status", "echo", "-o", "json").stdout)["replanning"]
+    assert (data["mode"], data["planned_per_s"], data["measured_per_s"]) == ("on", 20.0, 43.5)
+    assert (data["last"]["rate_per_s"], data["last"]["outcome"]) == (50.6, "applied")
 
 
 def test_yaml_can_be_read_back(server: Server) -> None:

@@ -11,6 +11,7 @@ import pytest
 import workflows_for_tests as w
 
 from dataflower.errors import Code, DataflowerError, InvalidArgument, ResourceExhausted
+from dataflower.host.plans import read_plan
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import HostConfig
 from dataflower.spec.function import Port
@@ -99,6 +100,28 @@ async def test_what_would_be_late_is_refused_with_the_time_to_come_back() -> Non
         assert all(0.01 <= (error.retry_after_s or 0) < 5 for error in refusals)
         assert 4 <= len(handles) <= 12
         await asyncio.gather(*(handle.result() for handle in handles))
+
+
+async def test_a_plan_is_swapped_under_running_tasks_and_kept_over_a_restart(tmp_path: Path) -> None:
+    async with Runtime(config(state_dir=tmp_path)) as host:
+        await host.apply(served(), "s", plan=plan(1, 2000))
+        await host.wait_ready("served")
+        registry = host._registry
+        deployed = registry.find("served")
+        former = deployed.planned
+        assert former is not None
+        larger = read_plan(plan(3, 2000), "plan", served())
+        handles = [await host.invoke("served", {"x": 0.3}) for _ in range(6)]
+        assert await registry.swap(deployed, former, larger)
+        assert not await registry.swap(deployed, former, read_plan(plan(2), "plan", served())), "it has another by now"
+        assert len(await asyncio.gather(*(handle.result() for handle in handles))) == 6
+        assert all(trace.attempt == 1 for h in handles for trace in (h.trace.tasks if h.trace else ()))
+        await host.wait_ready("served")
+        assert host.workflow("served").stages[0].idle == 3
+        with pytest.raises(InvalidArgument, match="keeps 65 containers"):
+            await registry.swap(deployed, larger, read_plan(plan(65), "plan", served()))
+    async with Runtime(config(state_dir=tmp_path), load=lambda _: served()) as host:
+        assert host.workflow("served").plan == plan(3, 2000)
 
 
 async def test_plans_of_several_workflows_share_the_containers_of_the_host() -> None:

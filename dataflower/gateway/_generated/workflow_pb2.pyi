@@ -27,6 +27,15 @@ class PortKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PORT_KIND_BOOL: _ClassVar[PortKind]
     PORT_KIND_TENSOR: _ClassVar[PortKind]
 
+class ReplanOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REPLAN_OUTCOME_UNSPECIFIED: _ClassVar[ReplanOutcome]
+    REPLAN_OUTCOME_PLANNING: _ClassVar[ReplanOutcome]
+    REPLAN_OUTCOME_APPLIED: _ClassVar[ReplanOutcome]
+    REPLAN_OUTCOME_DRY_RUN: _ClassVar[ReplanOutcome]
+    REPLAN_OUTCOME_REFUSED: _ClassVar[ReplanOutcome]
+    REPLAN_OUTCOME_FAILED: _ClassVar[ReplanOutcome]
+
 class InvocationState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     INVOCATION_STATE_UNSPECIFIED: _ClassVar[InvocationState]
@@ -44,6 +53,12 @@ PORT_KIND_INT: PortKind
 PORT_KIND_FLOAT: PortKind
 PORT_KIND_BOOL: PortKind
 PORT_KIND_TENSOR: PortKind
+REPLAN_OUTCOME_UNSPECIFIED: ReplanOutcome
+REPLAN_OUTCOME_PLANNING: ReplanOutcome
+REPLAN_OUTCOME_APPLIED: ReplanOutcome
+REPLAN_OUTCOME_DRY_RUN: ReplanOutcome
+REPLAN_OUTCOME_REFUSED: ReplanOutcome
+REPLAN_OUTCOME_FAILED: ReplanOutcome
 INVOCATION_STATE_UNSPECIFIED: InvocationState
 INVOCATION_STATE_RUNNING: InvocationState
 INVOCATION_STATE_SUCCEEDED: InvocationState
@@ -167,7 +182,7 @@ class Slo(_message.Message):
     def __init__(self, e2e_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., itl_ms: _Optional[float] = ..., tpot_ms: _Optional[float] = ..., percentile: _Optional[float] = ..., attainment: _Optional[float] = ...) -> None: ...
 
 class Workflow(_message.Message):
-    __slots__ = ("name", "version", "description", "labels", "inputs", "outputs", "applied_at", "stages", "running", "source", "slo", "plan")
+    __slots__ = ("name", "version", "description", "labels", "inputs", "outputs", "applied_at", "stages", "running", "source", "slo", "plan", "replanning")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +202,7 @@ class Workflow(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SLO_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    REPLANNING_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     description: str
@@ -199,7 +215,36 @@ class Workflow(_message.Message):
     source: str
     slo: Slo
     plan: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., inputs: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., applied_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., running: _Optional[int] = ..., source: _Optional[str] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., plan: _Optional[str] = ...) -> None: ...
+    replanning: Replanning
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., inputs: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., applied_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageStatus, _Mapping]]] = ..., running: _Optional[int] = ..., source: _Optional[str] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., plan: _Optional[str] = ..., replanning: _Optional[_Union[Replanning, _Mapping]] = ...) -> None: ...
+
+class Replanning(_message.Message):
+    __slots__ = ("dry_run", "planned_per_s", "measured_per_s", "last")
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_PER_S_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    dry_run: bool
+    planned_per_s: float
+    measured_per_s: float
+    last: ReplanDecision
+    def __init__(self, dry_run: _Optional[bool] = ..., planned_per_s: _Optional[float] = ..., measured_per_s: _Optional[float] = ..., last: _Optional[_Union[ReplanDecision, _Mapping]] = ...) -> None: ...
+
+class ReplanDecision(_message.Message):
+    __slots__ = ("decided_at", "rate_per_s", "measured_per_s", "reason", "outcome", "note")
+    DECIDED_AT_FIELD_NUMBER: _ClassVar[int]
+    RATE_PER_S_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_PER_S_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    decided_at: _timestamp_pb2.Timestamp
+    rate_per_s: float
+    measured_per_s: float
+    reason: str
+    outcome: ReplanOutcome
+    note: str
+    def __init__(self, decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., rate_per_s: _Optional[float] = ..., measured_per_s: _Optional[float] = ..., reason: _Optional[str] = ..., outcome: _Optional[_Union[ReplanOutcome, str]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class ApplyWorkflowRequest(_message.Message):
     __slots__ = ("source", "file_name", "expected_version", "plan")

@@ -9,7 +9,7 @@ from typing import Any
 from dataflower.errors import Failure
 from dataflower.gateway.http.values import Tensors, to_json
 from dataflower.gateway.messages import output_ports
-from dataflower.host.api import InvocationRecord, WorkflowStatus
+from dataflower.host.api import InvocationRecord, ReplanStatus, WorkflowStatus
 from dataflower.spec.function import Port
 
 
@@ -31,7 +31,20 @@ def workflow_data(status: WorkflowStatus, *, source: bool = False) -> dict[str, 
         "outputs": [port_data(port) for port in output_ports(status)],
         "stages": [asdict(stage) for stage in status.stages],
     }
+    if status.replanning is not None:
+        data["replanning"] = replanning_data(status.replanning)
     return {**data, "source": status.source} if source else data
+
+
+def replanning_data(status: ReplanStatus) -> dict[str, Any]:
+    """How a plan follows the traffic."""
+    last = status.last
+    return {
+        "dry_run": status.dry_run,
+        "planned_per_s": status.planned_per_s,
+        "measured_per_s": status.measured_per_s,
+        "last": None if last is None else {**asdict(last), "at": stamp(last.at), "outcome": last.outcome.value},
+    }
 
 
 def port_data(port: Port) -> dict[str, Any]:

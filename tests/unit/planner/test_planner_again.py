@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from dataflower.core.plan import Replan
 from dataflower.errors import InvalidArgument
 from dataflower.planner import (
     Application,
@@ -34,7 +35,7 @@ from dataflower.planner.baselines import HARPAGON
 from dataflower.planner.basis import basis_of, question_of
 from dataflower.planner.dispatch import dispatch_of
 from dataflower.planner.document import PlanDocument
-from dataflower.planner.replan import Replan, Replanner, ReplanPolicy
+from dataflower.planner.replan import Replanner, ReplanPolicy
 from dataflower.planner.simulate import Figures, Simulated, Simulation, profiled
 from dataflower.planner.synthetic import workflow_of
 

@@ -59,7 +59,7 @@ def test_traffic_at_the_planned_rate_is_not_more_than_planned_whatever_chance_br
 
 
 def test_flapping_traffic_is_followed_up_once_and_never_down() -> None:
-    (only,) = watch(Replanner(ReplanPolicy(), 100.0, 0.0), ([80.0] * 40 + [160.0] * 40) * 12)
+    (only,) = watch(Replanner(ReplanPolicy(), 100.0, 0.0), ([80.0] * 40 + [160.0] * 40) * 20)
     assert only.reason == "more than planned"
     assert 160 <= only.rate <= 160 * 1.15 * 1.1 * 1.01
 
@@ -87,7 +87,7 @@ def test_nobody_need_ask_once_traffic_has_gone_and_the_plan_is_the_least() -> No
 def test_a_fall_is_followed_late_and_once() -> None:
     replanner = Replanner(ReplanPolicy(), 100.0, 0.0)
     (only,) = watch(replanner, [90.0] * 130 + [20.0] * 600)
-    assert only.at > 130 + 120
+    assert 130 + 300 < only.at <= 130 + 335
     assert only.reason == "less than planned"
     assert 20 <= replanner.rate <= 30
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import accumulate
 from random import Random
 
@@ -214,6 +215,38 @@ def test_planning_again_follows_a_load_that_trebles() -> None:
     assert 1 <= changes <= 3
     assert with_plans.within(0.5) >= 0.97
     assert with_plans.refused < without.refused / 2
+
+
+def test_a_change_of_plan_forgets_nothing_of_what_was_accepted() -> None:
+    """Two bursts, and a change of plan in between, when the first one has not reached the slow stage yet."""
+    pipe = workflow_of(Application("pipe", (Module("a", "a"), Module("b", "b")), (("a", "b"),)))
+    stages = (
+        StageDispatch("a", (GroupPlan(1, 20, 0.05, 400.0),), 0.1, 0.1),
+        StageDispatch("b", (GroupPlan(1, 1, 0.1, 10.0),), 1.0, 0.2),
+    )
+    given = DispatchPlan(1.0, 10.0, stages)
+
+    def accepted(changing: bool) -> tuple[int, float]:
+        simulation = Simulation({"w@1": Simulated(pipe.workflow, planned(given), given)})
+        if changing:
+            simulation.every(0.01, lambda: simulation.change_plan("w@1", given))
+        figures = simulation.run([(n * 1e-4, "w@1") for n in range(20)] + [(0.02 + n * 1e-4, "w@1") for n in range(20)])
+        return len(figures.latency_s), figures.within(1.0)
+
+    count, within = accepted(changing=False)
+    assert (count, within) == (8, 1.0)
+    assert accepted(changing=True) == (count, within)
+
+
+def test_containers_that_are_still_starting_serve_nobody() -> None:
+    _, few = planned_for(traffic(1.0), 20.0, 0.5, RANDOM)
+    _, many = planned_for(traffic(1.0), 200.0, 0.5, RANDOM)
+    simulation = Simulation({"w@1": replace(few, duration=many.duration)}, start_s=5.0)
+    simulation.every(1.0, lambda: simulation.change_plan("w@1", many.plan))
+    figures = simulation.run((time, "w@1") for time in poisson(180.0, 2700, 5))
+    assert figures.within(0.5) >= 0.97
+    assert figures.refused > 80, "until the new containers are there"
+    assert len(figures.latency_s) > 1200
 
 
 def test_profiles_are_service_times() -> None:
