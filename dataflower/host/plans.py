@@ -9,7 +9,7 @@ from dataflower.core.plan import DispatchPlan, Replan
 from dataflower.host.settings import HostConfig
 from dataflower.planner.dispatch import dispatch_plan
 from dataflower.planner.document import PlanDocument, parse_plan
-from dataflower.planner.room import Room, check_room, kept_by
+from dataflower.planner.room import Room, kept_by
 from dataflower.spec.workflow import Workflow
 
 
@@ -42,12 +42,7 @@ def read_plan(text: str, file: str, workflow: Workflow) -> ReadPlan:
     return ReadPlan(text, document, dispatch_plan(document, workflow, file))
 
 
-def room_of(config: HostConfig, kept: int) -> Room:
-    """What a host has for one more plan beside the `kept` containers of other workflows."""
+def room_of(config: HostConfig, kept: int, away: frozenset[str]) -> Room:
+    """What a host has for one more plan beside the `kept` containers of others; `away`: stages on other hosts."""
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Room(config.max_containers, config.devices, config.cpus, memory_bytes, kept)
-
-
-def check(plan: ReadPlan, workflow: Workflow, file: str, config: HostConfig, kept: int) -> None:
-    """Refuse a plan that asks for what this host does not have. Raises DocumentInvalid."""
-    check_room(plan.document, workflow, room_of(config, kept), file)
+    return Room(config.max_containers, config.devices, config.cpus, memory_bytes, kept, away)

@@ -25,6 +25,7 @@ from dataflower.spec.workflow import Workflow
 if TYPE_CHECKING:
     from dataflower.host.plans import ReadPlan
     from dataflower.host.replanning import Replanning, Watch
+    from dataflower.planner.room import Room
 
 _log = logging.getLogger(__name__)
 
@@ -161,13 +162,10 @@ class Registry:
 
     def _fitting(self, plan: ReadPlan, workflow: Workflow) -> ReadPlan:
         """The plan itself. Raises DocumentInvalid if it has no room beside all other workflows."""
-        from dataflower.host import plans
+        from dataflower.planner.room import check_room
 
-        plans.check(plan, workflow, "plan", self._config, self._kept_beside(workflow.name))
+        check_room(plan.document, workflow, self.room(workflow), "plan")
         return plan
-
-    def _kept_beside(self, name: str) -> int:
-        return sum(other.kept for known, other in self._serving.items() if known != name)
 
     def _follow(self, deployed: Deployed, plan: ReadPlan | None) -> None:
         deployed.planned = plan
@@ -179,9 +177,14 @@ class Registry:
         if self._replanning is not None:
             self._replanning.watch(deployed)
 
-    def kept_beside(self, deployed: Deployed) -> int:
-        """Containers that all other workflows keep warm."""
-        return self._kept_beside(deployed.name)
+    def room(self, workflow: Workflow) -> Room:
+        """What there is for a plan of this workflow, beside all others."""
+        from dataflower.host.plans import room_of
+
+        kept = sum(other.kept for name, other in self._serving.items() if name != workflow.name)
+        place = self._engine.remotes.placement.of
+        stages = [stage for stage in workflow.stages.values() if not stage.is_switch]
+        return room_of(self._config, kept, frozenset(s.name for s in stages if place(workflow.name, s)))
 
     async def swap(self, deployed: Deployed, former: ReadPlan, plan: ReadPlan) -> bool:
         """Run it by another plan, if it still runs by `former`; nothing that runs or waits is touched by that.

@@ -16,7 +16,7 @@ import msgspec
 from ruamel.yaml import YAML
 
 import dataflower
-from dataflower.errors import Unavailable
+from dataflower.errors import InvalidArgument, Unavailable
 from dataflower.planner.again import plan_again
 from dataflower.planner.document import PlanDocument, parse_plan
 from dataflower.planner.reading import DocumentInvalid
@@ -74,7 +74,10 @@ def _started() -> subprocess.Popen[bytes]:
 def answer(request: Request) -> Answer:
     """What the process does."""
     present = parse_plan(request.plan, "plan")
-    again = plan_again(present, request.rate, lambda made: _refusal(made, request.room), request.room.devices)
+    try:
+        again = plan_again(present, request.rate, lambda made: _refusal(made, request.room), request.room.allows)
+    except InvalidArgument as error:
+        return Answer("", error.message)
     if again.document is None:
         return Answer("", again.note)
     out = io.StringIO()

@@ -16,10 +16,12 @@ from dataflower.clock import Clock
 from dataflower.core.plan import Replan
 from dataflower.errors import DataflowerError
 from dataflower.host.api import ReplanDecision, ReplanOutcome, ReplanStatus
-from dataflower.host.plans import ReadPlan, read_plan, room_of
+from dataflower.host.plans import ReadPlan, read_plan
 from dataflower.host.replan_child import Answer, Request, plan_apart
 from dataflower.host.settings import HostConfig
 from dataflower.planner.replan import Decision, Replanner, ReplanPolicy
+from dataflower.planner.room import Room
+from dataflower.spec.workflow import Workflow
 
 if TYPE_CHECKING:
     from dataflower.host.registry import Deployed
@@ -44,8 +46,8 @@ Later = Callable[[float, Callable[[], None]], Timer]
 class Plans(Protocol):
     """Where plans are swapped: the host's registry."""
 
-    def kept_beside(self, deployed: Deployed) -> int:
-        """Containers that all other workflows keep warm."""
+    def room(self, workflow: Workflow) -> Room:
+        """What there is for a plan of this workflow, beside all others."""
         ...
 
     async def swap(self, deployed: Deployed, former: ReadPlan, plan: ReadPlan) -> bool:
@@ -85,7 +87,6 @@ class Replanning:
     ) -> None:
         """`later` and `planner` are for tests."""
         self._plans = plans
-        self._config = config
         self._clock = clock
         self._later = later or asyncio.get_running_loop().call_later
         self._planner = planner
@@ -194,8 +195,7 @@ class Replanning:
 
     async def _carry_out(self, watch: Watch, former: ReadPlan, rate: float) -> tuple[ReplanOutcome, str]:
         deployed = watch.deployed
-        room = room_of(self._config, self._plans.kept_beside(deployed))
-        answer = await self._planner(Request(former.text, rate, room))
+        answer = await self._planner(Request(former.text, rate, self._plans.room(deployed.workflow)))
         if not answer.plan:
             return ReplanOutcome.REFUSED, answer.note
         plan = await asyncio.to_thread(read_plan, answer.plan, "the new plan", deployed.workflow)

@@ -23,7 +23,10 @@ class Again:
 
 
 def plan_again(
-    document: PlanDocument, rate: float, refusal: Callable[[PlanDocument], str], devices: tuple[str, ...] = ()
+    document: PlanDocument,
+    rate: float,
+    refusal: Callable[[PlanDocument], str],
+    allows: Callable[[str, str], bool] = lambda stage, device: True,
 ) -> Again:
     """The plan of the same workflow, SLO and method for `rate` invocations a second.
 
@@ -34,13 +37,13 @@ def plan_again(
         document: the present plan, with its basis.
         rate: that is wanted.
         refusal: why a plan can't be carried out; empty if it can.
-        devices: kinds that may be used, all if none are named.
+        allows: whether a stage may run on a kind of device.
 
     Raises:
         InvalidArgument: the basis does not hold together.
     """
     assert document.basis is not None, "a plan without its basis can't be planned again"
-    question = question_of(document.basis, document.workflow, devices)
+    question = question_of(document.basis, document.workflow, allows)
 
     def attempt(wanted: float) -> Again:
         found = plan(

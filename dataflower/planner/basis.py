@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -80,8 +81,10 @@ def basis_of(question: Question) -> BasisDocument | None:
     )
 
 
-def question_of(basis: BasisDocument, workflow: str, devices: tuple[str, ...] = ()) -> Question:
-    """The question again. `workflow`: its name; `devices`: kinds that may be used, all if none are named.
+def question_of(
+    basis: BasisDocument, workflow: str, allows: Callable[[str, str], bool] = lambda stage, device: True
+) -> Question:
+    """The question again. `workflow`: its name; `allows`: whether a stage may run on a device.
 
     Raises:
         InvalidArgument: the stages don't hold together, an option is unknown, or no profile is left for a stage.
@@ -90,9 +93,9 @@ def question_of(basis: BasisDocument, workflow: str, devices: tuple[str, ...] = 
     edges = tuple((parent, name) for name, stage in basis.stages.items() for parent in stage.after)
     found = []
     for name, stage in basis.stages.items():
-        own = {kind: points for kind, points in stage.points.items() if not devices or kind in devices}
+        own = {kind: points for kind, points in stage.points.items() if allows(name, kind)}
         if not own:
-            raise InvalidArgument(f"stage {name!r} has no profile on {', '.join(devices)}")
+            raise InvalidArgument(f"stage {name!r} has a profile on {', '.join(stage.points)} only, which is not here")
         for kind, points in own.items():
             if kind not in basis.devices:
                 raise InvalidArgument(f"stage {name!r} has a profile on {kind!r}, which is not among the devices")

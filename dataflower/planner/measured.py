@@ -109,6 +109,12 @@ def hardware(device: str, cores: float) -> str:
     return device if cores == 1 else f"{device} x{cores:g}"
 
 
+def kind_of(label: str) -> str:
+    """The device of a replica that is called so."""
+    device, _, cores = label.rpartition(" x")
+    return device if device and cores.replace(".", "", 1).isdigit() else label
+
+
 def profiles_of(
     documents: Sequence[ProfileDocument], devices: Mapping[str, Device], *, high: bool = False, busy: bool = False
 ) -> tuple[tuple[Profile, ...], dict[str, Device]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dataflower.errors import Problem
 from dataflower.planner.document import PlanDocument, StageDocument
+from dataflower.planner.measured import kind_of
 from dataflower.planner.reading import DocumentInvalid
 from dataflower.spec.workflow import Resources, Workflow
 
@@ -18,6 +19,7 @@ class Room:
     Attributes:
         containers: most that it runs.
         kept: of them, those that other workflows keep warm.
+        away: stages that run on other hosts: what these are and have is not known here.
         devices: kinds of machine that it is, by the names of price files.
         cpus: cores.
         memory_bytes: of the machine.
@@ -28,6 +30,11 @@ class Room:
     cpus: float
     memory_bytes: int
     kept: int = 0
+    away: frozenset[str] = frozenset()
+
+    def allows(self, stage: str, device: str) -> bool:
+        """Whether a stage may run on this kind of device, or on some cores of it."""
+        return stage in self.away or device in self.devices or kind_of(device) in self.devices
 
 
 def kept_by(stage: StageDocument) -> int:
@@ -52,7 +59,7 @@ def check_room(document: PlanDocument, workflow: Workflow | None, room: Room, fi
 def _devices(document: PlanDocument, room: Room) -> Iterator[tuple[str, str]]:
     known = ", ".join(room.devices)
     for name, stage in document.stages.items():
-        for device in dict.fromkeys(group.device for group in stage.groups if group.device not in room.devices):
+        for device in dict.fromkeys(group.device for group in stage.groups if not room.allows(name, group.device)):
             message = f"stage {name!r} is planned on {device!r}, which this host does not have: it has {known}"
             yield message, f"plan with --device {room.devices[0]}, or name this machine's kinds in `devices`"
 
@@ -73,6 +80,8 @@ def _declared(document: PlanDocument, workflow: Workflow, room: Room) -> Iterato
     cores: dict[str, float] = {}
     memory: dict[str, int] = {}
     for name, stage in document.stages.items():
+        if name in room.away:
+            continue
         resources = workflow.stages[name].resources
         if resources.cpu != Resources().cpu:
             busy = sum(g.rate_per_s * g.duration_ms / 1000 / g.batch for g in stage.groups)

@@ -12,7 +12,7 @@ import pytest
 from dataflower.core.plan import Replan
 from dataflower.errors import InvalidArgument, Unavailable
 from dataflower.host.api import ReplanOutcome
-from dataflower.host.plans import ReadPlan, read_plan
+from dataflower.host.plans import ReadPlan, read_plan, room_of
 from dataflower.host.registry import Deployed
 from dataflower.host.replan_child import Answer, Request, answer
 from dataflower.host.replanning import Replanning
@@ -32,7 +32,9 @@ from dataflower.planner import (
     document_of,
     plan,
 )
+from dataflower.planner.room import Room
 from dataflower.planner.synthetic import workflow_of
+from dataflower.spec.workflow import Workflow
 from dataflower.testing.clock import FakeClock
 
 LINE = Application("line", (Module("a", "m"), Module("b", "m")), (("a", "b"),))
@@ -83,8 +85,8 @@ class Rig:
         self.alarms.append(Alarm(self.clock.monotonic() + seconds, call))
         return self.alarms[-1]
 
-    def kept_beside(self, deployed: Deployed) -> int:
-        return 0
+    def room(self, workflow: Workflow) -> Room:
+        return room_of(self.config, 0, frozenset())
 
     async def swap(self, deployed: Deployed, former: ReadPlan, plan: ReadPlan) -> bool:
         if deployed.planned is not former:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dataflower.planner.document import GroupDocument, PlanDocument, StageDocument
+from dataflower.planner.measured import hardware, kind_of
 from dataflower.planner.reading import DocumentInvalid
 from dataflower.planner.room import Room, check_room
 from dataflower.spec.workflow import Resources, Stage, Workflow
@@ -81,6 +82,21 @@ def test_a_kind_of_device_that_is_not_there_is_refused_once_for_each_stage() -> 
     assert message.count("stage 'a' is planned on 'v100', which this host does not have: it has cpu, h200") == 1
     assert "plan with --device cpu, or name this machine's kinds in `devices`" in message
     assert "'b'" not in message
+
+
+def test_replicas_of_several_cores_are_of_the_device_whose_cores_they_are() -> None:
+    check_room(document(a=[group(1, hardware("cpu", 2))], b=[group(1, "h200 x0.5")]), workflow(), ROOM, "plan.yaml")
+    assert "'v100 x2', which this host" in refusal(document(a=[group(1, "v100 x2")], b=[group(1)]), ROOM)
+    assert [kind_of(hardware(d, n)) for d, n in (("cpu", 1), ("cpu", 2.5), ("a x", 1), (" x3", 1))] == [
+        "cpu", "cpu", "a x", " x3",
+    ]  # fmt: skip
+
+
+def test_what_stages_on_other_hosts_are_and_have_is_not_asked_here() -> None:
+    plan = document(a=[group(1)], b=[group(3, "v100")])
+    away = replace(ROOM, away=frozenset({"b"}))
+    check_room(plan, workflow(Resources(cpu=2)), away, "plan.yaml")
+    assert "keeps 4 containers" in refusal(plan, replace(away, containers=3)), "they count: this host leads them"
 
 
 def test_declared_cores_and_memory_count_and_those_that_nobody_declared_do_not() -> None:
