@@ -110,6 +110,12 @@ class BatchPool(Pool):
         for entry, limit in sorted(waiting, key=lambda pair: (pair[0].due, pair[0].since)):
             self._shelve(entry, alone=limit == 1)
 
+    @property
+    def due(self) -> float:
+        """Deadline of the most urgent task that waits; inf without one."""
+        shelves = (shelf for lane in self._lanes for shelf in lane.shelves.values() if shelf.count)
+        return min((shelf.head.due for shelf in shelves), default=math.inf)
+
     # --- tasks -----------------------------------------------------------------------------------------------
 
     def enlist(self, instance: Instance, deadline: float, arrived: float, now: float) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dataflower.core.commands import Command, KillContainer, StartContainer, StopContainer
 from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.priority import ranked
 from dataflower.core.timers import Timer, Timers
 
 TURN_S = 0.5
@@ -69,12 +70,17 @@ class Fleet:
                 self.watch_idle(container, now)
 
     def place_starved(self, now: float) -> None:
-        """Something happened: try again for the pools that wait for room, those with the fewest containers first."""
-        for pool in sorted(self.starved, key=lambda p: (p.size, self.starved[p])):
+        """Something happened: try again for the pools that wait for room, the most urgent first (`priority`)."""
+        for pool in ranked(sorted(self.starved, key=self.starved.__getitem__)):
             if pool.backlog or pool.min_replicas:
                 self._fill(pool, now)
             else:
                 del self.starved[pool]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the host has no room for another container, unless one leaves."""
+        return len(self.containers) >= self._limit
 
     def stop(self, container: Container) -> None:
         """An idle container is to leave."""

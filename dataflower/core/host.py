@@ -26,6 +26,7 @@ from dataflower.core.instance import Emitter, Phase
 from dataflower.core.matching import Flow
 from dataflower.core.pool import ContainerPhase, Pool
 from dataflower.core.preloading import families
+from dataflower.core.priority import join, ranked
 from dataflower.core.program import CALLER
 from dataflower.core.reports import Reports
 from dataflower.core.starvation import memory_full
@@ -127,6 +128,7 @@ class HostCore(Reports):
             for stage in event.program.stages[1:]
             if not stage.stage.is_switch
         }
+        join(event.program.workflow, {pool.stage.name: pool for pool in pools.values()})
         self._deployments[event.key] = Deployment(event.key, event.program, pools)
         if self._preloading is not None:
             self._preloading.deployed(event.key, pools.values(), now)
@@ -314,7 +316,7 @@ class HostCore(Reports):
             failure = Failure(Code.INTERNAL, "StuckInvocation", "no task can run and outputs are missing")
             self._finish(call, failure, now)
             return
-        for pool in pools:
+        for pool in ranked(pools) if self._fleet.is_full else pools:
             self._dispatch(pool, now)
 
     def _grant(self, call: Call, emitter: Emitter) -> None:

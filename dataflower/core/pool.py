@@ -120,6 +120,8 @@ class Pool:
         self.watch: Timer | None = None
         """Looks after those, kept by whoever has the timers."""
         self.may_run_ahead = not (self.batches or any(p.stream for p in (*stage.input_ports, *stage.outputs)))
+        self.followers: tuple[Pool, ...] = ()
+        """Pools of the stages that wait for this one (`priority.join`)."""
         self._own = (self.min_replicas, self.max_replicas)
         self._queue: list[tuple[float, int, Instance]] = []
         self._free: list[Container] = []
@@ -149,6 +151,14 @@ class Pool:
         if instance.pooled:
             instance.pooled = False
             self.queued -= 1
+
+    @property
+    def due(self) -> float:
+        """Deadline of the most urgent task that waits; inf without one."""
+        queue = self._queue
+        while queue and not queue[0][2].pooled:
+            heapq.heappop(queue)
+        return queue[0][0] if queue else math.inf
 
     def take(self, now: float) -> tuple[Instance, Container] | None:
         """The next task and the container for it, or None if either is lacking."""
