@@ -252,6 +252,8 @@ class Engine:
 
     def _take(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
         """Check a message and let the core know. Raises ProtocolViolation."""
+        if peer.orphans and getattr(message, "task", 0) in peer.orphans:
+            message = self._promises.orphaned(peer, message)
         if descriptors or type(message) is ArenaMade or type(message) is Hello:
             self._on_rare(peer, message, descriptors)
         else:

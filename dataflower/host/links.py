@@ -161,6 +161,7 @@ class Peer:
         "linked",
         "links",
         "number",
+        "orphans",
         "promises",
         "stage",
         "stalled",
@@ -199,6 +200,8 @@ class Peer:
         """Whether it has one thread, which can take several tasks at a time."""
         self.gathered: list[RunTask] = []
         """Tasks that wait to go out together."""
+        self.orphans: set[int] = set()
+        """Tasks that it was perhaps handed by a container that died before it could say so."""
         self.promises: dict[int, Next] = {}
         """By task: what it may hand on when that is done."""
         self.stalled: deque[tuple[wire.FromContainer, list[int]]] = deque()

@@ -63,7 +63,38 @@ class Promises:
 
     def void_all(self, peer: Peer) -> tuple[int, ...]:
         """A container is gone, and its promises with it. Gives the containers that may speak again."""
-        return tuple(number for then in peer.promises.values() for number in self._void(then))
+        freed: list[int] = []
+        for promised in peer.promises.values():
+            then: Next | None = promised
+            while then is not None:
+                receiver = self._peers.get(then.container)
+                if receiver is not None:
+                    receiver.orphans.add(then.task)
+                then = then.then
+            freed += self._void(promised)
+        return tuple(freed)
+
+    @staticmethod
+    def orphaned(peer: Peer, message: wire.FromContainer) -> wire.FromContainer:
+        """What counts of a message about a task that was handed on by a container which died before it could say so.
+
+        Nobody waits for what the task gives, and nobody keeps for it what it was given: all that is left is memory of
+        its own container, to be given back.
+        """
+        kind = type(message)
+        if kind is TaskDone or kind is wire.TaskFailed:
+            peer.orphans.discard(message.task)  # type: ignore[union-attr]
+        if kind is TaskDone or kind is wire.TokenSent:
+            outputs = message.outputs  # type: ignore[union-attr]
+            own = {port: value for port, value in outputs.items() if _is_of(peer.number, value)}
+            if kind is TaskDone:
+                return TaskDone(message.task, own, 0, wire.Times())  # type: ignore[union-attr]
+            return wire.TokenSent(message.task, message.index, own)  # type: ignore[union-attr]
+        if kind is wire.TaskFailed:
+            return wire.TaskFailed(message.task, message.error, wire.Times())  # type: ignore[union-attr]
+        if kind is wire.Taken:
+            return wire.Taken(message.task, message.name, message.items)  # type: ignore[union-attr]
+        return message
 
     def _void(self, then: Next | None) -> tuple[int, ...]:
         freed = []
@@ -72,3 +103,8 @@ class Promises:
             freed.append(then.container)
             then = then.then
         return tuple(freed)
+
+
+def _is_of(container: int, value: wire.Value) -> bool:
+    spilled = value.spilled is None or value.spilled.arena >> 16 == container
+    return spilled and all(ref.arena >> 16 == container for ref in value.tensors)

@@ -17,7 +17,7 @@ from dataflower.core import commands
 from dataflower.core.commands import Command, Tell
 from dataflower.core.events import ContainerExited, ContainerSaid, Event, Woke
 from dataflower.core.ledger import Ledger
-from dataflower.errors import WouldBlock
+from dataflower.errors import Code, WouldBlock
 from dataflower.host import engine as engine_module
 from dataflower.host.engine import Engine
 from dataflower.host.launcher import LauncherStatistics
@@ -413,6 +413,22 @@ async def test_words_about_a_task_that_was_never_handed_on_are_heard_when_that_i
     await rig.say(3, done(12))
     rig.launcher.on_exit(1, "died", frozenset())
     assert rig.core.events[-2:] == [ContainerExited(1, "died", frozenset()), ContainerSaid(3, done(12))]
+
+
+async def test_words_about_a_task_whose_giver_died_before_it_could_tell_harm_nobody(rig: Rig) -> None:
+    rig.start(1, 2, 3)
+    foreign, own = await rig.give_arena(1), await rig.give_arena(2)
+    rig.do(Tell(1, handing_on(1, 2, 3)))
+    rig.launcher.on_exit(1, "died", frozenset({1}))
+    told = wire.TaskDone(11, {"out": by_reference(foreign), "new": by_reference(own)}, 0, NO_TIMES, ((foreign, 0),), 12)
+    await rig.say(2, told)
+    await rig.say(3, wire.TaskFailed(12, wire.ErrorRecord(Code.INTERNAL, "E", "no"), NO_TIMES, ((foreign, 0),)))
+    assert rig.launcher.killed == {}
+    first, second = (event.message for event in rig.core.events[-2:] if isinstance(event, ContainerSaid))
+    assert first == wire.TaskDone(11, {"new": by_reference(own)}, 0, NO_TIMES)
+    assert (second.task, second.held) == (12, ())
+    await rig.say(2, told)  # a second time it can't be that
+    assert 2 in rig.launcher.killed
 
 
 async def test_a_death_is_told_after_last_words_that_had_to_wait(rig: Rig) -> None:
