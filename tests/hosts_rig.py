@@ -78,6 +78,11 @@ class Way:
         for writer in pairs:
             writer.transport.abort()
 
+    def refuse(self) -> None:
+        """Be gone, as a host is that was shut down."""
+        self._server.close()
+        self.cut()
+
     async def close(self) -> None:
         self._server.close()
         self.cut()

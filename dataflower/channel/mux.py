@@ -29,7 +29,7 @@ CHUNK_BYTES = 256 << 10
 WINDOW_BYTES = 32 << 20
 """Bytes of streams that may be on their way without confirmation."""
 MAX_MESSAGE_BYTES = 256 << 20
-MAX_STREAMS = 1 << 16
+MAX_STREAMS = 1 << 20
 """Streams that the other side may have begun and not ended."""
 _CHUNK_S = 0.002
 """How long a message may have to wait behind a chunk, about."""

@@ -23,6 +23,7 @@ from dataflower.channel.connection import Connection
 from dataflower.channel.ferry import Ferry
 from dataflower.channel.mux import Limit
 from dataflower.core.commands import StartContainer
+from dataflower.errors import FailedPrecondition
 from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
 from dataflower.host.links import Memory, Peer
@@ -316,9 +317,10 @@ class Remotes:
 
     def start(self, command: StartContainer, peers: Mapping[int, Peer]) -> RemotePeer | None:
         """Order a container from the host where it belongs; None if that is this one. Raises OSError."""
-        if not self._remotes:
-            return None
-        name = self.placement.of(command.key.rpartition("@")[0], command.stage)
+        try:
+            name = self.placement.of(command.key.rpartition("@")[0], command.stage)
+        except FailedPrecondition as error:  # it was applied when this server still knew that host
+            raise ConnectionError(error.message) from error
         if name:
             return self._remotes[name].start(command, peers)
         rate = command.stage.resources.bandwidth

@@ -18,7 +18,7 @@ from dataflower.errors import DataflowerError, FailedPrecondition, InvalidArgume
 from dataflower.host.api import PeerState
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import DefaultIsolation
-from dataflower.spec.workflow import Resources
+from dataflower.spec.workflow import Resources, Workflow
 
 
 async def test_stages_run_here_and_there_with_the_same_results() -> None:
@@ -68,6 +68,18 @@ async def test_a_workflow_says_where_its_stage_runs() -> None:
         stage = dataclasses.replace(workflow.stages["only"], resources=Resources(host="c"))
         with pytest.raises(FailedPrecondition, match="knows no host 'c'"):
             await hosts.owner.apply(dataclasses.replace(elsewhere, stages={"only": stage}), "elsewhere")
+
+
+async def test_a_host_that_is_no_longer_known_is_named_after_a_restart(tmp_path: Path) -> None:
+    def load(text: str) -> Workflow:
+        return w.single("passthrough", resources=Resources(host="b"))
+
+    async with Runtime(config(state_dir=tmp_path, peers=("b=127.0.0.1:1",)), load=load) as host:
+        await host.apply(load(""), "text")
+    async with Runtime(config(state_dir=tmp_path), load=load) as host:
+        invocation = await host.invoke("passthrough", {"x": 1})
+        with pytest.raises(InvocationFailed, match="knows no host 'b'"):
+            await invocation.result()
 
 
 async def test_containers_with_a_bandwidth_send_everything_all_the_same() -> None:
@@ -155,10 +167,7 @@ async def test_noise_on_the_port_disturbs_nobody() -> None:
 async def test_a_host_that_is_not_there_is_named() -> None:
     async with pair("chain.s0=b", peer_timeout_s=0.5) as hosts:
         await hosts.call(w.chain(1), x=1)
-        hosts.way.open.clear()
-        await hosts.lender.close()
-        hosts.way.cut()
-        hosts.way.open.set()
+        hosts.way.refuse()
         with pytest.raises(DataflowerError, match="'b'"):
             await hosts.call(w.chain(1), x=1)
         assert hosts.owner.peers()[0].state is PeerState.LOST

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import workflows_for_tests as w
+
+pytestmark = pytest.mark.slow
 
 WORKFLOW = """\
 apiVersion: dataflower/v1
