@@ -240,6 +240,7 @@ class StartKind(enum.Enum):
     """What a start spends time on within `setup`."""
 
     WEIGHTS = "weights"
+    MAP = "map"
     MODEL = "model"
     ADAPTER = "adapter"
     WARM_UP = "warm-up"

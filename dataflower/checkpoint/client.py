@@ -12,6 +12,7 @@ from dataflower.checkpoint import protocol
 from dataflower.checkpoint.layout import pages
 from dataflower.checkpoint.manifest import Manifest
 from dataflower.checkpoint.region import Mapping
+from dataflower.clock import SystemClock
 from dataflower.errors import (
     Code,
     DataflowerError,
@@ -24,6 +25,8 @@ from dataflower.errors import (
     Unavailable,
     WeightsInvalid,
 )
+
+_monotonic = SystemClock().monotonic
 
 VARIABLE = "DATAFLOWER_STORE"
 """Environment variable that names the door: `DESCRIPTOR:INODE` of an inherited socket."""
@@ -46,6 +49,8 @@ class Attachment:
     digest: str
     was_there: bool = False
     """It was in memory before it was asked for."""
+    map_s: float = 0.0
+    """Seconds that mapping it took."""
 
 
 def door_name(fd: int) -> str:
@@ -133,6 +138,7 @@ class _Session:
         self._mapping: Mapping | None = None
         self._pieces: list[int] = []
         self._was_there = True
+        self._map_s = 0.0
 
     def run(self, model: str) -> Attachment:
         try:
@@ -169,7 +175,7 @@ class _Session:
                 assert self._mapping is not None
                 self._tell(self._mapping.nbytes)
                 manifest, folder = self._attached.manifest, Path(self._attached.folder)
-                return Attachment(manifest, self._mapping, folder, digest, self._was_there)
+                return Attachment(manifest, self._mapping, folder, digest, self._was_there, self._map_s)
             case _:
                 raise PeerGone("the store said what it should not")
         return None
@@ -178,9 +184,11 @@ class _Session:
         """Once all pieces have come."""
         assert self._attached is not None
         if len(self._pieces) == self._attached.pieces:
+            begun = _monotonic()
             nbytes = sum(pages(file.nbytes) for file in self._attached.manifest.files)
             self._mapping = Mapping(self._pieces, nbytes, self._link.close)
             self._close_pieces()
+            self._map_s = _monotonic() - begun
 
     def _close_pieces(self) -> None:
         for fd in self._pieces:

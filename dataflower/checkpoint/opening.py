@@ -58,8 +58,9 @@ def open_weights(
     if got is None:
         name = str(model)
         got = attach(door, name, _differences(progress))
-    waited_s, nbytes = _monotonic() - begun, got.mapping.nbytes
+    waited_s, nbytes = max(0.0, _monotonic() - begun - got.map_s), got.mapping.nbytes
     phases.note(wire.StartKind.WEIGHTS, name, waited_s, nbytes=nbytes, was_there=got.was_there)
+    phases.note(wire.StartKind.MAP, name, got.map_s)
     return Weights(got.manifest, got.mapping, got.folder, str(model), got.digest, shared=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,7 @@ from dataflower.spec.function import Port
 from dataflower.spec.workflow import Slo
 
 if TYPE_CHECKING:
+    from dataflower.checkpoint.protocol import Statistics
     from dataflower.gateway.client import Client
     from dataflower.gateway.messages import WorkflowInfo
 
@@ -208,3 +210,27 @@ def _table(*titles: str) -> Table:
     for title in titles:
         table.add_column(title, no_wrap=title in ("workflow", "invocation", "stage"))
     return table
+
+
+def weights_data(held: Statistics) -> dict[str, Any]:
+    """What the store of model weights holds, as plain values."""
+    data: dict[str, Any] = msgspec.structs.asdict(held)
+    return {
+        **data,
+        "models": [msgspec.structs.asdict(model) for model in held.models],
+        "rates": [msgspec.structs.asdict(rate) for rate in held.rates],
+    }
+
+
+def weights_text(held: Statistics) -> str:
+    """The same in a few lines."""
+    times = "" if not held.hits else f", {held.hits} times there already"
+    lines = [
+        f"weights: {human(held.held_bytes)} of {human(held.cap_bytes)} held "
+        f"({human(held.free_bytes)} free for the next), {held.loads} loaded{times}"
+    ]
+    for model in held.models:
+        state = f"{model.clients} users" if model.ready else "loading"
+        lines.append(f"  {model.name}  {human(model.nbytes)}  {state}")
+    measured = [f"{rate.source} {human(rate.bandwidth)}/s" for rate in held.rates if rate.bandwidth]
+    return "\n".join([*lines, *([f"  read at {', '.join(measured)}"] if measured else [])])

@@ -86,7 +86,16 @@ def _verdicts(client: Client, record: InvocationRecord) -> tuple[Verdict, ...]:
 
 def _server(client: Client, output: Format) -> None:
     from dataflower.cli.hosts import peer_data, peer_table
-    from dataflower.cli.records import ago, iso, preloaded_data, preloaded_table, workflow_data, workflow_table
+    from dataflower.cli.records import (
+        ago,
+        iso,
+        preloaded_data,
+        preloaded_table,
+        weights_data,
+        weights_text,
+        workflow_data,
+        workflow_table,
+    )
 
     info = client.status()
     data = {
@@ -95,10 +104,13 @@ def _server(client: Client, output: Format) -> None:
         "max_message_bytes": info.max_message_bytes,
         "workflows": [workflow_data(w) for w in info.workflows],
         "peers": [peer_data(peer) for peer in info.peers],
+        "weights": None if info.weights is None else weights_data(info.weights),
         "preloaded": [preloaded_data(artifact) for artifact in info.preloaded],
     }
     if output is Format.TABLE:
         terminal().note(f"dataflower {info.version}, started {ago(info.started_at)}")
+        if info.weights is not None:
+            terminal().note(weights_text(info.weights))
     emit(data, output, lambda: workflow_table(info.workflows))
     if output is Format.TABLE and info.peers:
         show(peer_table(info.peers))

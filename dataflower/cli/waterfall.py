@@ -197,6 +197,10 @@ def _marks(row: Row) -> Text:
     text = Text()
     if row.cold:
         text.append("cold" if not row.folded else f"{row.cold} cold", style="yellow")
+        slowest = max((task.start for task in row.tasks), key=lambda start: sum(start.values()), default={})
+        if slowest:
+            told = ", ".join(f"{phase} {seconds * 1000:.0f}" for phase, seconds in slowest.items())
+            text.append(f" ({told})", style="dim")
     batches = [task.batch for task in row.tasks if task.batch]
     if batches:
         waited = max(task.batch_wait_s for task in row.tasks) * 1000
@@ -242,6 +246,7 @@ def as_data(trace: InvocationTrace) -> dict[str, Any]:
                 **{f"{point}_ms": since(getattr(task, point)) for point in POINTS},
                 "items": task.items,
                 "cold": task.cold,
+                "start_ms": {phase: round(seconds * 1000, 3) for phase, seconds in task.start.items()},
                 "error": task.error,
                 "batch": task.batch,
                 "batch_wait_ms": round(task.batch_wait_s * 1000, 3),

@@ -49,6 +49,7 @@ class Container:
         "pool",
         "ready_at",
         "released",
+        "start",
         "start_limit",
         "stuck",
         "tasks",
@@ -72,6 +73,8 @@ class Container:
         self.hardware = ""
         self.idle_since = math.inf
         self.ready_at = math.inf
+        self.start: dict[str, float] = {}
+        """Phases of its start, in seconds."""
         self.keep_alive_set = False
         self.is_disbelieved = False
         """Whether it has broken the protocol: what it says until it is dead does not count."""

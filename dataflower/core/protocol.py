@@ -10,6 +10,8 @@ from dataflower.core.pool import Container, ContainerPhase
 
 LONGEST_ERROR = 1 << 16
 """Characters of an error's message and traceback together; containers shorten theirs far below."""
+MOST_PHASES = 100
+"""Parts of a start that a container may tell of; honest ones drop what is beyond."""
 _FOREVER = 1e18
 
 
@@ -32,7 +34,15 @@ def violation(container: Container, message: wire.FromContainer, last_task: int)
             return "told of its start a second time"
         if kind is wire.StartFailed:
             return _of_error(message.error)  # type: ignore[union-attr]
+        return _of_start(message)  # type: ignore[arg-type]
     return ""
+
+
+def _of_start(message: wire.Hello) -> str:
+    if len(message.phases) > MOST_PHASES:
+        return f"told of its start in {len(message.phases)} phases"
+    durations = (message.import_s, message.setup_s, *(part.seconds for part in message.phases))
+    return "" if all(0.0 <= seconds < _FOREVER for seconds in durations) else "told of a start outside of time"
 
 
 def _of_item(container: Container, message: wire.TokenSent, last_task: int) -> str:

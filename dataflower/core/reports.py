@@ -58,6 +58,7 @@ class Reports(Tasks):
             self._fleet.kill(container, reason)
             return
         container.ready_at = container.idle_since = now
+        container.start = _phases(message)
         pool = container.pool
         pool.ready(container)
         if pool.closing:
@@ -338,3 +339,11 @@ def _all_begun(container: Container, begun: frozenset[int] | None) -> frozenset[
         return None
     started = [b for b in container.batches.values() if any(b.number < task <= b.last for task in begun)]
     return begun.union(*(batch.members for batch in started))
+
+
+def _phases(message: wire.Hello) -> dict[str, float]:
+    """Seconds of a start by phase; those of `setup` stand in the order in which they began, added up by kind."""
+    found = {"import": message.import_s, "setup": message.setup_s}
+    for part in message.phases:
+        found[part.kind.value] = found.get(part.kind.value, 0.0) + part.seconds
+    return found

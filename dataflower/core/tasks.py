@@ -192,6 +192,8 @@ class Tasks(Relays):
             trace.container = container.number
             trace.dispatched = now
             trace.cold = container.ready_at > trace.queued
+            if trace.cold:
+                trace.start = container.start
         if stage.timeout_s is not None:
             self._timeouts[task] = self.timers.at(now + stage.timeout_s, lambda at: self._timed_out(instance, task, at))
         return wire.RunTask(

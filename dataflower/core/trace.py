@@ -38,6 +38,8 @@ class TaskTrace(Struct):
     """Tasks that its container was given together with it, itself included; 0 where the function takes no batches."""
     batch_wait_s: float = 0.0
     """How long it waited for others although a container was free."""
+    start: dict[str, float] = {}
+    """Of a cold one: phases of the start in seconds, `import` and `setup`, and the parts that `setup` told of."""
 
 
 class InvocationTrace(Struct):

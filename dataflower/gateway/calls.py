@@ -206,6 +206,7 @@ def server_info(message: pb.ServerStatusResponse) -> messages.ServerInfo:
         max_message_bytes=message.max_message_bytes,
         log_dir=message.log_dir,
         peers=tuple(messages.decode_peer(peer) for peer in message.peers),
+        weights=messages.decode_weights(message.weights) if message.HasField("weights") else None,
         preloaded=tuple(messages.decode_preloaded(artifact) for artifact in message.preloaded),
     )
 

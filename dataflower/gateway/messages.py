@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dataflower.checkpoint.protocol import Rate, Resident, Statistics
 from dataflower.core.trace import InvocationTrace, TaskTrace
 from dataflower.errors import Failure
 from dataflower.gateway import values
@@ -71,7 +72,32 @@ class ServerInfo:
     """Where functions' output is written, on the server's machine; empty if nowhere."""
     peers: tuple[PeerStatus, ...] = ()
     preloaded: tuple[Preloaded, ...] = ()
+    weights: Statistics | None = None
+    """Model weights in the host's memory; None while no function has asked for any."""
     """What could be ready ahead of calls, the most valuable byte first; nothing where preloading is off."""
+
+
+def encode_weights(held: Statistics, into: Any) -> None:
+    """Write what the store of weights holds into a message."""
+    into.cap_bytes, into.held_bytes, into.free_bytes = held.cap_bytes, held.held_bytes, held.free_bytes
+    into.loads, into.hits = held.loads, held.hits
+    for m in held.models:
+        into.models.add(name=m.name, digest=m.digest, bytes=m.nbytes, clients=m.clients, ready=m.ready, held=m.held)
+    for rate in held.rates:
+        into.rates.add(source=rate.source, bandwidth=rate.bandwidth, queued_bytes=rate.queued_bytes)
+
+
+def decode_weights(message: pb.WeightStore) -> Statistics:
+    """Read it."""
+    return Statistics(
+        message.cap_bytes,
+        message.held_bytes,
+        message.free_bytes,
+        message.loads,
+        message.hits,
+        tuple(Resident(m.name, m.digest, m.bytes, m.clients, m.ready, m.held) for m in message.models),
+        tuple(Rate(r.source, r.bandwidth, r.queued_bytes) for r in message.rates),
+    )
 
 
 def encode_preloaded(artifact: Preloaded, into: Any) -> None:
@@ -343,6 +369,7 @@ def encode_trace(trace: InvocationTrace, into: pb.Trace) -> None:
             error=task.error,
             batch=task.batch,
             batch_wait_s=task.batch_wait_s,
+            start=task.start,
         )
 
 
@@ -366,6 +393,7 @@ def decode_trace(message: pb.Trace) -> InvocationTrace:
             error=task.error,
             batch=task.batch,
             batch_wait_s=task.batch_wait_s,
+            start=dict(task.start),
         )
         for task in message.tasks
     ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 from dataflower.clock import Clock
-from dataflower.errors import Code, DataflowerError, FailedPrecondition, Failure, InvalidArgument
+from dataflower.errors import Code, DataflowerError, FailedPrecondition, Failure, InvalidArgument, Unavailable
 from dataflower.gateway import messages, values
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway._generated import workflow_pb2_grpc
@@ -212,6 +213,9 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
             messages.encode_peer(peer, response.peers.add())
         for artifact in self._host.preloaded():
             messages.encode_preloaded(artifact, response.preloaded.add())
+        with suppress(Unavailable):  # it has just died; the host starts the next one
+            if (held := await self._host.weights()) is not None:
+                messages.encode_weights(held, response.weights)
         return fitting(response, self._limit)
 
 

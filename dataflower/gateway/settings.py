@@ -33,3 +33,5 @@ class GatewayConfig:
     """Web sites whose pages may call, such as `https://chat.example`; `*` is all."""
     reflection: bool = True
     """Whether tools may ask for the descriptors of the services."""
+    state_dir: Path | None = None
+    """Where adapters that clients load are kept for the next server; None: nowhere."""

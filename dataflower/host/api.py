@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dataflower.checkpoint.protocol import Statistics
 from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Failure
 from dataflower.spec.workflow import Workflow
@@ -331,6 +332,10 @@ class HostApi(Protocol):
 
     def preloaded(self) -> tuple[Preloaded, ...]:
         """What could be ready ahead of calls, the most valuable byte first; nothing where preloading is off."""
+        ...
+
+    async def weights(self) -> Statistics | None:
+        """What the store of model weights holds and how fast it loads; None while there is none."""
         ...
 
     def usage(self) -> HostUsage:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from dataflower.llm.errors import AdapterInvalid, AdapterNotFound
+from dataflower.phases import phase
+from dataflower.wire import StartKind
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -110,7 +112,8 @@ class AdapterStore:
     def load(self, name: str, path: str) -> Adapter:
         """Read an adapter as the next generation of its name. Raises AdapterInvalid; then the old one stays."""
         with self._loading:
-            found = read(path, self._modules, self._dtype, self._device, self._max_rank)
+            with phase(StartKind.ADAPTER, name):
+                found = read(path, self._modules, self._dtype, self._device, self._max_rank)
             return self._put(found, name, path, self._last.get(name, 0) + 1)
 
     def unload(self, name: str) -> Adapter:

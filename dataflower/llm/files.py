@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from dataflower.errors import NotFound
+from dataflower.phases import phase
+from dataflower.wire import StartKind
 
 INDEX = "model.safetensors.index.json"
 
@@ -26,6 +28,11 @@ class ModelFiles:
 
 def read_model(folder: str | Path) -> ModelFiles:
     """Read all but the weights. Raises NotFound."""
+    with phase(StartKind.MODEL):
+        return _read(folder)
+
+
+def _read(folder: str | Path) -> ModelFiles:
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     path = Path(folder)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock, SystemClock
 from dataflower.errors import Code, DataflowerError, InvalidArgument, NotFound
 from dataflower.host.api import (
@@ -59,6 +60,7 @@ class FakeHost:
         self._submitted: dict[str, dict[str, Any]] = {}
         self._ids = itertools.count(1)
         self._listeners: list[Listener] = []
+        self.stored: Statistics | None = None
 
     def add(
         self, name: str, body: Body, inputs: tuple[Port, ...] | None = None, outputs: tuple[Port, ...] = ()
@@ -201,6 +203,10 @@ class FakeHost:
     def peers(self) -> tuple[PeerStatus, ...]:
         """As `HostApi.peers`: it knows no other hosts."""
         return ()
+
+    async def weights(self) -> Statistics | None:
+        """As `HostApi.weights`: what `stored` says."""
+        return self.stored
 
     def usage(self) -> HostUsage:
         """As `HostApi.usage`: it holds nothing."""

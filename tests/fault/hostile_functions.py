@@ -73,6 +73,7 @@ ACTS: dict[str, Callable[[], None]] = {
     "a broken frame": lambda: _say(b"\xc1\x07"),
     "a frame without its memory": lambda: _say(struct.pack("<BBQ", 0xC1, 1, 1 << 40)),
     "a second hello": lambda: _say(wire.encode(wire.Hello(wire.VERSION, 1))),
+    "a start before time": lambda: _say(wire.encode(wire.Hello(wire.VERSION, 1, -1.0))),
     "another version": lambda: _say(wire.encode(wire.Hello(99, 1))),
     "the end of another's task": lambda: _all([wire.TaskDone(task, {}, 0, Times()) for task in (0, -1, 2**63)]),
     "a failure of another's task": lambda: _say(

@@ -68,9 +68,17 @@ async def test_invocations_share_a_model(folder, tmp_path):
         async def ask(text, **fields):
             return await (await host.invoke("tiny", {"request": asks(text, **fields)})).result()
 
+        first = await host.invoke("tiny", {"request": asks(texts[0])})
+        assert tokens(await first.result()) == want[0]
+        assert first.trace is not None
+        (told,) = first.trace.tasks
+        phases = {"import", "setup", "weights", "map", "model", "adapter", "warm-up"}
+        assert told.cold
+        assert told.start.keys() == phases
+        assert 0 < sum(told.start[part] for part in phases - {"import", "setup"}) <= told.start["setup"]
         answers = await asyncio.gather(*(ask(text) for text in texts))
         assert [tokens(answer) for answer in answers] == want
-        assert host.workflow("tiny").stages[0].done == len(texts)
+        assert host.workflow("tiny").stages[0].done == len(texts) + 1
         assert tokens(await ask(texts[0], adapter="a")) != want[0]
 
         with pytest.raises(InvocationFailed) as wrong:

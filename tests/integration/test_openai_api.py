@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import http_rig
@@ -306,6 +308,28 @@ async def test_adapters_come_and_go(door: Door, stage: Stage) -> None:
     assert (await door.post(CHAT, {"model": "poet", "messages": HELLO}))[0] == 404
     assert (await door.post("/v1/unload_lora_adapter", {"lora_name": "poet"}, headers=ADMIN))[0] == 404
     assert (await door.post("/v1/unload_lora_adapter", {"lora_name": "pirate"}, headers=ADMIN))[0] == 404
+
+
+async def test_adapters_outlive_the_server(made: tuple[Any, Stage], tmp_path: Path) -> None:
+    host, stage = made
+    given = {"lora_name": "poet", "lora_path": "/adapters/poet"}
+    async with http_rig.opened(host, admin_keys=("master",), state_dir=tmp_path / "state") as door:
+        assert (await door.post("/v1/load_lora_adapter", given, headers=ADMIN))[0] == 200
+        before = stage.requests[-1]["adapter"]
+    async with http_rig.opened(host, admin_keys=("master",), state_dir=tmp_path / "state") as door:
+        assert (await door.post(CHAT, {"model": "poet", "messages": HELLO}))[0] == 200
+        assert stage.requests[-1]["adapter"] == before
+        again = {**given, "load_inplace": True}
+        assert (await door.post("/v1/load_lora_adapter", again, headers=ADMIN))[0] == 200
+        assert stage.requests[-1]["adapter"]["generation"] > before["generation"]
+        assert (await door.post("/v1/unload_lora_adapter", {"lora_name": "poet"}, headers=ADMIN))[0] == 200
+    kept = tmp_path / "state" / "adapters.json"
+    assert json.loads(kept.read_text()) == []
+    kept.write_text("[{")
+    async with http_rig.opened(host, admin_keys=("master",), state_dir=tmp_path / "state") as door:
+        assert (await door.get("/v1/models/poet"))[0] == 404
+    assert kept.with_suffix(".json.corrupt").read_text() == "[{"
+    await host.close()
 
 
 async def test_an_adapter_that_does_not_load_is_no_model(door: Door) -> None:

@@ -538,7 +538,14 @@ class ListInvocationsResponse(_message.Message):
     def __init__(self, invocations: _Optional[_Iterable[_Union[Invocation, _Mapping]]] = ...) -> None: ...
 
 class TaskTrace(_message.Message):
-    __slots__ = ("stage", "tag", "attempt", "container", "queued_s", "dispatched_s", "fetched_s", "started_s", "first_output_s", "ended_s", "sent_s", "items", "cold", "error", "batch", "batch_wait_s")
+    __slots__ = ("stage", "tag", "attempt", "container", "queued_s", "dispatched_s", "fetched_s", "started_s", "first_output_s", "ended_s", "sent_s", "items", "cold", "error", "batch", "batch_wait_s", "start")
+    class StartEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     STAGE_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -555,6 +562,7 @@ class TaskTrace(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     BATCH_WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     stage: str
     tag: _containers.RepeatedScalarFieldContainer[int]
     attempt: int
@@ -571,7 +579,8 @@ class TaskTrace(_message.Message):
     error: str
     batch: int
     batch_wait_s: float
-    def __init__(self, stage: _Optional[str] = ..., tag: _Optional[_Iterable[int]] = ..., attempt: _Optional[int] = ..., container: _Optional[int] = ..., queued_s: _Optional[float] = ..., dispatched_s: _Optional[float] = ..., fetched_s: _Optional[float] = ..., started_s: _Optional[float] = ..., first_output_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., items: _Optional[int] = ..., cold: _Optional[bool] = ..., error: _Optional[str] = ..., batch: _Optional[int] = ..., batch_wait_s: _Optional[float] = ...) -> None: ...
+    start: _containers.ScalarMap[str, float]
+    def __init__(self, stage: _Optional[str] = ..., tag: _Optional[_Iterable[int]] = ..., attempt: _Optional[int] = ..., container: _Optional[int] = ..., queued_s: _Optional[float] = ..., dispatched_s: _Optional[float] = ..., fetched_s: _Optional[float] = ..., started_s: _Optional[float] = ..., first_output_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., items: _Optional[int] = ..., cold: _Optional[bool] = ..., error: _Optional[str] = ..., batch: _Optional[int] = ..., batch_wait_s: _Optional[float] = ..., start: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Trace(_message.Message):
     __slots__ = ("invocation_id", "key", "arrived_s", "first_output_s", "finished_s", "deadline_s", "tasks", "dropped")
@@ -610,7 +619,7 @@ class ServerStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at", "workflows", "max_message_bytes", "log_dir", "peers", "preloaded")
+    __slots__ = ("version", "started_at", "workflows", "max_message_bytes", "log_dir", "peers", "preloaded", "weights")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
     WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
@@ -618,6 +627,7 @@ class ServerStatusResponse(_message.Message):
     LOG_DIR_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     PRELOADED_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     started_at: _timestamp_pb2.Timestamp
     workflows: _containers.RepeatedCompositeFieldContainer[Workflow]
@@ -625,7 +635,52 @@ class ServerStatusResponse(_message.Message):
     log_dir: str
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
     preloaded: _containers.RepeatedCompositeFieldContainer[PreloadedArtifact]
-    def __init__(self, version: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., workflows: _Optional[_Iterable[_Union[Workflow, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., log_dir: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., preloaded: _Optional[_Iterable[_Union[PreloadedArtifact, _Mapping]]] = ...) -> None: ...
+    weights: WeightStore
+    def __init__(self, version: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., workflows: _Optional[_Iterable[_Union[Workflow, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., log_dir: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., preloaded: _Optional[_Iterable[_Union[PreloadedArtifact, _Mapping]]] = ..., weights: _Optional[_Union[WeightStore, _Mapping]] = ...) -> None: ...
+
+class WeightStore(_message.Message):
+    __slots__ = ("cap_bytes", "held_bytes", "free_bytes", "loads", "hits", "models", "rates")
+    CAP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOADS_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    RATES_FIELD_NUMBER: _ClassVar[int]
+    cap_bytes: int
+    held_bytes: int
+    free_bytes: int
+    loads: int
+    hits: int
+    models: _containers.RepeatedCompositeFieldContainer[HeldModel]
+    rates: _containers.RepeatedCompositeFieldContainer[LoadRate]
+    def __init__(self, cap_bytes: _Optional[int] = ..., held_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., loads: _Optional[int] = ..., hits: _Optional[int] = ..., models: _Optional[_Iterable[_Union[HeldModel, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[LoadRate, _Mapping]]] = ...) -> None: ...
+
+class HeldModel(_message.Message):
+    __slots__ = ("name", "digest", "bytes", "clients", "ready", "held")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    bytes: int
+    clients: int
+    ready: bool
+    held: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., bytes: _Optional[int] = ..., clients: _Optional[int] = ..., ready: _Optional[bool] = ..., held: _Optional[bool] = ...) -> None: ...
+
+class LoadRate(_message.Message):
+    __slots__ = ("source", "bandwidth", "queued_bytes")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    BANDWIDTH_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    bandwidth: float
+    queued_bytes: int
+    def __init__(self, source: _Optional[str] = ..., bandwidth: _Optional[float] = ..., queued_bytes: _Optional[int] = ...) -> None: ...
 
 class Peer(_message.Message):
     __slots__ = ("name", "address", "state", "reason", "containers", "bytes_out", "bytes_in")

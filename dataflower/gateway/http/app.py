@@ -17,7 +17,7 @@ from dataflower.gateway.http.workflows import Workflows
 
 def application(site: Site) -> Door:
     """The ASGI application of a site."""
-    models = Models(site.host)
+    models = Models(site.host, site.config.state_dir)
     parts = (
         Health(site),
         OpenApi(site),

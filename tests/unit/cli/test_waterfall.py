@@ -93,6 +93,11 @@ def test_batches_show_their_size_and_wait() -> None:
     assert "batch 8, waited 12.3" in text
 
 
+def test_phases_of_a_cold_start_are_told() -> None:
+    text = drawn(trace(task("s", 10.0, cold=True, start={"import": 0.1, "fetch": 0.25, "init": 0.04})))
+    assert "cold (import 100, fetch 250, init 40)" in " ".join(text.split())
+
+
 def test_cold_starts_and_errors_are_marked() -> None:
     text = drawn(trace(task("s", 10.0, cold=True, error="ValueError")))
     assert "cold" in text

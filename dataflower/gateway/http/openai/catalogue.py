@@ -57,7 +57,7 @@ class Catalogue:
         inputs = {REQUEST: {**_TRIAL, "adapter": loaded.reference}}
         invocation = await self._site.host.invoke(status.name, inputs, deadline=self._site.deadline(request))
         await result_of(invocation, request.receive)
-        self._models.remember(loaded)
+        await self._models.remember(loaded)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully on '{status.name}'.")
 
     async def unload(self, request: Request) -> Response:
@@ -65,7 +65,7 @@ class Catalogue:
         self._check_admin(request)
         name = text_field(json_object(await read_body(request, self._site.body_limit)), "lora_name")
         assert name is not None
-        self._models.forget(name)
+        await self._models.forget(name)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
     def _check_admin(self, request: Request) -> None:

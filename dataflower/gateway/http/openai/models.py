@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from dataflower.errors import Code, InvalidArgument, NotFound
+from dataflower.errors import Code, InvalidArgument, NotFound, Unavailable
+from dataflower.gateway.http.openai.kept import Kept, Loaded
 from dataflower.gateway.http.status import BadField
 from dataflower.host.api import HostApi, WorkflowStatus
 from dataflower.spec.serving import DELTAS, Role, serving
@@ -36,28 +39,16 @@ class Model:
         return str(self.adapter.get("path")) if isinstance(self.adapter, Mapping) else self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An adapter that came by `load_lora_adapter`; it lasts as long as the server."""
-
-    name: str
-    workflow: str
-    path: str
-    generation: int
-
-    @property
-    def reference(self) -> dict[str, Any]:
-        """As a chat stage takes it."""
-        return {"name": self.name, "path": self.path, "generation": self.generation}
-
-
 class Models:
     """The host's workflows as models. Asked anew each time: workflows come and go."""
 
-    def __init__(self, host: HostApi) -> None:
+    def __init__(self, host: HostApi, state_dir: Path | None = None) -> None:
+        """`state_dir`: where adapters that come are kept for the next server; None: nowhere."""
         self._host = host
-        self._loaded: dict[str, Loaded] = {}
-        self._generations = itertools.count(1)
+        self._kept = Kept(state_dir)
+        self._loaded = {loaded.name: loaded for loaded in self._kept.read()}
+        self._generations = itertools.count(max((loaded.generation for loaded in self._loaded.values()), default=0) + 1)
+        self._writing = asyncio.Lock()
 
     def all(self) -> list[Model]:
         """Chat models, their adapters, embedders; a name that would mean two things is listed for the first."""
@@ -147,16 +138,26 @@ class Models:
             status = self.chat(base).status
         return status, Loaded(name, status.name, path, next(self._generations))
 
-    def remember(self, loaded: Loaded) -> None:
-        """The adapter works: it is a model from now on."""
+    async def remember(self, loaded: Loaded) -> None:
+        """The adapter works: it is a model from now on, and with the next server."""
         self._loaded[loaded.name] = loaded
+        await self._keep()
 
-    def forget(self, name: str) -> None:
+    async def forget(self, name: str) -> None:
         """It is no model any more; BadField (NOT_FOUND) if it was not loaded."""
         if name not in self._loaded:
             why = "is in the workflow file: change that" if self._adapter(name) is not None else "is not there"
             raise BadField(f"no adapter {name!r} to unload: it {why}", "lora_name", code=Code.NOT_FOUND)
         del self._loaded[name]
+        await self._keep()
+
+    async def _keep(self) -> None:
+        """Write down what is loaded. Raises Unavailable if that fails: then it lasts as long as this server."""
+        async with self._writing:
+            try:
+                await asyncio.to_thread(self._kept.write, tuple(self._loaded.values()))
+            except OSError as error:
+                raise Unavailable(f"done, but the next server will not know of it: {error}") from None
 
 
 def is_chat(status: WorkflowStatus) -> bool:
