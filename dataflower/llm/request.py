@@ -75,6 +75,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.adapter
 
 
+msgspec.json.Decoder(Request)
+"""Has msgspec work the type out here and now, by one thread: where several meet it half worked out they crash."""
+
+
 def parse(given: Mapping[str, Any]) -> Request:
     """Check a request.
 
