@@ -230,7 +230,7 @@ def weights_text(held: Statistics) -> str:
         f"({human(held.free_bytes)} free for the next), {held.loads} loaded{times}"
     ]
     for model in held.models:
-        state = f"{model.clients} users" if model.ready else "loading"
+        state = f"{model.clients} user{'s' * (model.clients != 1)}" if model.ready else "loading"
         lines.append(f"  {model.name}  {human(model.nbytes)}  {state}")
     measured = [f"{rate.source} {human(rate.bandwidth)}/s" for rate in held.rates if rate.bandwidth]
     return "\n".join([*lines, *([f"  read at {', '.join(measured)}"] if measured else [])])
