@@ -55,7 +55,7 @@ class Promises:
         self.kept += 1
         receiver = self._peers.get(then.container)
         if receiver is None:
-            return () if then.then is None else self._void(then.then)
+            return self._abandon(then.then)  # it is gone, and may have handed on what it was handed
         receiver.was_given(message.outputs, then)
         if then.then is not None:
             receiver.promises[then.task] = then.then
@@ -63,16 +63,17 @@ class Promises:
 
     def void_all(self, peer: Peer) -> tuple[int, ...]:
         """A container is gone, and its promises with it. Gives the containers that may speak again."""
-        freed: list[int] = []
-        for promised in peer.promises.values():
-            then: Next | None = promised
-            while then is not None:
-                receiver = self._peers.get(then.container)
-                if receiver is not None:
-                    receiver.orphans.add(then.task)
-                then = then.then
-            freed += self._void(promised)
-        return tuple(freed)
+        return tuple(number for promised in peer.promises.values() for number in self._abandon(promised))
+
+    def _abandon(self, promised: Next | None) -> tuple[int, ...]:
+        """The giver died: whether it kept its promise nobody will ever say."""
+        then = promised
+        while then is not None:
+            receiver = self._peers.get(then.container)
+            if receiver is not None:
+                receiver.orphans.add(then.task)
+            then = then.then
+        return self._void(promised)
 
     @staticmethod
     def orphaned(peer: Peer, message: wire.FromContainer) -> wire.FromContainer:
