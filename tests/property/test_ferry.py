@@ -1,0 +1,199 @@
+"""Messages behind the bytes that they name: whatever breaks, they come once, in order, and with the right bytes."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataflower.channel.ferry import Ferry, Forget, Mirror, Parcel
+from dataflower.channel.mux import Mux, MuxError
+from dataflower.wire import TensorRef
+
+SLOT, SLOTS, ARENA = 4096, 8, 3 << 16
+
+
+class Host:
+    """A side with an arena, of which messages name pieces."""
+
+    def __init__(self) -> None:
+        self.memory = bytearray(SLOT * SLOTS)
+        self.ferry = Ferry(self._read, self._deliver, lambda arena, nbytes: None, lambda arena: None, mux=_small_mux)
+        self.delivered: dict[int, list[int]] = defaultdict(list)
+        self.wrong: list[int] = []
+        self.busy: set[int] = set()
+        self.finished: list[tuple[int, ...]] = []
+        self.wire = b""
+
+    def _read(self, ref: TensorRef) -> memoryview:
+        return memoryview(self.memory)[ref.offset : ref.offset + ref.nbytes]
+
+    def _deliver(self, key: int, body: bytes) -> None:
+        number, pieces = msgspec.msgpack.decode(body)
+        self.delivered[key].append(number)
+        for offset, content in pieces:
+            mirror = self.ferry._place(ARENA, offset, len(content))
+            if bytes(mirror) != content:
+                self.wrong.append(number)
+        self.finished.append(tuple(offset // SLOT for offset, _ in pieces))
+
+    def write(self, limit: int) -> None:
+        chunk = b"".join(self.ferry.mux.outgoing())[:limit]
+        self.wire += chunk
+        self.ferry.mux.wrote(len(chunk))
+
+    def read(self, data: bytes) -> None:
+        while data:
+            taken = 0
+            for buffer in self.ferry.mux.incoming():
+                step = min(len(buffer), len(data) - taken)
+                buffer[:step] = data[taken : taken + step]
+                taken += step
+            data = data[taken:]
+            self.ferry.mux.received(taken)
+
+
+def _small_mux(place: object, tell: object) -> Mux:
+    return Mux(place, tell, window=6000, chunk=700)  # type: ignore[arg-type]
+
+
+def exchange(left: Host, right: Host, rng: random.Random, *, whole: bool = False) -> bool:
+    moved = False
+    for here, there in ((left, right), (right, left)):
+        here.write(1 << 30 if whole else rng.choice((20, 900, 5000)))
+        count = len(here.wire) if whole else rng.randint(0, len(here.wire))
+        data, here.wire = here.wire[:count], here.wire[count:]
+        there.read(data)
+        moved |= bool(data)
+    return moved
+
+
+def connect(left: Host, right: Host) -> None:
+    for host in (left, right):
+        host.wire = b""
+        host.ferry.mux.connected()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 40), st.floats(0, 0.3))
+def test_every_message_comes_in_order_behind_its_bytes(seed: int, rounds: int, breaks: float) -> None:
+    rng = random.Random(seed)
+    here, there = Host(), Host()
+    connect(here, there)
+    sent: dict[int, list[int]] = defaultdict(list)
+    readers = [0] * SLOTS
+    try:
+        for number in range(rounds):
+            pieces = []
+            for slot in rng.sample(range(SLOTS), rng.randint(0, 3)):
+                if not readers[slot]:  # nobody reads it: it is recycled
+                    here.ferry.released([(ARENA, slot * SLOT)])
+                    here.memory[slot * SLOT : (slot + 1) * SLOT] = rng.randbytes(SLOT)
+                start = slot * SLOT + rng.choice((0, 0, 100))
+                content = bytes(here.memory[start : start + rng.choice((1, 500, 3000))])
+                pieces.append((start, content))
+                readers[slot] += 1
+            refs = [TensorRef(ARENA, a // SLOT * SLOT, a, len(c), "BYTES", (len(c),)) for a, c in pieces]
+            key = rng.randint(1, 3)
+            sent[key].append(number)
+            here.ferry.send(key, msgspec.msgpack.encode((number, pieces)), refs, lambda arena: SLOT * SLOTS)
+            exchange(here, there, rng)
+            if rng.random() < breaks:
+                connect(here, there)
+            for slots in there.finished:
+                for slot in slots:
+                    readers[slot] -= 1
+            there.finished.clear()
+        while exchange(here, there, rng, whole=True):
+            pass
+        assert there.delivered == sent
+        assert not there.wrong
+        assert here.ferry.mux.unfinished == 0
+    finally:
+        here.ferry.close()
+        there.ferry.close()
+
+
+def test_what_was_sent_is_not_sent_again_before_it_is_released() -> None:
+    here, there = Host(), Host()
+    connect(here, there)
+    rng = random.Random(1)
+    ref = TensorRef(ARENA, 0, 0, 3000, "BYTES", (3000,))
+    part = TensorRef(ARENA, 0, 500, 1000, "BYTES", (1000,))
+    body = msgspec.msgpack.encode((0, []))
+    try:
+        for key in range(1, 9):
+            here.ferry.send(key, body, [ref, part], lambda arena: SLOT * SLOTS)
+        while exchange(here, there, rng, whole=True):
+            pass
+        assert len(there.delivered) == 8
+        assert here.ferry.mux.bytes_out == 3000
+        here.ferry.released([(ARENA, 0)])
+        here.ferry.send(1, body, [part], lambda arena: SLOT * SLOTS)
+        while exchange(here, there, rng, whole=True):
+            pass
+        assert here.ferry.mux.bytes_out == 4000
+    finally:
+        here.ferry.close()
+        there.ferry.close()
+
+
+def test_a_message_whose_bytes_are_given_up_is_never_given_out_and_holds_up_nobody() -> None:
+    here, there = Host(), Host()
+    connect(here, there)
+    rng = random.Random(1)
+    body = [msgspec.msgpack.encode((number, [])) for number in range(3)]
+    ref = TensorRef(ARENA, 0, 0, 4000, "BYTES", (4000,))
+    try:
+        here.ferry.send(1, body[0], [ref], lambda arena: SLOT * SLOTS)
+        here.ferry.send(1, body[1])
+        here.ferry.send_urgent(1, body[2])
+        exchange(here, there, rng, whole=True)
+        exchange(here, there, rng, whole=True)
+        assert there.delivered[1] == [2]
+        here.ferry.released([(ARENA, 0)])
+        while exchange(here, there, rng, whole=True):
+            pass
+        assert there.delivered[1] == [2, 1]
+    finally:
+        here.ferry.close()
+        there.ferry.close()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xc1",
+        msgspec.msgpack.encode(Mirror(1, 0)),
+        msgspec.msgpack.encode(Mirror(1, 1 << 60)),
+        msgspec.msgpack.encode(["x", 1]),
+        msgspec.msgpack.encode(["p", -1, "text"]),
+    ],
+)
+def test_nonsense_is_an_error_of_the_connection(payload: bytes) -> None:
+    here, there = Host(), Host()
+    connect(here, there)
+    here.ferry.mux.send(payload)
+    exchange(here, there, random.Random(1), whole=True)  # the beginnings of both
+    with pytest.raises((MuxError, msgspec.MsgspecError)):
+        exchange(here, there, random.Random(1), whole=True)
+    there.ferry.close()
+
+
+def test_mirrors_come_and_go() -> None:
+    here, there = Host(), Host()
+    connect(here, there)
+    here.ferry.announce(ARENA, SLOT)
+    here.ferry.mux.send(msgspec.msgpack.encode(Parcel(1, msgspec.msgpack.encode((0, [])))))
+    while exchange(here, there, random.Random(1), whole=True):
+        pass
+    assert there.ferry.mirrors(ARENA)
+    here.ferry.mux.send(msgspec.msgpack.encode(Forget(ARENA)))
+    while exchange(here, there, random.Random(1), whole=True):
+        pass
+    assert not there.ferry.mirrors(ARENA)
+    there.ferry.close()
