@@ -122,6 +122,8 @@ class Config:
     """Cap on what one container may put there; a gibibyte of the disk stays free in any case."""
     host_arena_bytes: int = 2048 * _MIB
     """Cap on the shared memory for the inputs of running invocations."""
+    output_ttl_s: float = 600.0
+    """How long results in shared memory wait for a caller who reads none of them."""
     max_input_bytes: int = 1024 * _MIB
     """All inputs of one invocation together, or one item of a stream input."""
     recorded_bytes: int = _MIB

@@ -109,6 +109,12 @@ class FinishInvocation(Struct, frozen=True):
     trace: InvocationTrace
 
 
+class ExpireOutputs(Struct, frozen=True):
+    """Nobody has read outputs of a finished invocation for long: `InvocationReleased` is due unless somebody does."""
+
+    invocation: str
+
+
 class DropArena(Struct, frozen=True):
     """No slot of this dead owner's arena is referred to any more."""
 
@@ -134,6 +140,7 @@ Command = (
     | EndOutput
     | TakeInput
     | FinishInvocation
+    | ExpireOutputs
     | DropArena
     | WakeAt
 )

@@ -11,6 +11,7 @@ class CoreConfig:
 
     `cpus`: the default for `max_replicas`. `cancel_grace_s`: how long a task that was told to stop may go on before its
     container is killed. `start_timeout_s`: how long a container may take to be ready, where its stage says nothing.
+    `output_ttl_s`: how long results in shared memory wait for a caller who reads none of them.
     `preload`: get ready ahead what calls are likely to need, in at most `preload_memory_bytes`.
     """
 
@@ -18,6 +19,7 @@ class CoreConfig:
     max_containers: int = 64
     cancel_grace_s: float = 2.0
     start_timeout_s: float = 300.0
+    output_ttl_s: float = 600.0
     seed: int = 0
     preload: bool = False
     preload_memory_bytes: int = 0

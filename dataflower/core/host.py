@@ -31,6 +31,7 @@ from dataflower.core.program import CALLER
 from dataflower.core.reports import Reports
 from dataflower.core.starvation import memory_full
 from dataflower.core.trace import InvocationTrace
+from dataflower.core.unread import Unread
 from dataflower.errors import Code, Failure
 
 QUEUE_FULL_RETRY_S = 1.0
@@ -57,6 +58,7 @@ class HostCore(Reports):
         super().__init__(config or CoreConfig())
         self._deployments: dict[str, Deployment] = {}
         self._wake = float("inf")
+        self._unread = Unread(self.timers, self.config.output_ttl_s, self._expire)
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             events.WorkflowAdded: self._workflow_added,
             events.WorkflowRemoved: self._workflow_removed,
@@ -262,6 +264,8 @@ class HostCore(Reports):
         call = self._calls.get(event.invocation)
         if call is not None:
             call.flow.outputs.taken(event.port, event.items)
+            if call.finished:
+                self._unread.note(call, now)
             self._settle(call, now)
 
     def _invocation_released(self, event: events.InvocationReleased, now: float) -> None:
@@ -272,6 +276,7 @@ class HostCore(Reports):
             self._finish(call, Failure(Code.CANCELLED, "Cancelled", "released by its caller"), now)
         call.flow.outputs.release()
         call.released = True
+        self._unread.forget(call)
         self._forget_if_gone(call)
 
     def _deadline_passed(self, call: Call, now: float) -> None:
@@ -344,8 +349,12 @@ class HostCore(Reports):
                 call.deployment.pools[instance.program.index].withdraw(instance)
         call.trace.finished = now
         self._out.append(FinishInvocation(call.flow.invocation, failure, call.trace))
+        self._unread.note(call, now)
         call.deployment.calls -= 1
         self._close_if_unused(call.deployment)
+
+    def _expire(self, call: Call) -> None:
+        self._out.append(commands.ExpireOutputs(call.flow.invocation))
 
     def _woke(self, event: events.Woke, now: float) -> None:
         self._wake = float("inf")

@@ -90,6 +90,16 @@ class Outputs:
         """Whether the caller has something to copy out."""
         return any(output.taken < len(output.entries) for output in self._outputs)
 
+    @property
+    def holds_slots(self) -> bool:
+        """Whether something that the caller has not copied out lies in shared memory."""
+        return any(
+            bool(entry[0].tensors) or entry[0].spilled is not None
+            for output in self._outputs
+            for entry in output.entries[output.taken :]
+            if entry is not None
+        )
+
     def check_integrity(self) -> None:
         """The count of open outputs is right."""
         assert self.unresolved == sum(1 for output in self._outputs if not output.resolved)

@@ -6,6 +6,9 @@ import heapq
 import math
 from collections.abc import Callable
 
+_FEW = 256
+"""So many entries are not looked through for cancelled ones."""
+
 
 class Timer:
     """A call due at `at`; `cancel` makes it nothing."""
@@ -27,13 +30,23 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._set = 0
+        self._most = _FEW
 
     def at(self, time: float, action: Callable[[float], None]) -> Timer:
         """Call `action(now)` at that time."""
         timer = Timer(time, action)
         self._set += 1
+        if len(self._heap) >= self._most:
+            self._clear()
         heapq.heappush(self._heap, (time, self._set, timer))
         return timer
+
+    def _clear(self) -> None:
+        """Forget the cancelled ones: most deadlines are far away, and the calls that had them soon over."""
+        heap = self._heap
+        heap[:] = [entry for entry in heap if entry[2].action is not None]  # in place: `fire` may be at it
+        heapq.heapify(heap)
+        self._most = max(_FEW, 2 * len(heap))
 
     def fire(self, now: float) -> None:
         """Do everything that is due."""

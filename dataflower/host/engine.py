@@ -13,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -24,7 +25,15 @@ from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock
 from dataflower.core import commands
 from dataflower.core.commands import Command, FinishInvocation, Tell
-from dataflower.core.events import ContainerExited, ContainerSaid, ContainerSized, Event, Woke, ZygoteStarted
+from dataflower.core.events import (
+    ContainerExited,
+    ContainerSaid,
+    ContainerSized,
+    Event,
+    InvocationReleased,
+    Woke,
+    ZygoteStarted,
+)
 from dataflower.core.ledger import Ledger
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.api import ContainerStart, StartListener
@@ -97,6 +106,10 @@ class Receiver(Protocol):
         """It is over."""
         ...
 
+    def on_expire(self) -> None:
+        """Its outputs have waited for long: if nobody reads them, `InvocationReleased` is to be fed."""
+        ...
+
 
 class EngineStatistics(msgspec.Struct, frozen=True):
     """Counts since the start; `peers` now."""
@@ -145,6 +158,8 @@ class Engine:
             self._holder = Holder(self._loop, self._launcher.store.door, config.models, self.feed)
         self._peers: dict[int, Peer] = {}
         self._promises = Promises(self._peers)
+        self._unread: WeakValueDictionary[str, Receiver] = WeakValueDictionary()
+        """Of finished invocations, as long as somebody has them."""
         self.receivers: dict[str, Receiver] = {}
         """By invocation; an entry is added before its arrival is fed and removed by `FinishInvocation`."""
         self._done: dict[tuple[str, str], list[int]] = {}
@@ -173,6 +188,7 @@ class Engine:
             commands.EndOutput: self._end_output,
             commands.TakeInput: self._take_input,
             FinishInvocation: self._finish,
+            commands.ExpireOutputs: self._expire,
             commands.Preload: self._preload,
             commands.Unload: self._unload,
             commands.SizeWeights: self._size_weights,
@@ -467,7 +483,15 @@ class Engine:
     def _finish(self, command: FinishInvocation) -> None:
         receiver = self.receivers.pop(command.invocation, None)
         if receiver is not None:
+            self._unread[command.invocation] = receiver
             receiver.on_finish(command)
+
+    def _expire(self, command: commands.ExpireOutputs) -> None:
+        receiver = self._unread.get(command.invocation)
+        if receiver is None:  # whoever could have read them is gone
+            self.feed(InvocationReleased(command.invocation))
+        else:
+            receiver.on_expire()
 
     def _drop_arena(self, command: commands.DropArena) -> None:
         if self._sizes.pop(command.arena, None) is None:

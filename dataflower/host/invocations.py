@@ -19,6 +19,7 @@ from dataflower.spec.values import check_value
 from dataflower.wire import Value
 
 CANCELLED = Failure(Code.CANCELLED, "Cancelled", "cancelled by its caller")
+EXPIRED = "OutputsExpired"
 
 
 class Recording:
@@ -185,6 +186,8 @@ class RunningInvocation:
         return self._collected
 
     def _begin_reading(self) -> None:
+        if self._released and self.failure is not None and self.failure.kind == EXPIRED:
+            raise InvocationFailed(self.failure)
         if self._reading or self._released:
             raise FailedPrecondition(f"the outputs of invocation {self._id} are read already")
         self._reading = True
@@ -274,6 +277,12 @@ class RunningInvocation:
         if self._collected is not None or (self._abandoned and not self._reading):
             self._release()
         self._wake()
+
+    def on_expire(self) -> None:  # noqa: D102
+        if not self._reading and not self._released:
+            message = "nobody read the outputs in time (setting output_ttl_s)"
+            self.failure = self.failure or Failure(Code.FAILED_PRECONDITION, EXPIRED, message)
+            self._release()
 
     def _release(self) -> None:
         if not self._released:

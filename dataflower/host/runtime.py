@@ -98,6 +98,7 @@ class Runtime:
             max_containers=config.max_containers,
             cancel_grace_s=config.cancel_grace_s,
             start_timeout_s=config.start_timeout_s,
+            output_ttl_s=config.output_ttl_s,
             seed=config.seed,
             preload=config.preload,
             preload_memory_bytes=config.preload_memory_bytes,

@@ -198,6 +198,8 @@ class Script:
                 self.callers[invocation].end_output(port, absent)
             case commands.TakeInput(invocation, port, items):
                 self.callers[invocation].allow_input(port, items)
+            case commands.ExpireOutputs(invocation):
+                assert invocation in self.callers, "its caller goes on reading"
             case commands.FinishInvocation(invocation, failure, _):
                 self.callers[invocation].finish(failure)
             case commands.DropArena(arena):

@@ -137,6 +137,21 @@ async def test_output_items_are_read_only_views(host: Runtime) -> None:
         del item
 
 
+@pytest.mark.parametrize("kept", [True, False])
+async def test_outputs_that_nobody_reads_expire(kept: bool) -> None:
+    async with Runtime(config(output_ttl_s=0.1)) as host:
+        await host.apply(w.tensors(), "tensors")
+        invocation = await host.invoke("tensors", {"n": 50_000})
+        await invocation.wait_over()
+        if not kept:
+            del invocation
+        await settle(host)
+        assert host.statistics().core.slots == 0
+        if kept:
+            with pytest.raises(InvocationFailed, match="nobody read the outputs in time"):
+                await invocation.result()
+
+
 async def test_tensors_of_the_caller_go_in_and_straight_out(host: Runtime) -> None:
     given = np.random.default_rng(1).standard_normal((300, 500))
     result = await call(host, w.chain(2), x={"deep": [given]})
