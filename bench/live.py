@@ -56,7 +56,7 @@ TIGHT = 3.0
 """The SLO over the run times of all stages at the largest batch: what batches wait for must be chosen with care."""
 SHARE = 0.6
 """Of the highest rate that can be planned for each application, at most."""
-BUSY = 0.5
+BUSY = 0.4
 """Of the machine's cores, that the plans of all applications together keep busy at most."""
 OVERLOAD = 3.0
 SEED = 7
@@ -71,7 +71,7 @@ class Scale:
     sweep_s: float | None
 
 
-FULL = Scale(3.0, 40.0, 10.0)
+FULL = Scale(2.0, 30.0, 8.0)
 QUICK = Scale(0.15, 2.5, None)
 
 
