@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from ruamel.yaml import YAML
@@ -37,10 +38,11 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The text of the new plan, empty if the present one is to be kept; and why, for people."""
+    """The text of the new plan, empty if the present one is to be kept; why, for people; the plan as plain values."""
 
     plan: str
     note: str = ""
+    data: dict[str, Any] = {}
 
 
 async def plan_apart(request: Request) -> Answer:
@@ -82,8 +84,9 @@ def answer(request: Request) -> Answer:
         return Answer("", again.note)
     out = io.StringIO()
     out.write("# Planned again by a server for the traffic that it measured.\n")
-    YAML(typ="safe", pure=True).dump(again.document.as_data(), out)
-    return Answer(out.getvalue(), again.note)
+    data = again.document.as_data()
+    YAML(typ="safe", pure=True).dump(data, out)
+    return Answer(out.getvalue(), again.note, data)
 
 
 def _refusal(document: PlanDocument, room: Room) -> str:

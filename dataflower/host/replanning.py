@@ -16,7 +16,7 @@ from dataflower.clock import Clock
 from dataflower.core.plan import Replan
 from dataflower.errors import DataflowerError
 from dataflower.host.api import ReplanDecision, ReplanOutcome, ReplanStatus
-from dataflower.host.plans import ReadPlan, read_plan
+from dataflower.host.plans import ReadPlan, made_plan
 from dataflower.host.replan_child import Answer, Request, plan_apart
 from dataflower.host.settings import HostConfig
 from dataflower.planner.replan import Decision, Replanner, ReplanPolicy
@@ -198,7 +198,7 @@ class Replanning:
         answer = await self._planner(Request(former.text, rate, self._plans.room(deployed.workflow)))
         if not answer.plan:
             return ReplanOutcome.REFUSED, answer.note
-        plan = await asyncio.to_thread(read_plan, answer.plan, "the new plan", deployed.workflow)
+        plan = made_plan(answer.plan, answer.data, deployed.workflow)
         note = f"{former.containers} -> {plan.containers} containers for {plan.document.rate_per_s:.4g}/s"
         note += f" (not more: {answer.note})" if answer.note else ""
         if watch.is_dry:

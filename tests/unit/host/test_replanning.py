@@ -141,6 +141,7 @@ async def test_traffic_that_doubles_gets_a_larger_plan_once() -> None:
     assert after.containers > before.containers
     assert 44 <= after.document.rate_per_s <= 44 * 1.3
     assert after.document.replan is Replan.ON
+    assert read_plan(after.text, "plan", WORKFLOW) == after, "the file says the same"
     status = rig.replanning.status(rig.deployed)
     assert status is not None
     assert (status.dry_run, status.planned_per_s) == (False, after.document.rate_per_s)
