@@ -68,7 +68,7 @@ async def first_call(tmp_path: Path, kinds: set[str], **settings: Any) -> tuple[
 async def test_without_preloading_the_first_call_waits_for_all_of_it(tmp_path: Path) -> None:
     (start,), deltas, loads = await first_call(tmp_path, set())
     phases = {phase.kind: phase for phase in start.phases}
-    assert phases.keys() == {StartKind.WEIGHTS, StartKind.MODEL, StartKind.WARM_UP}
+    assert phases.keys() == {StartKind.WEIGHTS, StartKind.MAP, StartKind.MODEL, StartKind.WARM_UP}
     assert not phases[StartKind.WEIGHTS].was_there
     assert loads == 1
     assert deltas[-1]["finish_reason"] == "length"
