@@ -32,6 +32,7 @@ from dataflower.container.failure import error_record, forget_frames
 from dataflower.container.function_unit import FunctionUnit
 from dataflower.container.heap import keep_freed_memory
 from dataflower.container.keeper import Room
+from dataflower.container.rehearsal import rehearse
 from dataflower.container.target import Target
 from dataflower.container.threads import set_compute_threads
 from dataflower.container.view import View
@@ -79,6 +80,7 @@ def wait(spare: Spare, link: Link, shell: Shell) -> NoReturn:
 
     def live() -> int:
         folder = _move_in(spare, shell, network=False)
+        rehearse()
         try:
             payload, descriptors = link.receive()
         except (EndOfStream, PeerGone):
