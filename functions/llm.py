@@ -15,11 +15,12 @@ from dataflower.llm.files import read_model
 from dataflower.llm.model import build
 from dataflower.llm.params import SamplingParams
 from dataflower.llm.runner import Runner
+from dataflower.llm.scheduler import Limits
 from dataflower.spec.function import Json, Stream, Text, function
 from functions import assets
 
 
-def start(model: str, dtype: str, packed: bool = True) -> tuple[Runner, Any]:
+def start(model: str, dtype: str, packed: bool = True, limits: Limits | None = None) -> tuple[Runner, Any]:
     """A running model and its tokenizer; `model`: `smollm2`, a folder, or a name that `dataflower models ls` knows."""
     path = assets.find(assets.SMOLLM2) if model == "smollm2" else model
     with checkpoint.open(path, packed=dtype if packed else "") as weights:
@@ -32,7 +33,8 @@ def start(model: str, dtype: str, packed: bool = True) -> tuple[Runner, Any]:
             packed=packed and weights.may_copy,
             metadata=weights.metadata,
         )
-    runner = Runner(net, tokenizer=files.tokenizer, ends=files.ends, identity=weights.digest).start()
+    names = {"tokenizer": files.tokenizer, "ends": files.ends, "identity": weights.digest}
+    runner = Runner(net, **names, limits=limits).start()
     runner.warm_up()
     return runner, files.tokenizer
 
@@ -41,8 +43,10 @@ def start(model: str, dtype: str, packed: bool = True) -> tuple[Runner, Any]:
 class Complete:
     """Continues a chat or a text as a request in the names of the OpenAI API says (docs/llm.md, "The chat stage").
 
-    `adapters`: name -> folder of each LoRA adapter that requests may ask for. `packed`: compute with
-    weights in the processor's own layout, which is faster; all containers of the host share them either way.
+    `adapters`: name -> folder of each LoRA adapter that requests may ask for. `adapter`: of requests that ask for none.
+    `packed`: compute with weights in the processor's own layout, which is faster; all containers of the host share them
+    either way. `max_queued_tokens`: refuse requests above so many tokens of prompts that wait. `ttft_ms`: refuse who
+    would get the first token later because of those before.
     """
 
     def setup(  # noqa: PLR0917 - named in YAML
@@ -53,11 +57,17 @@ class Complete:
         temperature: float = 1.0,
         dtype: str = "bfloat16",
         packed: bool = True,
+        adapter: str = "",
+        max_queued_tokens: int | None = None,
+        ttft_ms: float | None = None,
     ) -> None:
-        self.runner, tokenizer = start(model, dtype, packed)
-        for name, folder in (adapters or {}).items():
+        limits = Limits(waiting_tokens=max_queued_tokens, ttft_s=None if ttft_ms is None else ttft_ms / 1000)
+        self.runner, tokenizer = start(model, dtype, packed, limits)
+        for name, folder in {**(adapters or {}), **({adapter: adapter} if adapter else {})}.items():
             self.runner.adapters.load(name, assets.find_adapter(folder))
-        self.stage = ChatStage(self.runner, tokenizer, max_tokens=max_tokens, temperature=temperature)
+        self.stage = ChatStage(
+            self.runner, tokenizer, max_tokens=max_tokens, temperature=temperature, adapter=adapter or None
+        )
 
     async def __call__(self, request: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         async with aclosing(self.stage.answer(request)) as deltas:  # whoever leaves ends the generation at once

@@ -20,9 +20,16 @@ class ChatStage:
     """Answers requests with one runner; they share its batch."""
 
     def __init__(
-        self, runner: Runner, tokenizer: Any, *, max_tokens: int | None = None, temperature: float = 1.0
+        self,
+        runner: Runner,
+        tokenizer: Any,
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 1.0,
+        adapter: str | None = None,
     ) -> None:
-        """`max_tokens`, `temperature`: for requests that don't say."""
+        """`max_tokens`, `temperature`, `adapter` (one of the runner's): for requests that don't say."""
+        self._own_adapter = adapter
         self.runner, self.tokenizer = runner, tokenizer
         self._max_tokens, self._temperature = max_tokens, temperature
         template = tokenizer.chat_template
@@ -70,9 +77,9 @@ class ChatStage:
 
     async def _adapter(self, request: Request) -> Adapter | None:
         wanted = request.adapter_ref
-        if wanted is None:
-            return None
         adapters = self.runner.adapters
+        if wanted is None:
+            return None if self._own_adapter is None else adapters.get(self._own_adapter)
         if not wanted.path:
             return adapters.get(wanted.name)
         if (found := adapters.find(wanted.name, wanted.path, wanted.generation)) is not None:

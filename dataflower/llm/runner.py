@@ -265,8 +265,11 @@ class Runner:
                     for sequence in step.preempted:
                         self._kv.end(sequence.number)
                     if step.chunks:
+                        prompts = sum(chunk.count for chunk in step.chunks if not chunk.sequence.decoding)
                         self._step(step)
-                        self._busy_s += _monotonic() - began
+                        spent = _monotonic() - began
+                        self._busy_s += spent
+                        self.scheduler.pace.note(prompts, spent)
                     self._deliver()
         finally:
             with self._wake:

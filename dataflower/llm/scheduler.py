@@ -16,7 +16,11 @@ from dataclasses import dataclass
 from dataflower.errors import InvalidArgument
 from dataflower.llm.blocks import BlockManager, Published
 from dataflower.llm.errors import KvExhausted, PromptTooLong, QueueFull
+from dataflower.llm.pace import Pace
 from dataflower.llm.sequence import FinishReason, Phase, Sequence
+
+SOONEST_S = 0.05
+"""Nobody is told to come back sooner than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +31,16 @@ class Limits:
         step_tokens: Tokens that one step computes at most.
         sequences: Sequences that run at a time.
         waiting: Sequences that wait at most, besides.
+        waiting_tokens: Tokens that they have at most, all together; None = as many as they have.
+        ttft_s: Objective for the first token: who would miss it because of those before is refused. None = nobody is.
         context: Tokens of one sequence, prompt and answer.
     """
 
     step_tokens: int = 512
     sequences: int = 16
     waiting: int = 1024
+    waiting_tokens: int | None = None
+    ttft_s: float | None = None
     context: int = 8192
 
     def __post_init__(self) -> None:
@@ -87,6 +95,13 @@ class Scheduler:
         self.running: list[Sequence] = []
         """By age, like `waiting`."""
         self.waiting: list[Sequence] = []
+        self.pace = Pace()
+        """To be told how long steps take."""
+
+    @property
+    def backlog(self) -> int:
+        """Tokens of prompts that are to be computed before a newcomer's: the weight of a request is its tokens."""
+        return sum(s.ready for s in (*self.running, *self.waiting) if not s.decoding and s.ready > 0)
 
     @property
     def has_work(self) -> bool:
@@ -95,10 +110,26 @@ class Scheduler:
 
     def submit(self, sequence: Sequence) -> None:
         """Take a sequence on. Raises PromptTooLong, KvExhausted, QueueFull."""
-        if len(self.waiting) >= self.limits.waiting:
-            raise QueueFull(f"{len(self.waiting)} sequences wait already", retry_after_s=1.0)
         self.check_length(sequence)
+        self._check_room(len(sequence.tokens))
         self._wait(sequence)
+
+    def _check_room(self, tokens: int) -> None:
+        limits, backlog = self.limits, self.backlog
+        if len(self.waiting) >= limits.waiting:
+            raise QueueFull(f"{len(self.waiting)} sequences wait already", retry_after_s=self._soon(backlog))
+        waiting = sum(len(sequence.tokens) for sequence in self.waiting)
+        if limits.waiting_tokens is not None and self.waiting and waiting + tokens > limits.waiting_tokens:
+            message = f"{waiting} tokens wait already, and {tokens} more are above the limit of {limits.waiting_tokens}"
+            raise QueueFull(message, retry_after_s=self._soon(backlog))
+        if limits.ttft_s is not None and backlog:
+            late = self.pace.seconds(backlog + tokens) - limits.ttft_s
+            if late > 0:
+                message = f"its first token would be late by {late:.3f} s: {backlog} tokens are to be computed before"
+                raise QueueFull(message, retry_after_s=max(late, SOONEST_S))
+
+    def _soon(self, tokens: int) -> float:
+        return max(self.pace.seconds(tokens), SOONEST_S) if self.pace.tokens_per_s else 1.0
 
     def check_length(self, sequence: Sequence) -> None:
         """Whether a sequence fits, by itself. Raises PromptTooLong, KvExhausted."""

@@ -166,3 +166,56 @@ def test_ends_stops_and_limits():
 def test_limits_must_leave_room_for_prompts():
     with pytest.raises(InvalidArgument, match="4 sequences"):
         Limits(step_tokens=4, sequences=4)
+
+
+# --- a request weighs what its tokens weigh ---
+
+
+def test_waiting_tokens_are_limited_not_only_requests():
+    scheduler = made(waiting_tokens=60, sequences=1)
+    add(scheduler, 1, 20)
+    step(scheduler)  # it runs, so it does not wait
+    add(scheduler, 2, 50)
+    with pytest.raises(QueueFull, match="50 tokens wait already, and 11 more") as full:
+        add(scheduler, 3, 11)
+    assert full.value.code is Code.RESOURCE_EXHAUSTED
+    add(scheduler, 4, 10)
+
+
+def test_prompt_above_the_limit_is_taken_if_nobody_waits():
+    scheduler = made(waiting_tokens=60)
+    add(scheduler, 1, 100)
+    assert scheduler.backlog == 100
+
+
+def test_who_would_miss_the_objective_because_of_others_is_refused_and_told_when_to_come():
+    scheduler = made(ttft_s=1.0)
+    add(scheduler, 1, 150)  # nobody knows the pace yet
+    scheduler.pace.note(100, 1.0)
+    with pytest.raises(QueueFull, match=r"late by 0\.6") as late:
+        add(scheduler, 2, 10)
+    assert late.value.retry_after_s == pytest.approx(0.6)
+    while scheduler.backlog:
+        step(scheduler)
+    add(scheduler, 3, 150)  # too long by itself, but it is nobody else's fault
+
+
+def test_backlog_counts_prompts_and_not_those_that_decode():
+    scheduler = made()
+    add(scheduler, 1, 20)
+    assert scheduler.backlog == 20
+    step(scheduler)
+    assert scheduler.backlog == 4
+    step(scheduler)
+    assert scheduler.backlog == 0
+    add(scheduler, 2, 5, open=True)
+    assert scheduler.backlog == 4  # the last token of an open prompt waits for the next
+
+
+def test_pace_follows_steps_with_prompts_only():
+    scheduler = made()
+    scheduler.pace.note(8, 5.0)
+    assert scheduler.pace.seconds(100) == 0.0
+    for _ in range(50):
+        scheduler.pace.note(200, 1.0)
+    assert scheduler.pace.seconds(100) == pytest.approx(0.5)
