@@ -38,7 +38,7 @@ from dataflower.core.ledger import Ledger
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.api import ContainerStart, StartListener
 from dataflower.host.guests import Lender
-from dataflower.host.holder import Holder, private_bytes
+from dataflower.host.holder import Holder, anonymous_bytes, private_bytes
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.meeting import Credentials
@@ -324,7 +324,7 @@ class Engine:
                 took = (max(0.0, spawn_s), message.import_s, message.setup_s)
                 self.on_start(ContainerStart(workflow, peer.stage, *took, message.phases))
             if self._holder is not None and (pid := self._launcher.pids().get(peer.number)):
-                self._measure(pid, lambda nbytes: ContainerSized(peer.number, nbytes))
+                self._measure(private_bytes, pid, lambda nbytes: ContainerSized(peer.number, nbytes))
         else:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -416,17 +416,17 @@ class Engine:
         if self._holder is not None:
             self._holder.hold(command.models)
 
-    def _measure(self, pid: int, tell: Callable[[int], Event]) -> None:
-        """Have the core told, soon, how much memory a process has for itself."""
+    def _measure(self, measure: Callable[[int], int], pid: int, tell: Callable[[int], Event]) -> None:
+        """Have the core told, soon, how much memory a process has."""
 
         def told(done: asyncio.Future[int]) -> None:
             if not self._closing:
                 self.feed(tell(done.result()))
 
-        self._loop.run_in_executor(None, private_bytes, pid).add_done_callback(told)
+        self._loop.run_in_executor(None, measure, pid).add_done_callback(told)
 
     def _on_zygote(self, modules: tuple[str, ...], seconds: float, pid: int) -> None:
-        self._measure(pid, lambda nbytes: ZygoteStarted(modules, seconds, nbytes))
+        self._measure(anonymous_bytes, pid, lambda nbytes: ZygoteStarted(modules, seconds, nbytes))
 
     def _start(self, command: commands.StartContainer) -> None:
         number = command.container
