@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from dataflower.core.commands import Command, KillContainer, StartContainer, StopContainer
@@ -70,12 +71,22 @@ class Fleet:
                 self.watch_idle(container, now)
 
     def place_starved(self, now: float) -> None:
-        """Something happened: try again for the pools that wait for room, the most urgent first (`priority`)."""
-        for pool in ranked(sorted(self.starved, key=self.starved.__getitem__)):
+        """Something happened: try again for the pools that wait for room, the most urgent first (`priority`).
+
+        Who has had nothing for a whole turn comes before all others, or a stage that never rests would keep it out.
+        """
+        waiting = ranked(sorted(self.starved, key=self.starved.__getitem__))
+        waiting.sort(key=lambda pool: self._kept_out_since(pool, now))
+        for pool in waiting:
             if pool.backlog or pool.min_replicas:
                 self._fill(pool, now)
             else:
                 del self.starved[pool]
+
+    def _kept_out_since(self, pool: Pool, now: float) -> float:
+        """When a pool without a container began to wait, if that was a turn ago or more; else inf."""
+        since = self.starved[pool]
+        return math.inf if pool.size or now < since + TURN_S else since
 
     @property
     def is_full(self) -> bool:
