@@ -20,6 +20,8 @@ PATIENCE_S = 0.02
 
 def depth(present: int, run_s: float) -> int:
     """Tasks ahead from now on. `present`: until now; `run_s`: how long the function takes, 0 if nobody knows."""
+    if present == MOST and 0 < run_s * MOST <= WITHIN_S:
+        return MOST  # as a rule
     if run_s <= 0:
         return 0
     more = min(MOST, int(WITHIN_S / run_s))

@@ -199,10 +199,11 @@ class Pool:
     def seat(self, container: Container, instance: Instance, now: float) -> None:
         """The container has the task from now on."""
         tasks = container.tasks
-        if not tasks:
-            container.moved = now
+        count = len(tasks)
         tasks[instance.task] = instance
-        if not self.batches and len(tasks) > self.concurrency:
+        if not count:
+            container.moved = now
+        elif count >= self.concurrency and not self.batches:
             self.beyond += 1
 
     def unseat(self, container: Container, task: int, now: float) -> Instance | None:
