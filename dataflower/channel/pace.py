@@ -53,23 +53,30 @@ def _libc() -> ctypes.CDLL:
 
 
 class Pace:
-    """The slices of one thread that runs tasks: short while tasks are, the usual ones while they compute at length."""
+    """The slices of a thread that runs tasks: short while it waits and in short tasks, the usual ones in long tasks."""
 
-    __slots__ = ("_is_prompt",)
+    __slots__ = ("_computes", "_is_prompt")
 
     def __init__(self) -> None:
         """Of the calling thread, which is prompt from now on."""
+        self._computes = False
         self._is_prompt = True
         prompt()
 
-    def ran(self, seconds: float) -> None:
-        """A task took so long; the next is expected to be like it. Called by the thread itself."""
-        if (seconds < PATIENT_AFTER_S) is not self._is_prompt:
-            self._is_prompt = not self._is_prompt
-            (prompt if self._is_prompt else patient)()
+    def begin(self) -> None:
+        """A task begins; it is expected to be like the last one. Called by the thread itself, as all of these."""
+        if self._computes:
+            self.goes_on()
 
     def goes_on(self) -> None:
         """The thread's task computes on after it has sent something: whoever is woken by that goes first."""
         if self._is_prompt:
             self._is_prompt = False
             patient()
+
+    def ran(self, seconds: float) -> None:
+        """A task took so long, and is over."""
+        self._computes = seconds >= PATIENT_AFTER_S
+        if not self._is_prompt:
+            self._is_prompt = True
+            prompt()

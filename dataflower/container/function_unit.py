@@ -96,6 +96,7 @@ class FunctionUnit:
         """Run tasks on the calling thread until it is time to leave."""
         pace = Pace()
         while (task := self._data.next_task()) is not None:
+            pace.begin()
             if isinstance(task, RunningTask):
                 task.pace = pace
                 self.run(task)
@@ -103,8 +104,7 @@ class FunctionUnit:
             else:
                 self._batches.run(task)
                 began = task.whole.started
-            if began:
-                pace.ran(_monotonic() - began)
+            pace.ran(_monotonic() - began if began else 0.0)
 
     def run(self, task: RunningTask) -> None:
         """Run one task to its end and report it. Raises nothing, whatever user code does."""

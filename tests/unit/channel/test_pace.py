@@ -43,19 +43,29 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_kernel_is_asked_only_when_something_changes(said: list[str]) -> None:
+def test_brief_tasks_cost_no_call(said: list[str]) -> None:
     own = Pace()
-    for seconds in (0.0, PATIENT_AFTER_S / 2, PATIENT_AFTER_S * 2, 1.0, PATIENT_AFTER_S / 2, 0.0):
+    for _ in range(3):
+        own.begin()
+        own.ran(PATIENT_AFTER_S / 2)
+    assert said == ["prompt"]
+
+
+def test_a_long_task_is_expected_after_a_long_one_and_waiting_is_prompt(said: list[str]) -> None:
+    own = Pace()
+    for seconds in (1.0, 1.0, 0.0, 0.0):
+        own.begin()
         own.ran(seconds)
-    assert said == ["prompt", "patient", "prompt"]
+    assert said == ["prompt", "patient", "prompt", "patient", "prompt"]
 
 
-def test_a_task_that_goes_on_is_patient_until_a_short_one_has_run(said: list[str]) -> None:
+def test_a_task_that_goes_on_is_patient_until_its_end(said: list[str]) -> None:
     own = Pace()
+    own.begin()
     own.goes_on()
     own.goes_on()
-    own.ran(1.0)
     own.ran(0.0)
+    own.begin()
     assert said == ["prompt", "patient", "prompt"]
 
 
