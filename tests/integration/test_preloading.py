@@ -29,6 +29,7 @@ stages:
     model: {model}
     params: {{packed: false}} # the weights as they lie on the disk: the very ones that `model` names
     scaling: {{max_replicas: 1, max_ongoing_requests: 4, keep_alive_s: 600}}
+    resources: {{memory: 2GiB}}
 outputs: {{deltas: complete.deltas}}
 """
 REQUEST = {"messages": [{"role": "user", "content": "Name a colour."}], "temperature": 0, "max_tokens": 3}
@@ -80,7 +81,7 @@ async def test_weights_that_are_held_are_not_loaded_by_the_call(tmp_path: Path) 
         tmp_path,
         {"library", "backbone"},
         preload=True,
-        preload_memory_bytes=size + 220 * MIB,  # libraries fit in besides, a container does not
+        preload_memory_bytes=size + 800 * MIB,  # libraries fit in besides, a container of 2 GiB does not
     )
     assert {phase.kind: phase.was_there for phase in start.phases}[StartKind.WEIGHTS]
     assert loads == 0
