@@ -228,11 +228,15 @@ class Reports(Tasks):
 
     def _withdrawn(self, container: Container, message: wire.Withdrawn, now: float) -> None:
         """Tasks come back unbegun: somebody asked for them."""
-        found = [found for task in message.tasks if (found := self._release_task(container, task, now)) is not None]
-        for instance, _ in found:  # before the first of them ends an invocation that others belong to
+        given: list[tuple[Instance, Call]] = []
+        for task in message.tasks:
+            found = self._release_task(container, task, now)
+            if found is not None:
+                given.append(found)
+        for instance, _ in given:  # before the first of them ends an invocation that others belong to
             instance.phase = Phase.RETRYING
         container.pool.offer(container)
-        for instance, call in found:
+        for instance, call in given:
             self._give_back(call, instance, now)
         self._after_task(container, now)
 
@@ -310,10 +314,13 @@ class Reports(Tasks):
         over = [found for found in gone if not found[0].promised]
         for instance, _ in over:  # before the first of them ends an invocation that others belong to
             instance.phase = Phase.RETRYING
-        unbegun = [found for found in over if self._had_not_begun(found[0], begun)]
-        for instance, call in unbegun:
-            self._give_back(call, instance, now)
-        for instance, call in (found for found in over if found not in unbegun):
+        lost: list[tuple[Instance, Call]] = []
+        for instance, call in over:
+            if self._had_not_begun(instance, begun):
+                self._give_back(call, instance, now)
+            else:
+                lost.append((instance, call))
+        for instance, call in lost:
             if instance.trace is not None:
                 instance.trace.sent = now
             failure = crashed(instance.program.name, instance.attempt, event.reason)
