@@ -13,7 +13,7 @@ SOURCES := dataflower functions tools bench tests
 # What runs on compiled modules differently, if anything does
 NATIVE_TESTS := tests/unit/core tests/unit/container tests/unit/channel tests/unit/host tests/property tests/fault \
 	tests/integration/test_container.py tests/integration/test_runtime.py
-BENCHES := $(patsubst bench/%.py,bench-%,$(shell grep -l '__name__ == "__main__"' bench/*.py))
+BENCHES := $(patsubst bench/%.py,bench-%,$(shell grep -lE '^from bench.report import .*finish' bench/*.py))
 # Files of tests that run at the same time; 0: one after the other in one process (wanted by --pdb)
 JOBS ?= 2
 TESTS := $(foreach kind,unit property conformance integration fault,$(wildcard tests/$(kind)))

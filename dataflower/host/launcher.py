@@ -462,6 +462,8 @@ class Launcher:
 
     def _await_orphan(self, pid: int, group: int = 0) -> bool:
         """Collect an adopted process when it ends; False if it is gone."""
+        if pid in self._orphans:  # found among the unknown when another zygote ended
+            return True
         pidfd = open_process(pid)
         if pidfd is not None:
             self._orphans[pid] = (pidfd, group)
