@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -199,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run as the process that the host starts. The host's starting thread must live as long as the host."""
     parser = argparse.ArgumentParser(prog="python -m dataflower.container.zygote", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="inherited SEQPACKET socket")
+    parser.add_argument("--name", default="", help="what the kernel calls it and its descendants")
     parser.add_argument("--preload", default="", help="modules to import, separated by commas")
     parser.add_argument("--lifeline", type=int, help="inherited pipe that ends when the host does")
     parser.add_argument("--keep", type=int, action="append", default=[], help="inherited for the containers' own use")
@@ -209,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", action="append", default=[], help=f"a path that is {name} in sandboxes")
     options = parser.parse_args(arguments)
     sandbox.die_with_parent()
+    if options.name:
+        Path("/proc/self/comm").write_text(options.name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, which closes the link when it is done
     name_thread_count(os.environ, 1)
     link = Link(options.fd)

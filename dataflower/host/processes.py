@@ -90,17 +90,29 @@ def children_in_group(group: int) -> list[int]:
     return found
 
 
+def family_name(marker: str) -> str:
+    """What processes that were started with `marker` are called by the kernel, which allows 15 bytes."""
+    return f"dataflower-{marker[-4:]}"
+
+
 def marked_children(marker: str) -> list[int]:
-    """Children of this process, adopted ones too, that were started with `marker` in their environment."""
-    wanted, me = marker.encode(), os.getpid()
+    """Children of this process, adopted ones too, that were started with `marker` in their environment.
+
+    One that has ended has no environment any more; it is known by its name.
+    """
+    wanted, name, me = marker.encode(), family_name(marker).encode(), os.getpid()
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             # The command name, in parentheses, may hold anything; the fields behind it are state and parent.
-            parent = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
-            if parent == me and wanted in (folder / "environ").read_bytes().split(b"\0"):
+            head, _, tail = (folder / "stat").read_bytes().rpartition(b")")
+            state, parent = tail.split()[:2]
+            if int(parent) != me:
+                continue
+            ended = state == b"Z" and head.partition(b"(")[2] == name
+            if ended or wanted in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue

@@ -18,7 +18,7 @@ from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.environment import visible
 from dataflower.host.groups import Reservation
 from dataflower.host.links import Outbox
-from dataflower.host.processes import kill_process
+from dataflower.host.processes import family_name, kill_process
 from dataflower.host.store import Store
 
 _log = logging.getLogger(__name__)
@@ -103,9 +103,10 @@ class Zygote:
         environment = _environment(marker, kind, sandbox) | ({} if store is None else store.environment)
         ours, theirs = Link.pair()
         self._outbox = Outbox(loop, ours)
+        command = [sys.executable, "-P", "-m", MODULE, "--name", family_name(marker)]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE, *_arguments(theirs.fileno(), lifeline, door, kind, sandbox)],
+                [*command, *_arguments(theirs.fileno(), lifeline, door, kind, sandbox)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

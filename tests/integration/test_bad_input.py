@@ -38,8 +38,8 @@ inputs:
   count: {type: int, default: 1}
   extra: {type: json, optional: true}
 stages:
-  only: {function: "fault_functions:echo", inputs: {x: inputs.image}}
-  also: {function: "fault_functions:echo", inputs: {x: inputs.name}}
+  only: {function: "fault_functions:echo", inputs: {x: inputs.image}, scaling: {max_replicas: 1}}
+  also: {function: "fault_functions:echo", inputs: {x: inputs.name}, scaling: {max_replicas: 1}}
 outputs: {image: only.out, name: also.out}
 """,
 )
@@ -48,7 +48,7 @@ ITEMS = workflow(
     """
 inputs: {items: {dtype: FP32, shape: [2], stream: true}}
 stages:
-  relay: {function: "fault_functions:relayed", inputs: {items: inputs.items}}
+  relay: {function: "fault_functions:relayed", inputs: {items: inputs.items}, scaling: {max_replicas: 1}}
 outputs: {out: relay.out}
 """,
 )
@@ -68,7 +68,7 @@ async def serving(**settings: Any) -> AsyncIterator[Rig]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(grpc_runtime: None) -> AsyncIterator[Rig]:
-    """One host for all, its containers started: nonsense must leave it as good as new."""
+    """One host for all, its containers started and no more to come: nonsense must leave it as good as new."""
     async with serving() as rig:
         await rig.client.invoke("typed", GOOD)
         await rig.client.invoke("items", items=[np.ones(2, np.float32)])

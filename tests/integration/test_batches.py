@@ -134,8 +134,9 @@ async def test_kill_9_of_a_container_that_holds_a_batch(host: Runtime) -> None:
     ends = [(await handle.result())["y"] for handle in running]
     assert victim not in ends
     await host.apply(single("pids_slowly", Batch(max_size=3, wait_ms=500.0)), "without retry")
+    before = begun(host)
     running = [await host.invoke("batched", {"x": 0.5}) for _ in range(3)]
-    await wait_busy(host)
+    await wait_begun(host, before)
     for pid in host.container_pids().values():
         os.kill(pid, signal.SIGKILL)
     crashed = await asyncio.gather(*(handle.result() for handle in running), return_exceptions=True)
@@ -153,6 +154,19 @@ async def test_outputs_that_fill_the_arena_leave_before_the_rest() -> None:
         arrays = [np.full(1 << 20, n, dtype="uint8") for n in range(8)]
         found = await asyncio.wait_for(call(host, workflow, x=arrays), 30)
         assert found["y"] == [(n + 1) << 20 for n in range(8)]
+
+
+def begun(host: Runtime) -> set[int]:
+    """The last task of each container that has had one."""
+    return {task for process in host._engine._launcher._processes.values() for task in process.begun.read()}
+
+
+async def wait_begun(host: Runtime, before: set[int]) -> None:
+    """Return when a container has begun another task: one killed before that would run elsewhere, at no attempt."""
+    end = time.monotonic() + 10
+    while begun(host) <= before:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.005)
 
 
 async def wait_busy(host: Runtime) -> None:

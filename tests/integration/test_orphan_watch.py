@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
+import sys
 from typing import Any
 
 from dataflower.clock import SystemClock
 from dataflower.host.launcher import Launcher
+from dataflower.host.processes import family_name, marked_children
 from dataflower.host.settings import HostConfig
 
 
@@ -29,3 +32,14 @@ async def test_an_orphan_that_is_found_twice_is_collected_once() -> None:
     finally:
         await launcher.close()
         child.returncode = -9  # collected by the launcher
+
+
+def test_a_descendant_that_has_ended_is_still_known() -> None:
+    marker = "DATAFLOWER_HOST=1-0123456789abcdef"
+    program = f"open('/proc/self/comm', 'w').write({family_name(marker)!r})"
+    child = subprocess.Popen([sys.executable, "-c", program], env={})
+    try:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert marked_children(marker) == [child.pid]
+    finally:
+        child.wait()
