@@ -548,7 +548,9 @@ class Launcher:
             zygote.kill()
         await self._until(lambda: not (self._zygotes or self._processes), None)
         self._kill_unknown()
-        await self._until(lambda: not self._orphans, None)
+        while self._orphans:
+            await self._until(lambda: not self._orphans, None)
+            self._kill_unknown()  # what those had started is this process's now
         self._store.close()
         for descriptor in self._lifeline:
             os.close(descriptor)

@@ -30,10 +30,19 @@ class Resources:
     def leaked_since(self, before: Resources) -> tuple[str, ...]:
         """A line for each thing that is here now and was not before."""
         lines = [f"descriptor {fd}: {target}" for fd, target in sorted(self.descriptors - before.descriptors)]
-        lines += [f"child process {pid}" for pid in sorted(self.children - before.children)]
+        lines += [f"child process {pid}: {_described(pid)}" for pid in sorted(self.children - before.children)]
         if self.mapped > before.mapped:
             lines.append(f"{self.mapped - before.mapped} mappings of memfds")
         return tuple(lines)
+
+
+def _described(pid: int) -> str:
+    """Its name, state, parent, group and session, and what it was started as."""
+    try:
+        with open(f"/proc/{pid}/stat") as status, open(f"/proc/{pid}/cmdline") as command:
+            return f"{' '.join(status.read().split()[1:6])} {command.read()!r}"
+    except OSError as error:
+        return str(error)
 
 
 def snapshot() -> Resources:

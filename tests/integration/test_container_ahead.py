@@ -80,9 +80,9 @@ def test_tasks_that_come_together_run_one_after_the_other(container: ContainerDr
         for n, name in enumerate(names, 10)
     )
     container.inbox.send(wire.encode(wire.RunMany(tasks)))
-    container.tell(wire.Withdraw((12,)))
-    assert container.next(wire.Withdrawn).tasks == (12,)
     container.tell(wire.CancelTask(13))
+    container.tell(wire.Withdraw((12,)))
+    assert container.next(wire.Withdrawn).tasks == (12,)  # and so it has heard of the other
     end(fifo)
     done = [container.next(wire.TaskDone) for _ in range(3)]
     assert [message.task for message in done] == [first, 10, 11]
