@@ -107,7 +107,7 @@ class Store:
             return
         try:
             entered = protocol.decode_from_client(payload)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             entered = None
         if not isinstance(entered, protocol.Enter) or len(fds) != 1:
             for fd in fds:
@@ -140,7 +140,7 @@ class Store:
                     raise PeerGone("it said what it should not")
         except WouldBlock:
             return
-        except (EndOfStream, PeerGone, Closed, msgspec.DecodeError):
+        except (EndOfStream, PeerGone, Closed, msgspec.DecodeError, UnicodeDecodeError):
             self._drop(client)
 
     def _drop(self, client: _Client) -> None:

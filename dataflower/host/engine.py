@@ -247,7 +247,7 @@ class Engine:
             peer.heard_out = isinstance(error, EndOfStream)
             self._hang_up(peer)
             self._launcher.stop(peer.number)
-        except (ProtocolViolation, msgspec.DecodeError) as error:
+        except (ProtocolViolation, msgspec.DecodeError, UnicodeDecodeError) as error:
             self._violations += 1
             self._reject(peer, f"broke the protocol: {error}")
         except Exception:  # a fault of ours must not take the other containers along

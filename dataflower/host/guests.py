@@ -417,7 +417,7 @@ class Lender:
         try:
             tune(sock, self.timeout_s)
             sock, greeting, known = await meet_owner(sock, self._credentials, self._context, self.name, self._admit)
-        except (OSError, TimeoutError, Refused, msgspec.MsgspecError) as error:
+        except (OSError, TimeoutError, Refused, msgspec.MsgspecError, UnicodeDecodeError) as error:
             _log.warning("a connection from %s was turned away: %s", address, error or "it said nothing in time")
             sock.close()
             return

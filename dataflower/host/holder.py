@@ -74,7 +74,7 @@ class Holder:
             answer = protocol.decode_from_store(payload)
         except WouldBlock:
             return
-        except (EndOfStream, PeerGone, Closed, msgspec.DecodeError):
+        except (EndOfStream, PeerGone, Closed, msgspec.DecodeError, UnicodeDecodeError):
             self._lost(model)
             return
         if isinstance(answer, protocol.Holding):

@@ -208,7 +208,7 @@ class Remote:
                 while self._connection is not None:
                     self._changed.clear()
                     await self._changed.wait()
-            except (OSError, TimeoutError, Refused, msgspec.MsgspecError) as error:
+            except (OSError, TimeoutError, Refused, msgspec.MsgspecError, UnicodeDecodeError) as error:
                 self._failed(error)
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):

@@ -68,6 +68,7 @@ NAN = float("nan")
 ACTS: dict[str, Callable[[], None]] = {
     "noise": lambda: _say(os.urandom(200)),
     "half a message": lambda: _say(wire.encode(wire.Hello(wire.VERSION, 1))[:-2]),
+    "a text that is none": lambda: _say(b"\x92\xa2\xe8\x28\x01"),
     "an unknown message": lambda: _say(b"\x92\xa5never\x01"),
     "endless nesting": lambda: _say(b"\x91" * 60_000),
     "a broken frame": lambda: _say(b"\xc1\x07"),
