@@ -98,7 +98,7 @@ def family_name(marker: str) -> str:
 def marked_children(marker: str) -> list[int]:
     """Children of this process, adopted ones too, that were started with `marker` in their environment.
 
-    One that has ended has no environment any more; it is known by its name.
+    One that ends, or has ended, has no environment any more; it is known by its name.
     """
     wanted, name, me = marker.encode(), family_name(marker).encode(), os.getpid()
     found = []
@@ -108,11 +108,12 @@ def marked_children(marker: str) -> list[int]:
         try:
             # The command name, in parentheses, may hold anything; the fields behind it are state and parent.
             head, _, tail = (folder / "stat").read_bytes().rpartition(b")")
-            state, parent = tail.split()[:2]
-            if int(parent) != me:
+            if int(tail.split()[1]) != me:
                 continue
-            ended = state == b"Z" and head.partition(b"(")[2] == name
-            if ended or wanted in (folder / "environ").read_bytes().split(b"\0"):
+            environment = b""
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # its memory is gone
+                environment = (folder / "environ").read_bytes()
+            if wanted in environment.split(b"\0") or (not environment and head.partition(b"(")[2] == name):
                 found.append(int(folder.name))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
