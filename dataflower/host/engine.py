@@ -228,6 +228,9 @@ class Engine:
         try:
             while peer.stalled:
                 if promises.is_early(peer.stalled[0][0]):
+                    if burst and not peer.is_deaf:  # the loop says that there is more
+                        peer.is_deaf = True
+                        self._loop.remove_reader(peer.task.fileno())
                     return
                 self._take(peer, *peer.stalled.popleft())
             for _ in range(burst):
@@ -235,7 +238,6 @@ class Engine:
                 message = _decode(payload)
                 if promises and promises.is_early(message):
                     peer.stalled.append((message, descriptors))
-                    self._loop.remove_reader(peer.task.fileno())
                     return
                 self._take(peer, message, descriptors)
                 ended = type(message) is TaskDone or type(message) is TaskFailed
@@ -293,8 +295,9 @@ class Engine:
             if peer.exit_reason:
                 self._on_exit(number, peer.exit_reason, peer.exit_begun)
                 continue
-            self._on_readable(peer)
-            if not peer.stalled and peer.task.fileno() >= 0:
+            self._on_readable(peer, 0)
+            if peer.is_deaf and not peer.stalled and peer.task.fileno() >= 0:
+                peer.is_deaf = False
                 self._loop.add_reader(peer.task.fileno(), functools.partial(self._on_readable, peer))
 
     def _on_rare(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:

@@ -156,6 +156,7 @@ class Peer:
         "gathered",
         "heard_out",
         "inbox",
+        "is_deaf",
         "is_single",
         "key",
         "linked",
@@ -206,6 +207,8 @@ class Peer:
         """By task: what it may hand on when that is done."""
         self.stalled: deque[tuple[wire.FromContainer, list[int]]] = deque()
         """What it said about a task before the host heard that the task was handed to it."""
+        self.is_deaf = False
+        """Whether the loop does not look at its socket: there is more in it, and `stalled` must wait."""
         self.exit_reason = ""
         """Why it is gone, while `stalled` must wait."""
         self.exit_begun: frozenset[int] | None = None
