@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dataflower.channel.mux import Aborted, Completed, Limit, Message, Mux, MuxEvent, Opened
+from dataflower.channel.mux import Aborted, Arrived, Completed, Limit, Message, Mux, MuxEvent, Opened
+from dataflower.channel.outflow import Outflows
 from dataflower.channel.segment import Segment
 from dataflower.wire import TensorRef
 
@@ -73,12 +74,13 @@ class Ferry:
         on_forget: Callable[[int], None],
         *,
         limits: Mapping[int, Limit] | None = None,
+        outflows: Outflows | None = None,
         mux: Callable[..., Mux] = Mux,
     ) -> None:
         """`source` reads memory of this side. `deliver(key, body)` gets what came. `on_mirror(arena, bytes)` is told of
         a new mirror (`descriptor` has it), `on_forget(arena)` that it is not referred to any more.
 
-        `limits`: by owner of an arena, how fast its memory may be sent.
+        `limits`: by owner of an arena, how fast its memory may be sent. `outflows` is told of what is.
         The callbacks may raise ValueError for what makes no sense, which ends the connection.
         """
         self._source = source
@@ -87,6 +89,9 @@ class Ferry:
         self._on_forget = on_forget
         self.mux = mux(self._place, self._hear)
         self._limits = {} if limits is None else limits
+        self._outflows = outflows
+        self._flows: dict[int, int] = {}
+        """By stream that goes out: its number there."""
         self._sizes: dict[int, int] = {}
         """Bytes of the arenas of this side that were announced."""
         self._sent: dict[tuple[int, int], dict[tuple[int, int], int]] = {}
@@ -102,10 +107,11 @@ class Ferry:
 
     def send(
         self, key: int, body: bytes, refs: Iterable[TensorRef] = (), size_of: Callable[[int], int] | None = None
-    ) -> None:
+    ) -> tuple[int, ...]:
         """Send a message, and of the memory that it refers to what the other side doesn't have.
 
-        `size_of(arena)`: its bytes. The memory must not change before the slots are `released`.
+        Returns the streams that it waits for there. `size_of(arena)`: its bytes. The memory must not change before the
+        slots are `released`.
         """
         needs: dict[int, None] = {}
         for ref in refs:
@@ -118,6 +124,7 @@ class Ferry:
             if stream:
                 needs[stream] = None
         self.mux.send(_encode(Parcel(key, body, tuple(needs))))
+        return tuple(needs)
 
     def send_urgent(self, key: int, body: bytes) -> None:
         """Send a message that waits for nothing."""
@@ -140,13 +147,22 @@ class Ferry:
         return stream if self.mux.is_open(stream) else 0
 
     def _open(self, ref: TensorRef) -> int:
-        return self.mux.open(self._source(ref), ref.arena, ref.offset, self._limits.get(ref.arena >> 16))
+        owner = ref.arena >> 16
+        stream = self.mux.open(self._source(ref), ref.arena, ref.offset, self._limits.get(owner))
+        if self._outflows is not None:
+            self._flows[stream] = self._outflows.began(owner, ref.nbytes, lambda: self.mux.left(stream))
+        return stream
+
+    def _give_up(self, stream: int) -> None:
+        if self._outflows is not None and (flow := self._flows.pop(stream, None)) is not None:
+            self._outflows.given_up(flow)
+        self.mux.abort(stream)
 
     def released(self, slots: Iterable[tuple[int, int]]) -> None:
         """Nobody reads these slots any more: they will be written again."""
         for slot in slots:
             for stream in self._sent.pop(slot, {}).values():
-                self.mux.abort(stream)
+                self._give_up(stream)
 
     def forget(self, arena: int) -> None:
         """No further message will refer to this arena of this side. No-op if it was not announced."""
@@ -191,6 +207,10 @@ class Ferry:
     def close(self) -> None:
         """Let go of all mirrors. Idempotent."""
         self.mux.lost()
+        if self._outflows is not None:
+            for flow in self._flows.values():
+                self._outflows.given_up(flow)
+        self._flows.clear()
         for arena in list(self._mirrors):
             self.drop_mirror(arena)
         self._queues.clear()
@@ -206,6 +226,9 @@ class Ferry:
         match event:
             case Message(payload):
                 self._unpack(payload)
+            case Arrived(stream):
+                if self._outflows is not None and (flow := self._flows.pop(stream, None)) is not None:
+                    self._outflows.arrived(flow)
             case Opened(stream):
                 self._coming.add(stream)
             case Completed(stream):

@@ -96,7 +96,14 @@ class Aborted:
     stream: int
 
 
-MuxEvent = Message | Opened | Completed | Aborted
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A stream of this side is complete over there."""
+
+    stream: int
+
+
+MuxEvent = Message | Opened | Completed | Aborted | Arrived
 Place = Callable[[int, int, int], memoryview]
 """(arena, offset, bytes) -> writable memory of just that size; ValueError if there is none."""
 
@@ -230,6 +237,11 @@ class Mux:
     def is_open(self, stream: int) -> bool:
         """Whether it is not known to have arrived in full."""
         return stream in self._out
+
+    def left(self, stream: int) -> int:
+        """Bytes of a stream that have not been handed to a connection; 0 if it is over."""
+        out = self._out.get(stream)
+        return 0 if out is None else len(out.view) - out.at
 
     @property
     def unfinished(self) -> int:
@@ -510,7 +522,9 @@ class Mux:
         self._data_confirmed = data
         ends = self._ends
         while ends and ends[0][0] <= data:
-            self._out.pop(ends.popleft()[1], None)
+            stream = ends.popleft()[1]
+            if self._out.pop(stream, None) is not None:
+                self._tell(Arrived(stream))
 
     def _forget_frames(self, frames: int) -> None:
         while self._confirmed < frames:
@@ -532,6 +546,7 @@ class Mux:
                 if out.top < len(out.view):
                     raise MuxError(f"it has all of stream {stream}, of which it was not sent all")
                 del self._out[stream]
+                self._tell(Arrived(stream))
                 continue
             else:
                 out.at = positions[stream]

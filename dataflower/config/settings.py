@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataflower.checkpoint import settings as checkpoint
+from dataflower.core.pressure import Pressure
 from dataflower.host.settings import DefaultIsolation
 
 DEFAULT_PORT = 8001
@@ -128,6 +129,9 @@ class Config:
     """All inputs of one invocation together, or one item of a stream input."""
     recorded_bytes: int = _MIB
     """Outputs of a synchronous invocation are kept in its record up to this size."""
+    pressure: Pressure = Pressure.MEASURED
+    """When a container that still sends to other hosts gets its next task: by what it has to send and how fast that
+    arrives (`measured`), by DataFlower's formula (`paper`), or at once (`off`)."""
     keep_finished: int = 10_000
     """How many finished invocations stay readable."""
     keep_finished_s: float = 7 * 86400.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dataflower.core.pressure import Pressure
+
 
 @dataclass(frozen=True, slots=True)
 class CoreConfig:
@@ -13,6 +15,7 @@ class CoreConfig:
     container is killed. `start_timeout_s`: how long a container may take to be ready, where its stage says nothing.
     `output_ttl_s`: how long results in shared memory wait for a caller who reads none of them.
     `preload`: get ready ahead what calls are likely to need, in at most `preload_memory_bytes`.
+    `pressure`: when a container that still sends gets its next task.
     """
 
     cpus: int = 2
@@ -21,5 +24,6 @@ class CoreConfig:
     start_timeout_s: float = 300.0
     output_ttl_s: float = 600.0
     seed: int = 0
+    pressure: Pressure = Pressure.MEASURED
     preload: bool = False
     preload_memory_bytes: int = 0

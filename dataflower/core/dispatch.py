@@ -252,7 +252,11 @@ class BatchPool(Pool):
         return False
 
     def _has_place(self, container: Container) -> bool:
-        return container.phase is ContainerPhase.READY and len(container.batches) < self.concurrency
+        ready = container.phase is ContainerPhase.READY and container.pressed is None
+        return ready and len(container.batches) < self.concurrency
+
+    def _tasks_to_come(self, container: Container) -> int:
+        return max(0, self.concurrency - len(container.batches)) * self._spec.max_size
 
     def occupy(self, container: Container, batch: Batch) -> None:
         """The container runs a batch from now on."""
@@ -297,7 +301,7 @@ class BatchPool(Pool):
         short = 0
         if self.plan is None and not any(self._has_free(group) for group in self._groups):
             places = self.concurrency * self._spec.max_size
-            short = -(-max(0, self.queued - self.starting * places) // places)
+            short = -(-max(0, self._unmet(now) - self.starting * places) // places)
         return max(0, min(max(short, self.min_replicas - size), self.max_replicas - size))
 
     @property

@@ -130,6 +130,21 @@ class WeightsSized(Struct, frozen=True):
     held: bool = False
 
 
+class ContainerSending(Struct, frozen=True):
+    """What a container's data unit sends to other hosts, whenever something is added to it or has arrived.
+
+    `fresh`, `waiting`, `bytes_per_s`: as of `pressure.Outflow`. `over`: tasks whose function is over after `run_s`
+    seconds, and whose reports are on their way behind their outputs.
+    """
+
+    container: int
+    fresh: int
+    waiting: int
+    bytes_per_s: float
+    over: tuple[int, ...] = ()
+    run_s: float = 0.0
+
+
 class Woke(Struct, frozen=True):
     """The time asked for by `WakeAt` has come."""
 
@@ -149,5 +164,6 @@ Event = (
     | ZygoteStarted
     | ContainerSized
     | WeightsSized
+    | ContainerSending
     | Woke
 )

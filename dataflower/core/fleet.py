@@ -109,12 +109,12 @@ class Fleet:
         self.starved.pop(pool, None)
         self._making_room.pop(pool, None)
         for container in tuple(pool.containers.values()):
-            if container.phase is not ContainerPhase.LEAVING and not container.tasks:
+            if container.phase is not ContainerPhase.LEAVING and container.is_idle:
                 self.stop(container)
 
     def stop_if_unwanted(self, container: Container) -> None:
         """A task of it is over: it leaves if it runs nothing any more and nothing is to come."""
-        if container.tasks:
+        if not container.is_idle:
             return
         phase = container.phase
         if phase is ContainerPhase.DRAINING or (container.pool.closing and phase is ContainerPhase.READY):
@@ -131,7 +131,7 @@ class Fleet:
     def _stop_if_idle(self, container: Container, now: float) -> None:
         container.keep_alive_set = False
         pool = container.pool
-        if container.phase is not ContainerPhase.READY or container.tasks:
+        if container.phase is not ContainerPhase.READY or not container.is_idle:
             return
         if now < container.idle_since + pool.stage.scaling.keep_alive_s:
             self.watch_idle(container, now)
@@ -205,6 +205,8 @@ class Fleet:
         return all(
             c.phase is not ContainerPhase.STARTING
             and not c.pool.will_move
+            and not c.sending
+            and c.pressed is None
             and all(i.may_wait for i in c.tasks.values())
             for c in self.containers.values()
         )

@@ -28,7 +28,7 @@ from dataflower.core.pool import ContainerPhase, Pool
 from dataflower.core.preloading import families
 from dataflower.core.priority import join, ranked
 from dataflower.core.program import CALLER
-from dataflower.core.reports import Reports
+from dataflower.core.sending import Sendings
 from dataflower.core.starvation import memory_full
 from dataflower.core.trace import InvocationTrace
 from dataflower.core.unread import Unread
@@ -51,7 +51,7 @@ class CoreStatistics(Struct, frozen=True):
     timers: int
 
 
-class HostCore(Reports):
+class HostCore(Sendings):
     """All decisions of one host."""
 
     def __init__(self, config: CoreConfig | None = None) -> None:
@@ -74,6 +74,7 @@ class HostCore(Reports):
             events.ZygoteStarted: self._zygote_started,
             events.ContainerSized: self._container_sized,
             events.WeightsSized: self._weights_sized,
+            events.ContainerSending: self._container_sending,
             events.Woke: self._woke,
         }
 
@@ -382,7 +383,7 @@ class HostCore(Reports):
         rows = []
         for pool in deployment.pools.values():
             ready = [c for c in pool.containers.values() if c.phase is ContainerPhase.READY]
-            busy = sum(1 for c in ready if c.tasks)
+            busy = sum(1 for c in ready if not c.is_idle)
             rows.append((pool.stage.name, pool.starting, len(ready) - busy, busy, pool.backlog))
         return tuple(rows)
 
@@ -399,7 +400,7 @@ class HostCore(Reports):
         running: dict[str, int] = {}
         for task, instance in self._tasks.items():
             assert instance.task == task
-            assert task in self._containers[instance.container].tasks
+            assert self._containers[instance.container].find(task) is instance
             running[instance.flow.invocation] = running.get(instance.flow.invocation, 0) + 1
         for name, call in self._calls.items():
             assert call.running == running.get(name, 0)

@@ -151,6 +151,7 @@ class Instance:
         "displaced",
         "emitter",
         "flow",
+        "is_sent",
         "items",
         "lost",
         "merges",
@@ -212,6 +213,8 @@ class Instance:
         """Whether its container may not have begun with it yet: it got it while all places were taken."""
         self.recalled = False
         """Whether its container was asked to give it back if it had not begun."""
+        self.is_sent = False
+        """Whether its function is over and its outputs are on their way here from another host."""
         self.displaced = 0
         """How often a container died with it before it had begun."""
         self.unbegun = False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dataflower.core.ahead import MOST, PATIENCE_S, depth
 from dataflower.core.instance import Instance, Phase
+from dataflower.core.pressure import Hold, lacking
 from dataflower.core.timers import Timer
 from dataflower.spec.workflow import Stage
 from dataflower.wire import ArenaMade
@@ -39,6 +40,7 @@ class Container:
         "arenas",
         "batches",
         "hardware",
+        "has_sent",
         "held",
         "idle_since",
         "is_disbelieved",
@@ -47,8 +49,12 @@ class Container:
         "number",
         "phase",
         "pool",
+        "pressed",
+        "pressed_until",
         "ready_at",
         "released",
+        "relief",
+        "sending",
         "start",
         "start_limit",
         "stuck",
@@ -61,6 +67,15 @@ class Container:
         self.phase = ContainerPhase.STARTING
         self.tasks: dict[int, Instance] = {}
         """In the order in which they were given to it."""
+        self.sending: dict[int, Instance] = {}
+        """Tasks whose function is over and whose outputs are on their way from another host: they take no place."""
+        self.pressed: Hold | None = None
+        """Set while its places are held because it has so much to send (`core.pressure`)."""
+        self.pressed_until = 0.0
+        self.has_sent = False
+        """Whether it is known how fast its outputs come to other hosts."""
+        self.relief: Timer | None = None
+        """Ends that."""
         self.moved = 0.0
         """When it last ended a task, or got one after it had none."""
         self.stuck = 0
@@ -82,6 +97,15 @@ class Container:
         """Goes off if it is not ready by then."""
         self.released = 0
         """Slots of its arenas that it was told nobody reads any more."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that it was given is still to come from it."""
+        return not self.tasks and not self.sending
+
+    def find(self, task: int) -> Instance | None:
+        """A task that it has."""
+        return self.tasks.get(task) or self.sending.get(task)
 
     def made(self, message: ArenaMade) -> None:
         """It has a new arena."""
@@ -114,6 +138,10 @@ class Pool:
         """Containers that are kept for the sake of calls to come, as long as nothing else needs the room."""
         self.run_s = 0.0
         """How long the function takes, as measured lately; 0 if nobody knows or asks."""
+        self.start_s = 0.0
+        """How long the last container took to start, from its fork."""
+        self.pressed: dict[int, Container] = {}
+        """Those whose places are held, by number."""
         self.together = self.concurrency
         """Tasks that one container may run at a time."""
         self.ahead = 0
@@ -188,7 +216,9 @@ class Pool:
         fewest = self.concurrency + self.ahead
         for container in self.containers.values():
             count = len(container.tasks)
-            if count < fewest and self._moves(container, now) and container.stuck not in container.tasks:
+            if container.pressed is not None or container.stuck in container.tasks:
+                continue
+            if count < fewest and self._moves(container, now):
                 best, fewest = container, count
         return best
 
@@ -211,8 +241,34 @@ class Pool:
         tasks = container.tasks
         if not self.batches and len(tasks) > self.concurrency and task in tasks:
             self.beyond -= 1
+        if task in container.sending:
+            return container.sending.pop(task)
         container.moved = now
         return tasks.pop(task, None)
+
+    def _tasks_to_come(self, container: Container) -> int:
+        """How many tasks it could take if its places were not held."""
+        return max(0, self.concurrency - len(container.tasks))
+
+    def vacate(self, container: Container, task: int, now: float) -> Instance | None:
+        """The task takes no place any more, but is not over: its outputs are on their way. None if it had none."""
+        if task not in container.tasks:
+            return None
+        instance = self.unseat(container, task, now)
+        assert instance is not None
+        container.sending[task] = instance
+        return instance
+
+    def press(self, container: Container, hold: Hold, until: float) -> None:
+        """Its places are held from now on."""
+        container.pressed, container.pressed_until = hold, until
+        self.pressed[container.number] = container
+
+    def relieve(self, container: Container) -> None:
+        """They are free again, as far as they are."""
+        container.pressed = None
+        if self.pressed.pop(container.number, None) is not None:
+            self.offer(container)
 
     @property
     def backlog(self) -> int:
@@ -229,8 +285,21 @@ class Pool:
         return sorted(waiting, key=lambda instance: instance.turn)[:places]
 
     def _free_places(self) -> int:
-        ready = (c for c in self.containers.values() if c.phase is ContainerPhase.READY)
+        ready = (c for c in self.containers.values() if c.phase is ContainerPhase.READY and c.pressed is None)
         return sum(max(0, self.concurrency - len(c.tasks)) for c in ready)
+
+    def _unmet(self, now: float) -> int:
+        """How many waiting tasks call for more containers, those that are starting not counted."""
+        backlog = self.backlog
+        if self.beyond:
+            backlog -= self._free_places()  # what is ahead could have been run there
+        if not self.pressed:
+            return backlog
+        held = [c for c in self.pressed.values() if c.phase is ContainerPhase.READY]
+        soon = [c.pressed_until - now for c in held for _ in range(self._tasks_to_come(c))]
+        shared = any(c.pressed is not None and c.pressed.shared for c in held)
+        unproven = self.size - sum(1 for c in self.containers.values() if c.has_sent)
+        return lacking(backlog, soon, self.start_s, shared=shared, unproven=unproven)
 
     def unbegun(self, container: Container) -> list[Instance]:
         """Tasks that the container has perhaps not begun with, and was not asked to give back."""
@@ -254,7 +323,8 @@ class Pool:
         return waiting
 
     def _has_place(self, container: Container) -> bool:
-        return container.phase is ContainerPhase.READY and len(container.tasks) < self.concurrency
+        ready = container.phase is ContainerPhase.READY and container.pressed is None
+        return ready and len(container.tasks) < self.concurrency
 
     def offer(self, container: Container) -> None:
         """The container has a free place (again): it is the most recently used, so the next to get work."""
@@ -303,12 +373,13 @@ class Pool:
         """It is gone."""
         self.leave(container)
         self.containers.pop(container.number, None)
+        self.pressed.pop(container.number, None)
         self._free = [c for c in self._free if c is not container]
 
     @property
     def idle(self) -> list[Container]:
         """Ready containers without a task, longest idle first."""
-        found = [c for c in self.containers.values() if c.phase is ContainerPhase.READY and not c.tasks]
+        found = [c for c in self.containers.values() if c.phase is ContainerPhase.READY and c.is_idle]
         return sorted(found, key=lambda c: c.idle_since)
 
     def wanted(self, now: float) -> int:
@@ -318,8 +389,7 @@ class Pool:
         size = self.size
         if size >= self.max_replicas:
             return 0
-        free = self._free_places() if self.beyond else 0  # what is ahead could have been run there
-        short = max(0, self.backlog - free - self.starting * self.concurrency)
+        short = max(0, self._unmet(now) - self.starting * self.concurrency)
         for_queue = -(-short // self.concurrency)
         return max(0, min(max(for_queue, self.min_replicas - size), self.max_replicas - size))
 
@@ -346,11 +416,12 @@ class Pool:
         """The counters agree with what they count."""
         assert self.queued == sum(1 for _, _, i in self._queue if i.pooled), "queue count"
         self._check_sizes()
+        assert self.pressed == {n: c for n, c in self.containers.items() if c.pressed is not None}, "held places"
         beyond = sum(max(0, len(container.tasks) - self.concurrency) for container in self.containers.values())
         assert self.beyond == beyond, "count of tasks ahead"
         for container in self.containers.values():
             assert len(container.tasks) <= self.concurrency + MOST, "too many tasks in a container"
-            for instance in container.tasks.values():
+            for instance in (*container.tasks.values(), *container.sending.values()):
                 assert running(instance), "a container runs a task that isn't running"
                 assert instance.container == container.number
         assert all(i.phase is Phase.QUEUED for _, _, i in self._queue if i.pooled)

@@ -46,7 +46,7 @@ def _of_start(message: wire.Hello) -> str:
 
 
 def _of_item(container: Container, message: wire.TokenSent, last_task: int) -> str:
-    instance = container.tasks.get(message.task)
+    instance = container.find(message.task)
     if instance is None:
         return _of_stranger(message.task, last_task)
     emitter = instance.emitter
@@ -75,7 +75,7 @@ def _of_stranger(task: int, last_task: int) -> str:
 
 
 def _of_result(container: Container, message: wire.TaskDone | wire.TaskFailed, last_task: int) -> str:
-    instance = container.tasks.get(message.task)
+    instance = container.find(message.task)
     if instance is None:
         return _of_stranger(message.task, last_task)
     times = message.times

@@ -52,7 +52,7 @@ class Relays(abc.ABC):
         after.task = task
         after.container = container.number
         after.promised = True
-        after.ahead = after.recalled = False
+        after.ahead = after.recalled = after.is_sent = False
         self._tasks[task] = after
         pool.seat(container, after, now)
         call.running += 1

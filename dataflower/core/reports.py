@@ -60,6 +60,7 @@ class Reports(Tasks):
         container.ready_at = container.idle_since = now
         container.start = _phases(message)
         pool = container.pool
+        pool.start_s = message.import_s + message.setup_s
         pool.ready(container)
         if pool.closing:
             self._fleet.stop(container)
@@ -67,7 +68,7 @@ class Reports(Tasks):
         if self._preloading is not None:
             self._preloading.started(container, message, now)
         self._dispatch(pool, now)
-        if not container.tasks:
+        if container.is_idle:
             self._fleet.watch_idle(container, now)
 
     def _start_failed(self, container: Container, message: wire.StartFailed, now: float) -> None:
@@ -103,7 +104,7 @@ class Reports(Tasks):
         values = message.outputs.values()
         for value in values:
             self.ledger.hold(value)
-        instance = container.tasks.get(message.task)
+        instance = container.find(message.task)
         if instance is not None and not instance.is_doomed:
             call = self._calls[instance.flow.invocation]
             call.flow.emit(instance, message.index, message.outputs)
@@ -121,7 +122,7 @@ class Reports(Tasks):
             instance, call = found
             pool = container.pool
             pool.offer(container)
-            if message.times.started:
+            if message.times.started and not instance.is_sent:
                 pool.ran(message.times.ended - message.times.started)
             if instance.promise is None:
                 self._conclude(instance, call, message, now)
@@ -217,7 +218,7 @@ class Reports(Tasks):
                 self._conclude(instance, call, result, now)
             else:
                 self._conclude_failed(instance, call, result, now)
-        if over and over[-1][0].times.started:
+        if over and over[-1][0].times.started and not over[-1][1].is_sent:
             pool.ran(over[-1][0].times.ended - over[-1][0].times.started)
         deferred, self._deferred = self._deferred, None
         for other in deferred:
@@ -230,7 +231,7 @@ class Reports(Tasks):
         """Tasks come back unbegun: somebody asked for them."""
         given: list[tuple[Instance, Call]] = []
         for task in message.tasks:
-            found = self._release_task(container, task, now)
+            found = None if task in container.sending else self._release_task(container, task, now)
             if found is not None:
                 given.append(found)
         for instance, _ in given:  # before the first of them ends an invocation that others belong to
@@ -259,7 +260,7 @@ class Reports(Tasks):
 
     def _items_taken(self, container: Container, message: wire.Taken, now: float) -> None:
         self._note_held(container, message.held)
-        instance = container.tasks.get(message.task)
+        instance = container.find(message.task)
         if instance is None:
             return
         call = self._calls[instance.flow.invocation]
@@ -304,7 +305,10 @@ class Reports(Tasks):
         was_starting = container.phase is ContainerPhase.STARTING
         pool.remove(container)
         begun = _all_begun(container, event.begun)
-        gone = [found for task in tuple(container.tasks) if (found := self._release_task(container, task, now))]
+        if container.relief is not None:
+            container.relief.cancel()
+        tasks = (*container.tasks, *container.sending)
+        gone = [found for task in tasks if (found := self._release_task(container, task, now))]
         freed: list[Container] = []
         for instance, _ in gone:
             freed += self._break(instance, now)
@@ -344,8 +348,9 @@ def _all_begun(container: Container, begun: frozenset[int] | None) -> frozenset[
     """The tasks that a dead container had begun with, by the last that each of its threads had; None: any of them."""
     if begun is None or container.is_disbelieved:
         return None
+    over = container.sending
     started = [b for b in container.batches.values() if any(b.number < task <= b.last for task in begun)]
-    return begun.union(*(batch.members for batch in started))
+    return begun.union(over, *(batch.members for batch in started))
 
 
 def _phases(message: wire.Hello) -> dict[str, float]:

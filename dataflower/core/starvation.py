@@ -74,7 +74,7 @@ class Starvation:
         for task, instance in self._tasks.items():
             if instance.promised:
                 continue  # it waits for the one that promised
-            if instance.is_doomed:
+            if instance.is_doomed or instance.is_sent:
                 return None
             if self._starving.get(task) == self._containers[instance.container].released:
                 continue

@@ -181,7 +181,7 @@ class Tasks(Relays):
         self._tasks[task] = instance
         pool = container.pool
         instance.ahead = not pool.batches and len(container.tasks) >= pool.concurrency
-        instance.recalled = False
+        instance.recalled = instance.is_sent = False
         pool.seat(container, instance, now)
         if instance.ahead and pool.watch is None:
             pool.watch = self.timers.at(now + PATIENCE_S, lambda at: self._look_after(pool, at))
@@ -248,6 +248,8 @@ class Tasks(Relays):
         task = instance.task
         if instance.container not in self._containers:
             return  # it died just now, and this is one of the tasks that it took along
+        if instance.is_sent:
+            return  # its function is over; what comes of it counts for nothing
         if instance.ahead:
             instance.recalled = True
             self._out.append(Tell(instance.container, wire.Withdraw((task,), reason)))
@@ -272,7 +274,7 @@ class Tasks(Relays):
     def _kill_if_deaf(self, task: int, reason: str, now: float) -> None:
         """The task was told to stop and hasn't: end its container, once that doesn't hurt others in it."""
         instance = self._tasks.get(task)
-        if instance is None:
+        if instance is None or instance.is_sent:
             return
         container = self._containers[instance.container]
         pool = container.pool
@@ -296,19 +298,24 @@ class Tasks(Relays):
         if (timeout := self._timeouts.pop(task, None)) is not None:
             timeout.cancel()
         if container.batches:
-            batch = self._batches.pop(task)
-            del batch.members[task]
-            if not batch.members:
-                del container.batches[batch.number]
-            elif batch.is_doomed:  # it ran on for this one only
-                self._end_soon(next(iter(batch.members)), "nobody wants the rest of its batch", now)
+            self._leave_batch(container, task, now)
         call = self._calls[instance.flow.invocation]
         call.running -= 1
-        if not container.tasks:
+        if container.is_idle:
             container.idle_since = now
             if not container.keep_alive_set:
                 self._fleet.watch_idle(container, now)
         return instance, call
+
+    def _leave_batch(self, container: Container, task: int, now: float) -> None:
+        batch = self._batches.pop(task, None)
+        if batch is None:
+            return
+        del batch.members[task]
+        if not batch.members:
+            del container.batches[batch.number]
+        elif batch.is_doomed:  # it ran on for this one only
+            self._end_soon(next(iter(batch.members)), "nobody wants the rest of its batch", now)
 
     def _attempt_failed(self, call: Call, instance: Instance, failure: Failure, now: float) -> None:
         if instance.trace is not None:

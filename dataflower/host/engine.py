@@ -28,6 +28,7 @@ from dataflower.core.commands import Command, FinishInvocation, Tell
 from dataflower.core.events import (
     ContainerExited,
     ContainerSaid,
+    ContainerSending,
     ContainerSized,
     Event,
     InvocationReleased,
@@ -42,6 +43,7 @@ from dataflower.host.holder import Holder, anonymous_bytes, private_bytes
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.meeting import Credentials
+from dataflower.host.peer_wire import Sending
 from dataflower.host.promises import Promises
 from dataflower.host.remote_peer import RemotePeer
 from dataflower.host.remotes import Remotes
@@ -263,6 +265,12 @@ class Engine:
         except ProtocolViolation as error:
             self._violations += 1
             self._reject(peer, f"broke the protocol: {error}")
+
+    def sending(self, container: int, message: Sending) -> None:
+        """What a container, here or on another host, has still to send."""
+        if not self._closing and container in self._peers:
+            flow = (message.fresh, message.waiting, message.bytes_per_s)
+            self.feed(ContainerSending(container, *flow, message.over, message.run_s))
 
     def exited(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
         """A container on another host is gone, or its host is. `begun`: what it had begun with, if that is known."""

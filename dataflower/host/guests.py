@@ -13,7 +13,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -21,7 +21,9 @@ from dataflower import wire
 from dataflower.channel.connection import Connection, tune
 from dataflower.channel.ferry import Ferry
 from dataflower.channel.mux import Limit
+from dataflower.channel.outflow import Outflows
 from dataflower.channel.views import Views
+from dataflower.clock import SystemClock
 from dataflower.core.commands import StartContainer
 from dataflower.errors import Closed, Code, EndOfStream, InvalidArgument, PeerGone, WouldBlock
 from dataflower.host import peer_wire
@@ -29,7 +31,7 @@ from dataflower.host.api import PeerState, PeerStatus
 from dataflower.host.launcher import Launcher
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.meeting import Credentials, Refused, meet_owner
-from dataflower.host.peer_wire import Bye, DropArena, Ended, Greeting, Kill, Order, Stop
+from dataflower.host.peer_wire import Bye, DropArena, Ended, Greeting, Kill, Order, Sending, Stop
 from dataflower.host.remote_peer import refs_of
 from dataflower.host.settings import HostConfig
 from dataflower.wire import (
@@ -49,6 +51,8 @@ from dataflower.wire import (
 )
 
 _log = logging.getLogger(__name__)
+
+_now = SystemClock().monotonic
 
 ExitListener = Callable[[str, frozenset[int] | None], None]
 """Told why a container is gone, and what it had begun with."""
@@ -71,6 +75,8 @@ class Guest:
 
     peer: Peer
     process: int
+    behind: set[int] = field(default_factory=set)
+    """Streams that what it has said waits for, as far as they are under way."""
 
 
 class Owner:
@@ -90,9 +96,17 @@ class Owner:
         self._sizes: dict[int, int] = {}
         self._peers: dict[int, Peer] = {}
         self._limits: dict[int, Limit] = {}
+        self._outflows = Outflows(_now, self._sends)
+        self._news: set[int] = set()
+        """Guests of which there is news in `_outflows`."""
         self._memory = Memory(self._views, self._sizes, lambda slot: True)
         self.ferry = Ferry(
-            lambda ref: self._views.view(ref).data, self._deliver, self._mirrored, self._forgotten, limits=self._limits
+            lambda ref: self._views.view(ref).data,
+            self._deliver,
+            self._mirrored,
+            self._forgotten,
+            limits=self._limits,
+            outflows=self._outflows,
         )
 
     # --- the connection --------------------------------------------------------------------------------------
@@ -266,10 +280,13 @@ class Owner:
 
     # --- what its containers say -----------------------------------------------------------------------------
 
-    def _say(self, number: int, body: bytes, refs: list[TensorRef] | None = None) -> None:
-        if not self.is_over:
-            self.ferry.send(number, body, refs or (), self._sizes.__getitem__)
-            self._flush_soon()
+    def _say(self, number: int, body: bytes, refs: list[TensorRef] | None = None) -> tuple[int, ...]:
+        """Tell the owner; returns the streams of bytes that it will hear it behind."""
+        if self.is_over:
+            return ()
+        streams = self.ferry.send(number, body, refs or (), self._sizes.__getitem__)
+        self._flush_soon()
+        return streams
 
     def _on_readable(self, guest: Guest, burst: int = BURST) -> None:
         peer = guest.peer
@@ -301,7 +318,42 @@ class Owner:
             raise ProtocolViolation("made an arena of nothing")
         else:
             peer.check(message)
-        self._say(peer.number, payload, _refs_from(message))
+        guest = self.guests.get(peer.number)
+        streams = self._say(peer.number, payload, _refs_from(message))
+        if guest is not None:
+            guest.behind.update(streams)
+            self._tell_over(guest, message)
+
+    def _tell_over(self, guest: Guest, message: wire.FromContainer) -> None:
+        """Tasks have ended: their owner hears of it now if their reports have to wait for bytes."""
+        if not isinstance(message, (TaskDone, TaskFailed, BatchDone)):
+            return
+        guest.behind = {stream for stream in guest.behind if self.ferry.mux.is_open(stream)}
+        if not guest.behind:
+            return
+        results = message.results if isinstance(message, BatchDone) else (message,)
+        times = results[-1].times if results else Times()
+        run_s = max(0.0, times.ended - times.started) if times.started else 0.0
+        self._tell_sending(guest.peer.number, tuple(result.task for result in results), run_s)
+
+    def _sends(self, number: int) -> None:
+        """What a guest sends has changed: its owner hears of it once in each turn of the loop."""
+        if number in self.guests:
+            if not self._news:
+                self._loop.call_soon(self._tell_news)
+            self._news.add(number)
+
+    def _tell_news(self) -> None:
+        news, self._news = self._news, set()
+        for number in news:
+            self._tell_sending(number)
+
+    def _tell_sending(self, number: int, over: tuple[int, ...] = (), run_s: float = 0.0) -> None:
+        if not self.is_over and number in self.guests:
+            self._news.discard(number)
+            body = peer_wire.encode(Sending(*self._outflows.take(number), over, run_s))
+            self.ferry.send_urgent(number, body)
+            self._flush_soon()
 
     def _attach(self, peer: Peer, message: ArenaMade, descriptor: int) -> None:
         arena = message.arena
@@ -333,6 +385,7 @@ class Owner:
             begun = None  # it was hung up on, so it may have ended tasks unheard
         self._hang_up(guest)
         del self.guests[number], self._peers[number]
+        self._outflows.forget(number)
         self.ferry.drop(number)
         self._limits.pop(number, None)
         self._say(number, peer_wire.encode(Ended(reason, None if begun is None else tuple(begun))))

@@ -11,7 +11,7 @@ import msgspec
 from dataflower import wire
 from dataflower.spec.workflow import Stage
 
-VERSION = 1
+VERSION = 2
 
 # --- meeting -------------------------------------------------------------------------------------------------
 
@@ -89,6 +89,16 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
     begun: tuple[int, ...] | None = None
 
 
+class Sending(msgspec.Struct, frozen=True, array_like=True, tag="sending"):
+    """What the container's data unit still sends: see `core.events.ContainerSending`. Overtakes the bytes."""
+
+    fresh: int
+    waiting: int
+    bytes_per_s: float
+    over: tuple[int, ...] = ()
+    run_s: float = 0.0
+
+
 ToTask = (
     wire.RunTask
     | wire.RunBatch
@@ -106,4 +116,4 @@ decode_challenge = msgspec.msgpack.Decoder(Challenge).decode
 decode_greeting = msgspec.msgpack.Decoder(Greeting).decode
 decode_welcome = msgspec.msgpack.Decoder(Welcome | Refusal).decode
 decode_order = msgspec.msgpack.Decoder(ToTask | Order | Stop | Kill | DropArena | Bye).decode
-decode_report = msgspec.msgpack.Decoder(wire.FromContainer | Ended).decode
+decode_report = msgspec.msgpack.Decoder(wire.FromContainer | Ended | Sending).decode

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 import ssl
@@ -22,13 +23,15 @@ from dataflower import wire
 from dataflower.channel.connection import Connection
 from dataflower.channel.ferry import Ferry
 from dataflower.channel.mux import Limit
+from dataflower.channel.outflow import Outflows
+from dataflower.clock import SystemClock
 from dataflower.core.commands import StartContainer
 from dataflower.errors import FailedPrecondition
 from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
 from dataflower.host.links import Memory, Peer
 from dataflower.host.meeting import SESSION_BYTES, Credentials, Refused, meet_lender
-from dataflower.host.peer_wire import Bye, DropArena, Ended, Order, Welcome
+from dataflower.host.peer_wire import Bye, DropArena, Ended, Order, Sending, Welcome
 from dataflower.host.placement import Placement
 from dataflower.host.remote_peer import RemotePeer
 from dataflower.host.settings import HostConfig
@@ -36,6 +39,7 @@ from dataflower.wire import ArenaMade, BatchDone, TaskDone, TaskFailed, TensorRe
 
 _log = logging.getLogger(__name__)
 
+_now = SystemClock().monotonic
 SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
 
@@ -47,6 +51,10 @@ class Listener(Protocol):
         """A message of a container; the descriptors are the listener's."""
         ...
 
+    def sending(self, container: int, message: Sending) -> None:
+        """What a container's data unit sends to other hosts."""
+        ...
+
     def exited(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
         """A container is gone. `begun`: what it had begun with, None if nobody knows."""
         ...
@@ -55,9 +63,8 @@ class Listener(Protocol):
 class Session:
     """What this host and a lender have with each other, over any number of connections. Ends once, for good."""
 
-    def __init__(
-        self, memory: Memory, listener: Listener, flush: Callable[[], None], limits: Mapping[int, Limit]
-    ) -> None:
+    def __init__(self, remotes: Remotes, flush: Callable[[], None]) -> None:
+        memory, listener = remotes.memory, remotes.listener
         self.id = os.urandom(SESSION_BYTES)
         self.was_connected = False
         self.ahead_s = 0.0
@@ -68,7 +75,12 @@ class Session:
         self._listener = listener
         self._flush = flush
         self.ferry = Ferry(
-            lambda ref: memory.views.view(ref).data, self._deliver, self._mirrored, self._forgotten, limits=limits
+            lambda ref: memory.views.view(ref).data,
+            self._deliver,
+            self._mirrored,
+            self._forgotten,
+            limits=remotes.limits,
+            outflows=remotes.outflows,
         )
 
     def tell(self, container: int, body: bytes, refs: Iterable[TensorRef] = (), *, urgent: bool = False) -> None:
@@ -98,6 +110,11 @@ class Session:
             del self.containers[number]
             begun = None if message.begun is None else frozenset(message.begun)
             self._listener.exited(number, message.reason, begun)
+        elif isinstance(message, Sending):
+            numbers = (message.fresh, message.waiting, message.bytes_per_s, message.run_s)
+            if not all(0 <= number < math.inf for number in numbers):
+                raise ValueError(f"sends what can't be: {message}")
+            self._listener.sending(number, message)
         elif isinstance(message, ArenaMade):
             self._listener.heard(peer, message, [self.ferry.descriptor(message.arena)])
         else:
@@ -154,7 +171,7 @@ class Remote:
         self._task: asyncio.Task[None] | None = None
 
     def _new_session(self) -> Session:
-        return Session(self._remotes.memory, self._remotes.listener, self._flush_soon, self._remotes.limits)
+        return Session(self._remotes, self._flush_soon)
 
     def begin(self) -> None:
         """Connect, and stay connected until `close`."""
@@ -296,12 +313,16 @@ class Remotes:
 
     def __init__(self, config: HostConfig, memory: Memory, listener: Listener, credentials: Credentials) -> None:
         """Connects after `begin`. Raises InvalidArgument and FailedPrecondition for settings that make no sense."""
+        self._loop = asyncio.get_running_loop()
         self.placement = Placement(config.host_name, config.peers, config.placement)
         self.name = config.host_name
         self.memory = memory
         self.listener = listener
         self.limits: dict[int, Limit] = {}
         """By container of this host: how fast it may send to others."""
+        self.outflows = Outflows(_now, self._sends)
+        self._news: set[int] = set()
+        """Containers of this host of which there is news in `outflows`."""
         self.credentials = credentials
         self.timeout_s = config.peer_timeout_s
         self.context: ssl.SSLContext | None = None
@@ -331,6 +352,21 @@ class Remotes:
     def ended(self, container: int) -> None:
         """A container of this host is gone."""
         self.limits.pop(container, None)
+        self.outflows.forget(container)
+        self._news.discard(container)
+
+    def _sends(self, container: int) -> None:
+        """What a container of this host sends has changed: its core hears of it once in each turn of the loop."""
+        if not container:
+            return  # inputs of invocations, which this host sends itself
+        if not self._news:
+            self._loop.call_soon(self._tell_news)
+        self._news.add(container)
+
+    def _tell_news(self) -> None:
+        news, self._news = self._news, set()
+        for container in news:
+            self.listener.sending(container, Sending(*self.outflows.take(container)))
 
     def released(self, slots: tuple[tuple[int, int], ...]) -> None:
         """Nobody reads these slots any more."""

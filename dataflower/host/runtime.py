@@ -100,6 +100,7 @@ class Runtime:
             start_timeout_s=config.start_timeout_s,
             output_ttl_s=config.output_ttl_s,
             seed=config.seed,
+            pressure=config.pressure,
             preload=config.preload,
             preload_memory_bytes=config.preload_memory_bytes,
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataflower.checkpoint.settings import StoreConfig
+from dataflower.core.pressure import Pressure
 from dataflower.errors import InvalidArgument
 
 MIB = 1024 * 1024
@@ -97,6 +98,8 @@ class HostConfig:
     """Whether libraries, weights and containers are got ready ahead of calls, for those who are called often."""
     preload_memory_bytes: int = 4 * GIB
     """Cap on the memory of what is held ready."""
+    pressure: Pressure = Pressure.MEASURED
+    """When a container that still sends to other hosts gets its next task (`core.pressure`)."""
     seed: int = 0
     models: StoreConfig = field(default_factory=StoreConfig)
     """The store of weights."""

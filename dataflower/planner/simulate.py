@@ -37,12 +37,14 @@ class Simulated:
         duration: how long they would take.
         plan: what it is run by; None for what the file says.
         items: stage -> stream port -> items for one task, on the average.
+        sends: stage -> bytes of a task's outputs, where it runs on another host; they come at `resources.bandwidth`.
     """
 
     workflow: Workflow
     duration: Duration
     plan: DispatchPlan | None = None
     items: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    sends: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -111,7 +113,7 @@ def planned(plan: DispatchPlan) -> Duration:
 class _Container:
     """`waiting`: tasks that it was given while as many as it may `running` at a time were there."""
 
-    __slots__ = ("given", "hardware", "key", "running", "stage", "waiting")
+    __slots__ = ("given", "hardware", "key", "rate", "running", "sent_at", "stage", "waiting")
 
     def __init__(self, key: str, stage: Stage, hardware: str, given: Simulated) -> None:
         self.key = key
@@ -120,6 +122,10 @@ class _Container:
         self.given = given
         self.running = 0
         self.waiting: deque[wire.RunTask] = deque()
+        self.sent_at = 0.0
+        """When all that its tasks have handed over will be where it belongs."""
+        self.rate = 0.0
+        """Bytes per second at which its last outputs came."""
 
 
 class Simulation:
@@ -133,8 +139,12 @@ class Simulation:
         max_containers: int = 1 << 20,
         deadline_s: float | None = None,
         config: CoreConfig | None = None,
+        line_bytes_per_s: float = math.inf,
     ) -> None:
-        """`workflows` by key; `start_s`: how long a container takes to start; `deadline_s` of each invocation."""
+        """`workflows` by key; `start_s`: how long a container takes to start; `deadline_s` of each invocation.
+
+        `line_bytes_per_s`: what all containers together can send from other hosts.
+        """
         self.core = HostCore(config or CoreConfig(cpus=1 << 16, max_containers=max_containers))
         self.figures = Figures()
         self._workflows = workflows
@@ -152,6 +162,8 @@ class Simulation:
         self._cancelled: set[int] = set()
         self._emitted: dict[tuple[str, str], int] = {}
         self._arrivals: dict[str, float] = {}
+        self._line_bytes_per_s = line_bytes_per_s
+        self._line_at = 0.0
         self._number = 0
         self._arriving = True
         for key, given in workflows.items():
@@ -353,7 +365,40 @@ class Simulation:
                 if container.stage.batch is None:
                     container.running -= 1
                     self._begin_waiting(number, container)
+                if nbytes := container.given.sends.get(container.stage.name, 0):
+                    self._send(number, container, nbytes * len(results), event, results)
+                    return
         self._tell(event)
+
+    def _send(
+        self,
+        number: int,
+        container: _Container,
+        nbytes: int,
+        report: events.Event,
+        results: tuple[wire.TaskDone | wire.TaskFailed, ...],
+    ) -> None:
+        """A report comes behind the outputs; that the function is over is known at once."""
+        own = container.stage.resources.bandwidth or math.inf
+        begins = max(container.sent_at, self._now)
+        self._line_at = max(self._line_at, self._now) + nbytes / self._line_bytes_per_s
+        container.sent_at = max(begins + nbytes / own, self._line_at)
+        took, arrives = container.sent_at - begins, container.sent_at - self._now
+        times = results[0].times
+        over = tuple(result.task for result in results)
+        waiting = self._unsent(container)
+        self._tell(events.ContainerSending(number, nbytes, waiting, container.rate, over, times.ended - times.started))
+
+        def arrive() -> None:
+            container.rate = nbytes / took if took > 0 else 0.0
+            self._tell(report)
+            self._tell(events.ContainerSending(number, 0, self._unsent(container), container.rate))
+
+        self._later(arrives, arrive)
+
+    def _unsent(self, container: _Container) -> int:
+        rate = min(container.stage.resources.bandwidth or math.inf, self._line_bytes_per_s)
+        return max(0, int((container.sent_at - self._now) * rate)) if rate < math.inf else 0
 
     def _told(self, event: events.ContainerSaid, results: tuple[wire.TaskDone | wire.TaskFailed, ...]) -> events.Event:
         for result in results:

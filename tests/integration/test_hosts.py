@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ import trustme
 import workflows_for_tests as w
 from hosts_rig import config, pair
 
+from dataflower.core.pressure import Pressure
 from dataflower.errors import DataflowerError, FailedPrecondition, InvalidArgument, InvocationFailed
 from dataflower.host.api import PeerState
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import DefaultIsolation
-from dataflower.spec.workflow import Resources, Workflow
+from dataflower.spec.workflow import Resources, Scaling, Workflow
 
 
 async def test_stages_run_here_and_there_with_the_same_results() -> None:
@@ -211,3 +214,73 @@ async def test_a_host_without_a_certificate_is_turned_away(tmp_path: Path) -> No
         with pytest.raises(InvocationFailed, match="'b'"):
             await hosts.call(w.chain(1), x=1)
         assert not hosts.lender.peers()
+
+
+def filling(**rest: Any) -> Workflow:
+    """One stage that makes 4 `x` bytes."""
+    return w.workflow("fill", [w.stage("only", "fill", {"n": "inputs.x"}, **rest)], {"y": "only.out"})
+
+
+async def test_a_function_over_there_goes_on_while_its_last_outputs_travel() -> None:
+    """One container, which may send 2 MB a second: its second task begins long before the outputs of its first came."""
+    slow = filling(resources=Resources(host="b", bandwidth=2e6), scaling=Scaling(max_replicas=1))
+    async with pair(pressure=Pressure.OFF) as hosts:
+        await hosts.call(slow, x=10)
+        calls = [await hosts.owner.invoke("fill", {"x": n}) for n in (400_000, 10)]
+        for call in calls:
+            await call.result()
+        await hosts.settled()
+        first, second = [(await hosts.owner.get(call.id)).trace.tasks[0] for call in calls]  # type: ignore[union-attr]
+        assert first.container == second.container
+        assert second.started < first.sent - 0.3
+
+
+async def test_a_stage_over_there_grows_when_sending_is_what_is_slow() -> None:
+    slow = filling(resources=Resources(host="b", bandwidth=2e6), scaling=Scaling(max_replicas=2))
+    async with pair() as hosts:
+        await hosts.call(slow, x=10)
+        calls = [await hosts.owner.invoke("fill", {"x": 400_000})]
+        await hosts.until(lambda: hosts.owner.peers()[0].bytes_in > 100_000)
+        calls.append(await hosts.owner.invoke("fill", {"x": 400_000}))
+        for call in calls:
+            await call.result()
+        await hosts.settled()
+        first, second = [(await hosts.owner.get(call.id)).trace.tasks[0] for call in calls]  # type: ignore[union-attr]
+        assert first.container != second.container
+        assert second.started < first.sent
+
+
+async def test_a_container_here_is_held_back_while_it_has_much_to_send() -> None:
+    """The outputs of a stage here are read over there: they go at the rate of the stage here."""
+    stages = [
+        w.stage("here", "fill", {"n": "inputs.x"}, resources=Resources(bandwidth=2e6), scaling=Scaling(max_replicas=2)),
+        w.stage("there", "checksum", {"x": "here.out"}, resources=Resources(host="b")),
+    ]
+    async with pair() as hosts:
+        two = w.workflow("two", stages, {"y": "there.out"})
+        await hosts.call(two, x=10)
+        calls = [await hosts.owner.invoke("two", {"x": 400_000})]
+        await hosts.until(lambda: hosts.owner.peers()[0].bytes_out > 100_000)
+        calls.append(await hosts.owner.invoke("two", {"x": 400_000}))
+        for call in calls:
+            await call.result()
+        await hosts.settled()
+        first, second = [(await hosts.owner.get(call.id)).trace.tasks[0] for call in calls]  # type: ignore[union-attr]
+        assert first.stage == second.stage == "here"
+        assert first.container != second.container
+
+
+async def test_cancels_and_crashes_while_outputs_travel_leave_nothing_behind() -> None:
+    slow = filling(resources=Resources(host="b", bandwidth=1e6), scaling=Scaling(max_replicas=1))
+    async with pair(isolation=DefaultIsolation.PROCESS, lender={"isolation": DefaultIsolation.PROCESS}) as hosts:
+        await hosts.call(slow, x=10)
+        cancelled = await hosts.owner.invoke("fill", {"x": 400_000})
+        await hosts.until(lambda: hosts.owner.peers()[0].bytes_in > 50_000)
+        cancelled.cancel()
+        await hosts.settled()
+        told = await hosts.owner.invoke("fill", {"x": 400_000})
+        before = hosts.owner.peers()[0].bytes_in
+        await hosts.until(lambda: hosts.owner.peers()[0].bytes_in > before + 50_000)
+        (pid,) = hosts.lender.container_pids().values()
+        os.kill(pid, signal.SIGKILL)
+        assert (await told.result())["y"].nbytes == 1_600_000, "it had handed its outputs over"
