@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from dataflower.core.device.turns import Function, Turns
-from dataflower.core.device.window import Latency, window
+from dataflower.core.device.turns import Turns, ordered
+from dataflower.core.device.window import Latency
 
 GB = 1e9
 
@@ -112,13 +112,14 @@ class _Replay:
     ) -> None:
         self._requests, self._kind, self._slo_s, self._keep_s = requests, kind, slo_s, keep_s
         self._turns: Turns[int] = Turns(slots)
+        self._most = most
         self._events: list[tuple[float, int, str, int]] = []
         self._order = itertools.count()
         self._containers: dict[int, _Container] = {}
         self._good = self._cold = 0
         self._byte_s = 0.0
         for number in {request.function for request in requests}:
-            self._turns.know(Function(str(number), slo_s, kind.first, window(slo_s, kind.first, most=most)))
+            self._turns.know(ordered(str(number), slo_s, kind.first, most=most))
 
     def run(self) -> Replayed:
         for index, request in enumerate(self._requests):
@@ -127,8 +128,7 @@ class _Replay:
         while self._events:
             now, _, what, number = heapq.heappop(self._events)
             getattr(self, f"_{what}")(now, number)
-            able = functools.partial(self._is_ready, now)
-            while (batch := self._turns.take(now, able)) is not None:
+            while (batch := self._turns.take(now, functools.partial(self._room, now))) is not None:
                 function = int(batch.function)
                 self._containers[function].busy += 1
                 first_s = self._kind.first.of(len(batch.items))  # one slot is one core: they don't slow each other
@@ -142,9 +142,9 @@ class _Replay:
     def _at(self, time: float, what: str, number: int) -> None:
         heapq.heappush(self._events, (time, next(self._order), what, number))
 
-    def _is_ready(self, now: float, name: str) -> bool:
+    def _room(self, now: float, name: str) -> int:
         container = self._containers.get(int(name))
-        return container is not None and container.ready <= now
+        return self._most if container is not None and container.ready <= now else 0
 
     def _request(self, now: float, index: int) -> None:
         function = self._requests[index].function

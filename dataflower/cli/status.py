@@ -85,6 +85,7 @@ def _verdicts(client: Client, record: InvocationRecord) -> tuple[Verdict, ...]:
 
 
 def _server(client: Client, output: Format) -> None:
+    from dataflower.cli.devices import device_data, device_table, device_text
     from dataflower.cli.hosts import peer_data, peer_table
     from dataflower.cli.records import (
         ago,
@@ -106,14 +107,19 @@ def _server(client: Client, output: Format) -> None:
         "peers": [peer_data(peer) for peer in info.peers],
         "weights": None if info.weights is None else weights_data(info.weights),
         "preloaded": [preloaded_data(artifact) for artifact in info.preloaded],
+        "devices": [device_data(device) for device in info.devices],
     }
     if output is Format.TABLE:
         terminal().note(f"dataflower {info.version}, started {ago(info.started_at)}")
         if info.weights is not None:
             terminal().note(weights_text(info.weights))
+        for device in info.devices:
+            terminal().note(device_text(device))
     emit(data, output, lambda: workflow_table(info.workflows))
     if output is Format.TABLE and info.peers:
         show(peer_table(info.peers))
+    if output is Format.TABLE and info.devices and not terminal().quiet:
+        show(device_table(info.devices))
     if output is Format.TABLE and info.preloaded and not terminal().quiet:
         show(preloaded_table(info.preloaded))
 

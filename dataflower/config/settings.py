@@ -92,6 +92,13 @@ class Config:
     """Whether libraries, weights and containers are got ready ahead of calls, for those who are called often."""
     preload_memory_bytes: int = 4096 * _MIB
     """Cap on the memory of what is held ready."""
+    device_batches: int = 0
+    """Batches of language model stages whose first tokens a device computes at a time: the others wait, ordered by how
+    much time their objectives leave. 0: every stage for itself."""
+    device_batch_size: int = 16
+    """Most requests of a stage in such a batch."""
+    device_ttft_s: float = 2.0
+    """Objective for the first token of workflows that state none (`slo: {ttft_ms: ...}`)."""
     spare_containers: bool = True
     """Whether a process beside each fork server waits to become the next container: cold starts without the fork."""
     cpus: int = field(default_factory=_cpus)

@@ -16,6 +16,9 @@ class CoreConfig:
     `output_ttl_s`: how long results in shared memory wait for a caller who reads none of them.
     `preload`: get ready ahead what calls are likely to need, in at most `preload_memory_bytes`.
     `pressure`: when a container that still sends gets its next task.
+    `device_batches`: batches of stages with weights that a device computes first tokens of at a time, 0: as many as
+    there are containers; of at most `device_batch_size` tasks. `device_ttft_s`: objective for the first token of
+    workflows that state none.
     """
 
     cpus: int = 2
@@ -27,3 +30,6 @@ class CoreConfig:
     pressure: Pressure = Pressure.MEASURED
     preload: bool = False
     preload_memory_bytes: int = 0
+    device_batches: int = 0
+    device_batch_size: int = 16
+    device_ttft_s: float = 2.0

@@ -19,6 +19,7 @@ from dataflower.core.call import Call, Deployment
 from dataflower.core.commands import Command, FinishInvocation, Tell
 from dataflower.core.config import CoreConfig
 from dataflower.core.device.preloader import Prepared
+from dataflower.core.device.state import DeviceState
 from dataflower.core.dispatch import BatchPool
 from dataflower.core.events import Slot
 from dataflower.core.inputs import news
@@ -27,12 +28,14 @@ from dataflower.core.matching import Flow
 from dataflower.core.pool import ContainerPhase, Pool
 from dataflower.core.preloading import families
 from dataflower.core.priority import join, ranked
-from dataflower.core.program import CALLER
+from dataflower.core.program import CALLER, StageProgram
 from dataflower.core.sending import Sendings
 from dataflower.core.starvation import memory_full
 from dataflower.core.trace import InvocationTrace
+from dataflower.core.turn_pool import TurnPool
 from dataflower.core.unread import Unread
 from dataflower.errors import Code, Failure
+from dataflower.spec.workflow import Slo
 
 QUEUE_FULL_RETRY_S = 1.0
 SOONEST_RETRY_S = 0.01
@@ -83,6 +86,8 @@ class HostCore(Sendings):
         out: list[Command] = []
         self._out = out
         self._handlers[type(event)](event, now)
+        if self._devices is not None and self._devices.due:
+            self._take_turns(self._devices, now)
         if self._fleet.starved:
             self._fleet.place_starved(now)
         ledger = self.ledger
@@ -122,15 +127,9 @@ class HostCore(Sendings):
     # --- workflows -------------------------------------------------------------------------------------------
 
     def _workflow_added(self, event: events.WorkflowAdded, now: float) -> None:
-        pools = {
-            stage.index: (
-                Pool(event.key, stage.stage, self.config.cpus)
-                if stage.stage.batch is None
-                else BatchPool(event.key, stage, self.config.cpus)
-            )
-            for stage in event.program.stages[1:]
-            if not stage.stage.is_switch
-        }
+        slo = event.program.workflow.slo
+        stages = (stage for stage in event.program.stages[1:] if not stage.stage.is_switch)
+        pools = {stage.index: self._pool(event.key, stage, slo) for stage in stages}
         join(event.program.workflow, {pool.stage.name: pool for pool in pools.values()})
         self._deployments[event.key] = Deployment(event.key, event.program, pools)
         if self._preloading is not None:
@@ -139,6 +138,14 @@ class HostCore(Sendings):
             self._out.extend(commands.Preload(*library) for library in families(pools.values()))
         for pool in pools.values():
             self._dispatch(pool, now)
+
+    def _pool(self, key: str, program: StageProgram, slo: Slo | None) -> Pool:
+        stage = program.stage
+        if stage.batch is not None:
+            return BatchPool(key, program, self.config.cpus)
+        if self._devices is not None and self._devices.shares(stage):
+            return self._devices.pool(key, stage, self.config.cpus, slo)
+        return Pool(key, stage, self.config.cpus)
 
     def _workflow_removed(self, event: events.WorkflowRemoved, now: float) -> None:
         deployment = self._deployments.get(event.key)
@@ -174,6 +181,8 @@ class HostCore(Sendings):
             del self._deployments[deployment.key]
         for pool in deployment.pools.values():
             self._fleet.close(pool)
+            if self._devices is not None and isinstance(pool, TurnPool):
+                self._devices.forget(pool)
 
     # --- preloading ------------------------------------------------------------------------------------------
 
@@ -391,9 +400,15 @@ class HostCore(Sendings):
         """What could be ready ahead and whether it is, the densest first; None without preloading."""
         return None if self._preloading is None else self._preloading.prepared(now)
 
+    def devices(self) -> tuple[DeviceState, ...]:
+        """Devices on which stages with weights take turns; none where they don't."""
+        return () if self._devices is None else self._devices.states()
+
     def check_integrity(self) -> None:
         """Raise AssertionError if the books disagree with each other."""
         self.ledger.check_integrity()
+        if self._devices is not None:
+            self._devices.check_integrity()
         for deployment in self._deployments.values():
             for pool in deployment.pools.values():
                 pool.check_integrity(lambda i: (i.phase is Phase.RUNNING or i.promised) and i.task in self._tasks)

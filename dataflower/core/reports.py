@@ -105,6 +105,8 @@ class Reports(Tasks):
         for value in values:
             self.ledger.hold(value)
         instance = container.find(message.task)
+        if instance is not None and self._devices is not None:
+            self._devices.spoke(message.task, now)
         if instance is not None and not instance.is_doomed:
             call = self._calls[instance.flow.invocation]
             call.flow.emit(instance, message.index, message.outputs)
@@ -117,6 +119,8 @@ class Reports(Tasks):
         for value in values:
             self.ledger.hold(value)
         self._note_held(container, message.held)
+        if self._devices is not None and container.find(message.task) is not None:
+            self._devices.spoke(message.task, now)
         found = self._release_task(container, message.task, now)
         if found is not None:
             instance, call = found

@@ -11,6 +11,7 @@ from dataflower.core.batching import CostError
 from dataflower.core.call import Call
 from dataflower.core.commands import Command, Tell
 from dataflower.core.config import CoreConfig
+from dataflower.core.devices import Device, Devices
 from dataflower.core.dispatch import Batch, BatchPool
 from dataflower.core.failures import stand_in
 from dataflower.core.fleet import Fleet
@@ -19,10 +20,12 @@ from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
 from dataflower.core.pool import Container, Pool
 from dataflower.core.preloading import Preloading
+from dataflower.core.priority import ranked
 from dataflower.core.relay import Relays
 from dataflower.core.retry import Jitter, caught_by, next_delay_s
 from dataflower.core.starvation import Starvation
 from dataflower.core.timers import Timer, Timers
+from dataflower.core.turn_pool import TurnPool
 from dataflower.errors import Code, Failure
 
 MOST_DISPLACED = 8
@@ -51,6 +54,8 @@ class Tasks(Relays):
         self._preloading: Preloading | None = None
         if config.preload:
             self._preloading = Preloading(config.preload_memory_bytes, self._fleet, self.timers, self._say)
+        self._devices = Devices(config, self.timers) if config.device_batches else None
+        """Set where stages with weights take turns on the devices that they share."""
         self._starvation = Starvation(self._tasks, self._containers, self._calls, self.timers)
         self._jitter = Jitter(config.seed)
         self._last_task = 0
@@ -103,6 +108,10 @@ class Tasks(Relays):
         if isinstance(pool, BatchPool):
             self._dispatch_batches(pool, now)
             return
+        if isinstance(pool, TurnPool):
+            if self._devices is not None:
+                self._devices.stir(pool)  # `_take_turns` follows when all that has happened is known
+            return
         while pool.queued and (pair := pool.take(now)) is not None:
             instance, container = pair
             call = self._calls[instance.flow.invocation]
@@ -113,6 +122,32 @@ class Tasks(Relays):
             self._run(call, instance, container, now)
         if pool.backlog or pool.min_replicas:
             self._fleet.fill(pool, now)
+
+    def _take_turns(self, devices: Devices, now: float) -> None:
+        """Give tasks to containers wherever something may begin, in the order of their devices."""
+        while devices.due:
+            device, _ = devices.due.popitem()
+            while (turn := devices.take(device, now)) is not None:
+                for instance in turn.instances:
+                    turn.pool.chosen(instance)
+                    call = self._calls[instance.flow.invocation]
+                    if call.deadline and now >= call.deadline and not call.finished:
+                        self._deadline_passed(call, now)
+                live = [instance for instance in turn.instances if instance.phase is Phase.QUEUED]
+                if not live:
+                    devices.passed(device, now)
+                    continue
+                for instance in live:
+                    self._run(self._calls[instance.flow.invocation], instance, turn.container, now)
+                    if instance.trace is not None:
+                        instance.trace.batch = len(live)
+                devices.began(device, turn, [instance.task for instance in live], now)
+            self._fill_device(device, now)
+
+    def _fill_device(self, device: Device, now: float) -> None:
+        for pool in ranked(device.pools.values()):
+            if pool.backlog or pool.min_replicas:
+                self._fleet.fill(pool, now)
 
     def _dispatch_batches(self, pool: BatchPool, now: float) -> None:
         """The same for a stage whose tasks run in batches."""
@@ -295,6 +330,8 @@ class Tasks(Relays):
         if instance is None:
             return None
         del self._tasks[task]
+        if self._devices is not None:
+            self._devices.left(task, now)
         if (timeout := self._timeouts.pop(task, None)) is not None:
             timeout.cancel()
         if container.batches:

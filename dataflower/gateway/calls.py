@@ -208,6 +208,7 @@ def server_info(message: pb.ServerStatusResponse) -> messages.ServerInfo:
         peers=tuple(messages.decode_peer(peer) for peer in message.peers),
         weights=messages.decode_weights(message.weights) if message.HasField("weights") else None,
         preloaded=tuple(messages.decode_preloaded(artifact) for artifact in message.preloaded),
+        devices=tuple(messages.decode_device(device) for device in message.devices),
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dataflower.checkpoint.protocol import Rate, Resident, Statistics
+from dataflower.core.device.state import DeviceState, Sharer
+from dataflower.core.device.window import Latency, Window
 from dataflower.core.trace import InvocationTrace, TaskTrace
 from dataflower.errors import Failure
 from dataflower.gateway import values
@@ -72,9 +74,11 @@ class ServerInfo:
     """Where functions' output is written, on the server's machine; empty if nowhere."""
     peers: tuple[PeerStatus, ...] = ()
     preloaded: tuple[Preloaded, ...] = ()
+    """What could be ready ahead of calls, the most valuable byte first; nothing where preloading is off."""
     weights: Statistics | None = None
     """Model weights in the host's memory; None while no function has asked for any."""
-    """What could be ready ahead of calls, the most valuable byte first; nothing where preloading is off."""
+    devices: tuple[DeviceState, ...] = ()
+    """Devices on which stages with weights take turns; nothing where they don't."""
 
 
 def encode_weights(held: Statistics, into: Any) -> None:
@@ -119,6 +123,45 @@ def decode_preloaded(message: Any) -> Preloaded:
         message.held,
         message.ready,
         tuple(message.users),
+    )
+
+
+def encode_device(state: DeviceState, into: Any) -> None:
+    """A shared device into its message."""
+    into.name, into.running, into.slots, into.batches = state.name, state.running, state.slots, state.batches
+    into.cap_bytes, into.used_bytes, into.offloaded = state.cap_bytes, state.used_bytes, state.offloaded
+    for sharer in state.sharers:
+        made = into.sharers.add(workflow=sharer.workflow, stage=sharer.stage, waiting=sharer.waiting)
+        made.window_size = sharer.window.size
+        set_time(made.window_wait, sharer.window.wait_s)
+        set_time(made.objective, sharer.slo_s)
+        if sharer.latency is not None:
+            set_time(made.first, sharer.latency.first_s)
+            set_time(made.more, sharer.latency.more_s)
+
+
+def decode_device(message: Any) -> DeviceState:
+    """And back."""
+    sharers = (
+        Sharer(
+            s.workflow,
+            s.stage,
+            s.waiting,
+            seconds_of(s.objective),
+            Latency(seconds_of(s.first), seconds_of(s.more)) if s.HasField("first") else None,
+            Window(s.window_size, seconds_of(s.window_wait)),
+        )
+        for s in message.sharers
+    )
+    return DeviceState(
+        message.name,
+        message.slots,
+        message.running,
+        message.batches,
+        tuple(sharers),
+        message.cap_bytes,
+        message.used_bytes,
+        message.offloaded,
     )
 
 

@@ -184,6 +184,7 @@ class Metrics:
             if isinstance(kept, Counter | Histogram):
                 yield kept.family()
         yield from self._workflows()
+        yield from self._devices()
         yield from self._usage_now()
 
     def _workflows(self) -> Iterable[Metric]:
@@ -198,6 +199,27 @@ class Metrics:
                     containers.add_metric((*labels, state), count)
                 queued.add_metric(labels, stage.queued)
         return running, containers, queued
+
+    def _devices(self) -> Iterable[Metric]:
+        of_device, of_stage = ["device"], ["device", "workflow", "stage"]
+        running = GaugeMetricFamily(
+            "dataflower_device_batches_running", "Batches that have the device", labels=of_device
+        )
+        begun = CounterMetricFamily("dataflower_device_batches", "Batches that have had the device", labels=of_device)
+        used = GaugeMetricFamily("dataflower_device_memory_bytes", "Memory of the device's stages", labels=of_device)
+        moved = CounterMetricFamily("dataflower_device_offloaded", "Artifacts that made room", labels=of_device)
+        waiting = GaugeMetricFamily("dataflower_device_waiting_tasks", "Tasks that wait for a turn", labels=of_stage)
+        window = GaugeMetricFamily("dataflower_device_window_seconds", "How long a batch stays open", labels=of_stage)
+        for state in self._host.devices():
+            labels = (state.name,)
+            running.add_metric(labels, state.running)
+            begun.add_metric(labels, state.batches)
+            used.add_metric(labels, state.used_bytes)
+            moved.add_metric(labels, state.offloaded)
+            for sharer in state.sharers:
+                waiting.add_metric((state.name, sharer.workflow, sharer.stage), sharer.waiting)
+                window.add_metric((state.name, sharer.workflow, sharer.stage), sharer.window.wait_s)
+        return running, begun, used, moved, waiting, window
 
     def _usage_now(self) -> Iterable[Metric]:
         usage = self._host.usage()

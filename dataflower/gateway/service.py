@@ -213,6 +213,8 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
             messages.encode_peer(peer, response.peers.add())
         for artifact in self._host.preloaded():
             messages.encode_preloaded(artifact, response.preloaded.add())
+        for device in self._host.devices():
+            messages.encode_device(device, response.devices.add())
         with suppress(Unavailable):  # it has just died; the host starts the next one
             if (held := await self._host.weights()) is not None:
                 messages.encode_weights(held, response.weights)

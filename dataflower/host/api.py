@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dataflower.checkpoint.protocol import Statistics
+from dataflower.core.device.state import DeviceState
 from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Failure
 from dataflower.spec.workflow import Workflow
@@ -332,6 +333,10 @@ class HostApi(Protocol):
 
     def preloaded(self) -> tuple[Preloaded, ...]:
         """What could be ready ahead of calls, the most valuable byte first; nothing where preloading is off."""
+        ...
+
+    def devices(self) -> tuple[DeviceState, ...]:
+        """Devices on which stages with weights take turns; none where they don't (`device_batches` 0)."""
         ...
 
     async def weights(self) -> Statistics | None:

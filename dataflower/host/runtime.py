@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from dataflower.channel import pace
 from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock, SystemClock
+from dataflower.core.device.state import DeviceState
 from dataflower.core.events import InvocationArrived
 from dataflower.core.host import CoreConfig, HostCore
 from dataflower.errors import (
@@ -103,6 +104,9 @@ class Runtime:
             pressure=config.pressure,
             preload=config.preload,
             preload_memory_bytes=config.preload_memory_bytes,
+            device_batches=config.device_batches,
+            device_batch_size=config.device_batch_size,
+            device_ttft_s=config.device_ttft_s,
         )
         try:
             self._core = HostCore(core_config)
@@ -458,6 +462,10 @@ class Runtime:
             Preloaded(p.name, p.kind.name.lower(), p.nbytes, p.saved_s, p.value, p.held, ready, p.users)
             for p, ready in self._core.prepared(self._clock.monotonic()) or ()
         )
+
+    def devices(self) -> tuple[DeviceState, ...]:
+        """See `HostApi.devices`."""
+        return self._core.devices()
 
     def usage(self) -> HostUsage:
         """See `HostApi.usage`."""

@@ -100,6 +100,13 @@ class HostConfig:
     """Cap on the memory of what is held ready."""
     pressure: Pressure = Pressure.MEASURED
     """When a container that still sends to other hosts gets its next task (`core.pressure`)."""
+    device_batches: int = 0
+    """Batches of language model stages whose first tokens a device computes at a time: the others wait, ordered by how
+    much time their objectives leave. 0: every stage for itself."""
+    device_batch_size: int = 16
+    """Most requests of a stage in such a batch."""
+    device_ttft_s: float = 2.0
+    """Objective for the first token of workflows that state none (`slo: {ttft_ms: ...}`)."""
     seed: int = 0
     models: StoreConfig = field(default_factory=StoreConfig)
     """The store of weights."""
@@ -126,6 +133,8 @@ class HostConfig:
     """Start with a new journal if the old one can't be read; the old file is kept beside it."""
 
     def __post_init__(self) -> None:
+        if not (self.device_batches >= 0 and self.device_batch_size >= 1 and self.device_ttft_s > 0):
+            raise InvalidArgument("device_batches must be at least 0, device_batch_size 1, device_ttft_s above 0")
         if not (self.replan_headroom >= 1 and 0 < self.replan_short_s <= self.replan_long_s and self.replan_per_minute):
             message = "replan_headroom and replan_per_minute must be at least 1"
             raise InvalidArgument(f"{message}, replan_short_s above 0 and at most replan_long_s")

@@ -17,8 +17,8 @@ from dataflower.core.device.arrivals import Rates
 from dataflower.core.device.artifact import HOST, Candidate, Key, Kind
 from dataflower.core.device.knapsack import choose
 from dataflower.core.device.offload import offload
-from dataflower.core.device.turns import Batch, Function, Turns
-from dataflower.core.device.window import Latency, Window, window
+from dataflower.core.device.turns import Batch, Function, Turns, ordered
+from dataflower.core.device.window import Latency, Window
 
 DEVICE = "device"
 REPLAN_S = 10.0
@@ -160,8 +160,7 @@ class Replay:
 
     def _known(self, function: LoraFunction) -> Function:
         if self._setting.adaptive:
-            own = window(function.slo_s, function.latency, most=self._machine.most)
-            return Function(function.name, function.slo_s, function.latency, own)
+            return ordered(function.name, function.slo_s, function.latency, most=self._machine.most)
         # Equal objectives: whoever has waited longest goes first.
         return Function(function.name, 1.0, Latency(0.0, 0.0), Window(self._machine.most, COLLECT_S))
 
@@ -239,7 +238,7 @@ class Replay:
     def _step(self, outcome: Outcome, listed: tuple[Request, ...]) -> None:
         if self._setting.preload and self._now >= self._planned + REPLAN_S:
             self._preload()
-        while (batch := self._turns.take(self._now, self._is_able)) is not None:
+        while (batch := self._turns.take(self._now, self._room)) is not None:
             self._run(batch, outcome, listed)
         for name in self._functions:
             idle = name not in self._state.coming and name not in self._stuck
@@ -352,11 +351,12 @@ class Replay:
     def _is_ready(self, name: str) -> bool:
         return all(key in self._state.loaded for key in self._chain(name))
 
-    def _is_able(self, name: str) -> bool:
-        """Whether a batch of it could run: it is ready, and there is or can be room for keys and values."""
+    def _room(self, name: str) -> int:
+        """How many of its requests could run now: it is ready, and there is or can be room for keys and values."""
         if not self._is_ready(name):
-            return False
-        return self._leaving(self._kv(name, self._turns.waiting(name)), *self._chain(name)) is not None
+            return 0
+        able = self._leaving(self._kv(name, self._turns.waiting(name)), *self._chain(name)) is not None
+        return self._machine.most if able else 0
 
     def _kv(self, name: str, requests: int) -> int:
         return self._functions[name].kv_bytes * min(requests, self._machine.most)

@@ -11,6 +11,7 @@ from typing import Any
 
 from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock, SystemClock
+from dataflower.core.device.state import DeviceState
 from dataflower.errors import Code, DataflowerError, InvalidArgument, NotFound
 from dataflower.host.api import (
     HostUsage,
@@ -61,6 +62,7 @@ class FakeHost:
         self._ids = itertools.count(1)
         self._listeners: list[Listener] = []
         self.stored: Statistics | None = None
+        self.shared: tuple[DeviceState, ...] = ()
 
     def add(
         self, name: str, body: Body, inputs: tuple[Port, ...] | None = None, outputs: tuple[Port, ...] = ()
@@ -196,6 +198,10 @@ class FakeHost:
     def preloaded(self) -> tuple[Preloaded, ...]:
         """As `HostApi.preloaded`: nothing is."""
         return ()
+
+    def devices(self) -> tuple[DeviceState, ...]:
+        """As `HostApi.devices`: what `shared` says."""
+        return self.shared
 
     def on_start(self, listener: StartListener) -> None:
         """As `HostApi.on_start`: there are no containers to tell of."""

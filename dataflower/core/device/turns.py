@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import enum
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from dataflower.core.device.window import Latency, Window
+from dataflower.core.device.window import Latency, Window, window
 
 Item = TypeVar("Item", bound=Hashable)
 
 STARVED = 10.0
 """A request that has waited for so many objectives goes first, however late it is."""
+SLACK = 0.02
+"""Share of an objective that a window leaves when it closes for want of time: clocks are late, and then fewer fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,16 @@ class Batch(Generic[Item]):
     since: float
     margin_s: float = math.inf
     rank: Rank = Rank.TIMELY
+
+
+def ordered(name: str, slo_s: float, latency: Latency | None, *, most: int, fitting: int = sys.maxsize) -> Function:
+    """A function with the window that follows from its objective (`window.window`).
+
+    `latency` None: not known yet. Then nobody waits, since nobody knows how long there is time for that.
+    """
+    if latency is None:
+        return Function(name, slo_s, Latency(0.0, 0.0), Window(max(1, min(most, fitting)), 0.0))
+    return Function(name, slo_s, latency, window(slo_s, latency, most=most, fitting=fitting))
 
 
 @dataclass(slots=True)
@@ -86,6 +99,10 @@ class Turns(Generic[Item]):
         else:
             queue.function = function
 
+    def known(self, name: str) -> Function:
+        """What is known of a function. KeyError if nothing is."""
+        return self._queues[name].function
+
     def forget(self, name: str) -> tuple[Item, ...]:
         """A function is gone; gives what still waited."""
         queue = self._queues.pop(name, None)
@@ -93,7 +110,11 @@ class Turns(Generic[Item]):
 
     def add(self, name: str, item: Item, since: float) -> None:
         """A request of a known function that came at `since`. KeyError if it is not known."""
-        self._queues[name].items.append((item, since))
+        items = self._queues[name].items
+        place = len(items)
+        while place and items[place - 1][1] > since:  # it was given out before, and came back
+            place -= 1
+        items.insert(place, (item, since))
 
     def withdraw(self, name: str, item: Item) -> bool:
         """It is not wanted any more; False if it does not wait here."""
@@ -109,14 +130,15 @@ class Turns(Generic[Item]):
         queue = self._queues.get(name)
         return 0 if queue is None else len(queue.items)
 
-    def take(self, now: float, able: Callable[[str], bool] = lambda _: True) -> Batch[Item] | None:
+    def take(self, now: float, room: Callable[[str], int] = lambda _: sys.maxsize) -> Batch[Item] | None:
         """The batch to start now, if any; it runs until `over`.
 
-        `able`: whether a function could start now at all (its weights are there, its process is ready).
+        `room`: how many requests of a function could start now; 0 if its weights are not there, or its process is not
+        ready.
         """
         if self.running >= self._slots:
             return None
-        ready = [b for b in self._closed(now) if able(b.function)]
+        ready = list(self._closed(now, room))
         if not ready:
             return None
         best = min(ready, key=lambda b: (b.rank, b.margin_s, b.since))
@@ -146,33 +168,35 @@ class Turns(Generic[Item]):
         """When its window closes: at its end, or when the batch would be late beside those that run now."""
         function = queue.function
         taken = (self.running + 1) * function.latency.of(min(len(queue.items), function.window.size))
-        return queue.items[0][1] + max(0.0, min(function.window.wait_s, function.slo_s - taken))
+        last = (1 - SLACK) * function.slo_s - taken
+        return queue.items[0][1] + max(0.0, min(function.window.wait_s, last))
 
-    def _closed(self, now: float) -> Iterable[Batch[Item]]:
+    def _closed(self, now: float, room: Callable[[str], int]) -> Iterable[Batch[Item]]:
         idle = not self.running and not self._patient
         for queue in self._queues.values():
             if not queue.items:
                 continue
-            if idle or len(queue.items) >= queue.function.window.size or now >= self._closing(queue):
-                batch = self._chosen(queue, now)
+            most = min(queue.function.window.size, room(queue.function.name))
+            if most > 0 and (idle or len(queue.items) >= most or now >= self._closing(queue)):
+                batch = self._chosen(queue, now, most)
                 if batch is not None:
                     yield batch
 
-    def _chosen(self, queue: _Queue[Item], now: float) -> Batch[Item] | None:
+    def _chosen(self, queue: _Queue[Item], now: float, most: int) -> Batch[Item] | None:
         """The next batch of a function; None if it had better wait for the end of one that runs."""
         function, together = queue.function, self.running + 1
         oldest = queue.items[0][1]
         if now - oldest > STARVED * function.slo_s:
-            return self._judged(list(queue.items), function, now, Rank.STARVED)
+            return self._judged(list(queue.items)[:most], function, now, Rank.STARVED)
         latest = now + function.latency.of(1) - function.slo_s - 1e-9
         timely = [entry for entry in queue.items if entry[1] >= latest] if oldest < latest else list(queue.items)
         if not timely:
-            return self._judged(list(queue.items), function, now, Rank.LATE)
-        fits = _largest(function, (function.slo_s - (now - timely[0][1])) / together)
+            return self._judged(list(queue.items)[:most], function, now, Rank.LATE)
+        fits = min(most, _largest(function, (function.slo_s - (now - timely[0][1])) / together))
         if fits:
             late = [entry for entry in queue.items if entry[1] < latest]
             return self._judged((timely + late)[:fits], function, now, Rank.TIMELY)
-        return None if self.running else self._judged(timely, function, now, Rank.TIMELY)
+        return None if self.running else self._judged(timely[:most], function, now, Rank.TIMELY)
 
     def _judged(self, entries: list[tuple[Item, float]], function: Function, now: float, rank: Rank) -> Batch[Item]:
         taken = entries[: function.window.size]
@@ -188,4 +212,4 @@ def _largest(function: Function, seconds: float) -> int:
         return 0
     if function.latency.more_s <= 0:
         return function.window.size
-    return min(function.window.size, int(spare / function.latency.more_s) + 1)
+    return min(function.window.size, int(min(spare / function.latency.more_s, function.window.size)) + 1)

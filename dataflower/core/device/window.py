@@ -43,6 +43,6 @@ def window(slo_s: float, latency: Latency, *, most: int = MOST, fitting: int = M
         fitting: how many have room in memory at a time.
     """
     spare_s = slo_s - latency.first_s
-    size = most if latency.more_s <= 0 else math.floor(spare_s / latency.more_s + 1e-9) + 1
+    size = most if latency.more_s <= 0 else math.floor(max(-1.0, min(spare_s / latency.more_s, most)) + 1e-9) + 1
     size = max(1, min(size, most, fitting))
     return Window(size, max(0.0, slo_s - latency.of(size)))

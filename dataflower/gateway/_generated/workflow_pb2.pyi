@@ -619,7 +619,7 @@ class ServerStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerStatusResponse(_message.Message):
-    __slots__ = ("version", "started_at", "workflows", "max_message_bytes", "log_dir", "peers", "preloaded", "weights")
+    __slots__ = ("version", "started_at", "workflows", "max_message_bytes", "log_dir", "peers", "preloaded", "weights", "devices")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
     WORKFLOWS_FIELD_NUMBER: _ClassVar[int]
@@ -628,6 +628,7 @@ class ServerStatusResponse(_message.Message):
     PEERS_FIELD_NUMBER: _ClassVar[int]
     PRELOADED_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
     version: str
     started_at: _timestamp_pb2.Timestamp
     workflows: _containers.RepeatedCompositeFieldContainer[Workflow]
@@ -636,7 +637,48 @@ class ServerStatusResponse(_message.Message):
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
     preloaded: _containers.RepeatedCompositeFieldContainer[PreloadedArtifact]
     weights: WeightStore
-    def __init__(self, version: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., workflows: _Optional[_Iterable[_Union[Workflow, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., log_dir: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., preloaded: _Optional[_Iterable[_Union[PreloadedArtifact, _Mapping]]] = ..., weights: _Optional[_Union[WeightStore, _Mapping]] = ...) -> None: ...
+    devices: _containers.RepeatedCompositeFieldContainer[SharedDevice]
+    def __init__(self, version: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., workflows: _Optional[_Iterable[_Union[Workflow, _Mapping]]] = ..., max_message_bytes: _Optional[int] = ..., log_dir: _Optional[str] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., preloaded: _Optional[_Iterable[_Union[PreloadedArtifact, _Mapping]]] = ..., weights: _Optional[_Union[WeightStore, _Mapping]] = ..., devices: _Optional[_Iterable[_Union[SharedDevice, _Mapping]]] = ...) -> None: ...
+
+class SharedDevice(_message.Message):
+    __slots__ = ("name", "running", "slots", "batches", "sharers", "cap_bytes", "used_bytes", "offloaded")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    SHARERS_FIELD_NUMBER: _ClassVar[int]
+    CAP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OFFLOADED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    running: int
+    slots: int
+    batches: int
+    sharers: _containers.RepeatedCompositeFieldContainer[DeviceSharer]
+    cap_bytes: int
+    used_bytes: int
+    offloaded: int
+    def __init__(self, name: _Optional[str] = ..., running: _Optional[int] = ..., slots: _Optional[int] = ..., batches: _Optional[int] = ..., sharers: _Optional[_Iterable[_Union[DeviceSharer, _Mapping]]] = ..., cap_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., offloaded: _Optional[int] = ...) -> None: ...
+
+class DeviceSharer(_message.Message):
+    __slots__ = ("workflow", "stage", "waiting", "objective", "first", "more", "window_size", "window_wait")
+    WORKFLOW_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_SIZE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_WAIT_FIELD_NUMBER: _ClassVar[int]
+    workflow: str
+    stage: str
+    waiting: int
+    objective: _duration_pb2.Duration
+    first: _duration_pb2.Duration
+    more: _duration_pb2.Duration
+    window_size: int
+    window_wait: _duration_pb2.Duration
+    def __init__(self, workflow: _Optional[str] = ..., stage: _Optional[str] = ..., waiting: _Optional[int] = ..., objective: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., first: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., more: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., window_size: _Optional[int] = ..., window_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class WeightStore(_message.Message):
     __slots__ = ("cap_bytes", "held_bytes", "free_bytes", "loads", "hits", "models", "rates")
