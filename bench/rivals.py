@@ -17,7 +17,7 @@ from typing import Any, Self
 from bench.engine import ROOT, pin
 from bench.processes import descendants
 
-PEERS = Path(os.environ.get("DATAFLOWER_PEERS", ROOT / ".venv-peers")) / "bin" / "python"
+PEERS = Path(os.environ.get("BENCH_PEERS", ROOT / ".venv-peers")) / "bin" / "python"
 MISSING = "not installed: make bench-peers"
 
 

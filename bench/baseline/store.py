@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-MISSING = "no redis-server found: sudo apt-get install redis-server, or name one in DATAFLOWER_REDIS"
+MISSING = "no redis-server found: sudo apt-get install redis-server, or name one in BENCH_REDIS"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Address:
 
 def binary() -> str | None:
     """The server's program, or None."""
-    return shutil.which(os.environ.get("DATAFLOWER_REDIS", "redis-server"))
+    return shutil.which(os.environ.get("BENCH_REDIS", "redis-server"))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dataflower.cli.terminal import Format, emit
+from dataflower.cli.terminal import Format, emit, terminal
 
 
 def config(
@@ -27,6 +27,8 @@ def config(
     from dataflower.config.settings import SECRETS
 
     composed = compose(file=file)
+    for note in composed.notes:
+        terminal().note(f"note: {note}")
     values = {
         name: "(set)" if name in SECRETS and value else _plain(value)
         for name, value in dataclasses.asdict(composed.config).items()

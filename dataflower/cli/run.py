@@ -58,7 +58,10 @@ def run(
     from dataflower.config.convert import host_config
     from dataflower.host.inputs import split_inputs
 
-    settings = beside(compose({"code_path": code_path}, file=config).config, [file])
+    composed = compose({"code_path": code_path}, file=config)
+    for note in composed.notes:
+        terminal().note(f"note: {note}")
+    settings = beside(composed.config, [file])
     workflow, source = load_file(file, settings, profile)
     given = parse_inputs(inputs or [], workflow.inputs)
     split_inputs(workflow.name, {port.name: port for port in workflow.inputs}, given)  # before anything is started

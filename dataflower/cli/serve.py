@@ -86,6 +86,8 @@ def serve(
     }
     composed = compose(flags, file=config)
     settings = composed.config
+    for note in composed.notes:
+        terminal().note(f"note: {note}")
     if settings.port == 0 and composed.origins["http_port"].kind == "default":
         settings = dataclasses.replace(settings, http_port=0)  # who wants any port wants no fixed one beside it
     for place in settings.code_path:

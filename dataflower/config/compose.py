@@ -20,6 +20,8 @@ from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.units import parse_duration, parse_size
 
 PREFIX = "DATAFLOWER_"
+OTHER_VARIABLES = frozenset({"DATAFLOWER_CACHE", "DATAFLOWER_FAILPOINTS", "DATAFLOWER_HOST", "DATAFLOWER_STORE"})
+"""Those that are no settings: of the cache folder, of tests, and of what a host tells its containers."""
 FILES = ("dataflower.toml", "dataflower.yaml", "dataflower.yml")
 """Looked for in the working directory, in this order, when no file is named."""
 
@@ -83,7 +85,15 @@ def compose(
             put(name, value, Origin("flag"), "--" + name.replace("_", "-"))
     if problems:
         raise ConfigInvalid(problems)
-    return Composed(Config(**values), origins)
+    return Composed(Config(**values), origins, _strange(environment))
+
+
+def _strange(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """A note for each variable that was meant for us and sets nothing."""
+    known = {PREFIX + name.upper() for name in _FIELDS}
+    unknown = sorted(n for n in environment if n.startswith(PREFIX) and n not in known | OTHER_VARIABLES)
+    hint = "`dataflower config` lists the settings"
+    return tuple(f"{name} is set, and sets nothing ({did_you_mean(name, known, hint)})" for name in unknown)
 
 
 def read(name: str, value: Any) -> Any:

@@ -186,3 +186,5 @@ class Composed:
 
     config: Config
     origins: Mapping[str, Origin]
+    notes: tuple[str, ...] = ()
+    """What looks like a mistake and stops nothing."""

@@ -34,6 +34,12 @@ def test_yaml_is_read_too(tmp_path: Path) -> None:
     assert config.code_path == ("a", "b")
 
 
+def test_a_variable_that_sets_nothing_is_noted(tmp_path: Path) -> None:
+    environment = {"DATAFLOWER_MAX_CONTAINER": "2", "DATAFLOWER_CACHE": "/tmp", "DATAFLOWER_CPUS": "1", "PATH": "/bin"}
+    (note,) = compose(environment=environment, directory=tmp_path).notes
+    assert note == "DATAFLOWER_MAX_CONTAINER is set, and sets nothing (did you mean 'DATAFLOWER_MAX_CONTAINERS'?)"
+
+
 def test_without_any_source_there_are_the_defaults(tmp_path: Path) -> None:
     assert compose(environment={}, directory=tmp_path).config == Config()
 
