@@ -9,7 +9,7 @@ a lane of its own, and tasks are dealt out in proportion to the groups' rates.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from dataflower.core.batching import GRACE_S, CostError, Shelf, Sorter, Waiting
@@ -18,6 +18,7 @@ from dataflower.core.plan import GroupPlan, StageDispatch
 from dataflower.core.pool import Container, ContainerPhase, Pool
 from dataflower.core.program import StageProgram
 from dataflower.core.timers import Timer
+from dataflower.core.turnstile import Turnstile, Underway
 from dataflower.spec.expression import Expression, compile_expression
 from dataflower.spec.workflow import Batch as BatchSpec
 
@@ -87,6 +88,9 @@ class BatchPool(Pool):
         """When the queue is to be looked at again although nothing happens."""
         self.timer: Timer | None = None
         """The one that will see to that, kept by whoever has the timers."""
+        self.underway: Underway | None = None
+        """Kept where a stage behind this one lets tasks in by turn."""
+        self.turnstile: Turnstile | None = None
         self._groups = [_Group(self._unplanned(), spec.max_size)]
         self._lanes = [_Lane(self._groups)]
 
@@ -95,8 +99,11 @@ class BatchPool(Pool):
 
     def follow(self, plan: StageDispatch | None) -> None:
         """Run as a plan says from now on (None: as the workflow says). Containers and waiting tasks are kept."""
-        waiting = [(w, w.shelf.limit) for w in self._waiting.values() if w.shelf is not None]
+        waiting = [
+            (w, w.instance.attempt > 0 if w.shelf is None else w.shelf.limit == 1) for w in self._waiting.values()
+        ]
         self.plan = plan
+        self.underway = self.turnstile = None
         super().follow(plan)
         groups = (self._unplanned(),) if plan is None else plan.groups
         self._groups = [_Group(group, _enough(group, plan)) for group in groups]
@@ -107,14 +114,37 @@ class BatchPool(Pool):
         for container in self.containers.values():
             if container.phase in (ContainerPhase.STARTING, ContainerPhase.READY):
                 self._join(container)
-        for entry, limit in sorted(waiting, key=lambda pair: (pair[0].due, pair[0].since)):
-            self._shelve(entry, alone=limit == 1)
+        for entry, alone in sorted(waiting, key=lambda pair: (pair[0].due, pair[0].since)):
+            self._shelve(entry, alone=alone)
+
+    def let_in_by_turn(self, before: Sequence[Pool]) -> None:
+        """From now on tasks wait for older ones under way in those stages, as the plan says.
+
+        Where one of them keeps no order (its function takes one task at a time) they wait as long as they may.
+        """
+        assert self.plan is not None, "only a plan asks for it"
+        known = [pool for pool in before if isinstance(pool, BatchPool)]
+        for pool in known:
+            if pool.underway is None:
+                pool.underway = Underway(pool.holds)
+        kept = [pool.underway for pool in known if pool.underway is not None]
+        self.turnstile = Turnstile(kept if len(kept) == len(before) else (), self.plan.from_s)
 
     @property
     def due(self) -> float:
         """Deadline of the most urgent task that waits; inf without one."""
         shelves = (shelf for lane in self._lanes for shelf in lane.shelves.values() if shelf.count)
-        return min((shelf.head.due for shelf in shelves), default=math.inf)
+        early = (
+            (entry.due for entry in self._waiting.values() if entry.shelf is None) if self.turnstile is not None else ()
+        )
+        return min((*(shelf.head.due for shelf in shelves), *early), default=math.inf)
+
+    def holds(self, instance: Instance) -> bool:
+        """Whether a task waits or runs here."""
+        if instance in self._waiting:
+            return True
+        container = self.containers.get(instance.container)
+        return container is not None and container.tasks.get(instance.task) is instance
 
     # --- tasks -----------------------------------------------------------------------------------------------
 
@@ -130,9 +160,20 @@ class BatchPool(Pool):
             due = min(due, arrived + self.plan.until_s)
         entry = Waiting(instance, due, leave_by, now, cost)
         self._waiting[instance] = entry
-        self._shelve(entry, alone=instance.attempt > 0)
+        if self.underway is not None:
+            self.underway.add(instance, arrived)
+        if self.turnstile is None:
+            self._shelve(entry, alone=instance.attempt > 0)
+        else:
+            self.turnstile.add(entry, arrived)
         self.queued += 1
         instance.pooled = True
+
+    def _let_in(self, turnstile: Turnstile, now: float) -> None:
+        for entry in turnstile.let_in(now):
+            if self._waiting.get(entry.instance) is entry:  # it was not withdrawn
+                self._shelve(entry, alone=entry.instance.attempt > 0)
+        self.alarm = turnstile.next_at
 
     def _shelve(self, entry: Waiting, *, alone: bool) -> None:
         lane = self._deal()
@@ -176,6 +217,8 @@ class BatchPool(Pool):
             self.withdraw(entry.instance)
         for lane in self._lanes:
             lane.shelves.clear()
+        if self.turnstile is not None:
+            self.turnstile.clear()
         return [entry.instance for entry in entries]
 
     def take_batch(self, now: float) -> tuple[list[Instance], Container] | None:
@@ -185,6 +228,8 @@ class BatchPool(Pool):
         """
         best: tuple[Shelf, _Group] | None = None
         self.alarm = math.inf
+        if self.turnstile is not None:
+            self._let_in(self.turnstile, now)
         idle: _Group | None = None
         stuck: list[_Lane] = []
         for lane in self._lanes:
@@ -312,7 +357,9 @@ class BatchPool(Pool):
     def check_integrity(self, running: Callable[[Instance], bool]) -> None:
         """The counters agree with what they count."""
         shelved = sum(shelf.count for lane in self._lanes for shelf in lane.shelves.values())
-        assert self.queued == shelved == len(self._waiting), "queue count"
+        early = sum(entry.shelf is None for entry in self._waiting.values())
+        assert self.queued == shelved + early == len(self._waiting), "queue count"
+        assert not early or self.turnstile is not None, "a task waits nowhere"
         self._check_sizes()
         assert sum(group.containers for group in self._groups) == self.size == len(self._of), "group sizes"
         for container in self.containers.values():

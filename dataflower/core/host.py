@@ -170,6 +170,10 @@ class HostCore(Sendings):
                 deployment.admission.take_over(former, now)
         for name, pool in pools.items():
             pool.follow(stages.get(name))
+        for name, pool in pools.items():
+            if isinstance(pool, BatchPool) and name in stages and stages[name].behind:
+                pool.let_in_by_turn([pools[before] for before in stages[name].behind])
+        for pool in pools.values():
             for container in pool.idle:
                 self._fleet.watch_idle(container, now)
             self._dispatch(pool, now)

@@ -47,6 +47,9 @@ class StageDispatch(Struct, frozen=True):
         factor: tasks for one invocation, on the average.
         eager: start with fewer tasks than a full batch if that keeps the containers calm; a more urgent task that comes
             just after that waits for one run more, which the plan must leave time for.
+        behind: the stages just before it that let tasks overtake each other: tasks that come before older ones still
+            under way there wait for them (`turnstile`).
+        from_s: but only until so many seconds after the arrival of their invocation, when they are to be there.
     """
 
     stage: str
@@ -57,6 +60,8 @@ class StageDispatch(Struct, frozen=True):
     dummy_rate: float = 0.0
     factor: float = 1.0
     eager: bool = False
+    behind: tuple[str, ...] = ()
+    from_s: float = 0.0
 
     @property
     def capacity(self) -> float:

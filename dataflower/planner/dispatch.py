@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Set
 from graphlib import TopologicalSorter
 
+from msgspec.structs import replace
+
+from dataflower.core.batching import GRACE_S
 from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.errors import Problem
 from dataflower.planner.document import PlanDocument, StageDocument, check_against
 from dataflower.planner.reading import DocumentInvalid
 from dataflower.spec.scopes import predecessors
 from dataflower.spec.workflow import Workflow
+
+Parents = Mapping[str, Iterable[str]]
+LAG_S = 2 * GRACE_S
+"""A batch that is cut at the last moment ends that little late, and must not come just too late for the next stage."""
 
 
 def dispatch_plan(
@@ -55,26 +63,45 @@ def dispatch_plan(
 
 def dispatch_of(document: PlanDocument, workflow: Workflow, *, admission: bool = True) -> DispatchPlan:
     """The same without a look at whether it fits; stages that the plan does not name take no time."""
-    until_s = _until(document, workflow)
+    parents = {name: predecessors(workflow, stage) for name, stage in workflow.stages.items()}
+    until_s = _until(document, parents)
     eager = _eager(document, document.slo_ms / 1000 - max(until_s.values()))
     stages = tuple(
         _stage(name, stage, document, until_s=until_s[name], eager=name in eager)
         for name, stage in document.stages.items()
     )
+    mixing = {stage.stage for stage in stages if len(stage.groups) > 1}
+    if mixing:
+        stages = tuple(_behind(stage, mixing, document, parents, until_s) for stage in stages)
     return DispatchPlan(document.slo_ms / 1000, document.rate_per_s, stages, admission)
 
 
-def _until(document: PlanDocument, workflow: Workflow) -> dict[str, float]:
+def _behind(
+    stage: StageDispatch, mixing: Set[str], document: PlanDocument, parents: Parents, until_s: Mapping[str, float]
+) -> StageDispatch:
+    """The stage with what it must know of those just before it where tasks overtake each other (`core.turnstile`)."""
+    before: dict[str, None] = {}
+    open_ = list(parents[stage.stage])
+    while open_:
+        name = open_.pop()
+        if name in document.stages:
+            before[name] = None
+        else:  # it takes no time
+            open_ += parents[name]
+    behind = tuple(name for name in before if name in mixing)
+    return replace(stage, behind=behind, from_s=max(until_s[name] for name in before)) if behind else stage
+
+
+def _until(document: PlanDocument, parents: Parents) -> dict[str, float]:
     """By when each stage should be done with an invocation's tasks, seconds after its arrival.
 
-    Time-outs and run times along the longest path to it, itself included.
+    Time-outs and run times along the longest path to it, itself included, and `LAG_S` for each stage.
     """
-    parents = {name: predecessors(workflow, stage) for name, stage in workflow.stages.items()}
     until: dict[str, float] = {}
     for name in TopologicalSorter(parents).static_order():
         planned = document.stages.get(name)
         own = 0.0 if planned is None else min(g.timeout_ms + g.duration_ms for g in planned.groups) / 1000
-        until[name] = max((until[parent] for parent in parents[name]), default=0.0) + own
+        until[name] = max((until[parent] for parent in parents[name]), default=0.0) + own + (LAG_S if own else 0.0)
     return until
 
 

@@ -118,25 +118,43 @@ GROUPS = st.lists(
     min_size=1,
     max_size=3,
 )
-STAGE_PLANS = st.builds(
-    StageDispatch,
-    st.just("b"),
-    GROUPS.map(tuple),
-    st.sampled_from((0.001, 0.01, 1.0)),
-    st.just(0.001),
-    st.booleans(),
-    st.sampled_from((0.0, 500.0)),
-)
+
+
+def stage_plans(name: str, behind: str) -> st.SearchStrategy[StageDispatch]:
+    return st.builds(
+        StageDispatch,
+        st.just(name),
+        GROUPS.map(tuple),
+        st.sampled_from((0.001, 0.01, 1.0)),
+        st.just(0.001),
+        st.booleans(),
+        st.sampled_from((0.0, 500.0)),
+        behind=st.sampled_from(((), (behind,))),
+        from_s=st.sampled_from((0.001, 0.01, 1.0)),
+    )
+
+
 PLANS = st.none() | st.builds(
-    DispatchPlan, st.just(10.0), st.just(100.0), STAGE_PLANS.map(lambda one: (one,)), st.just(False)
+    DispatchPlan,
+    st.just(10.0),
+    st.just(100.0),
+    st.tuples(stage_plans("b", "a")) | st.tuples(stage_plans("b", "a"), stage_plans("c", "b")),
+    st.just(False),
 )
 
 
-@given(BATCHES, st.lists(PLANS, min_size=1, max_size=4), SEEDS, st.sampled_from((0, 0, 1)), st.booleans())
+@given(
+    BATCHES,
+    st.none() | BATCHES,
+    st.lists(PLANS, min_size=1, max_size=4),
+    SEEDS,
+    st.sampled_from((0, 0, 1)),
+    st.booleans(),
+)
 def test_plans_that_come_and_go_change_no_result(
-    batch: Batch, plans: list[DispatchPlan | None], seed: int, crashes: int, impatient: bool
+    batch: Batch, second: Batch | None, plans: list[DispatchPlan | None], seed: int, crashes: int, impatient: bool
 ) -> None:
-    graph = fanned(batch, None, None, ())
+    graph = fanned(batch, second, None, ())
     patient = Retry(max_attempts=50, interval_s=0.0)
     graph = replace(graph, stages={name: replace(each, retry=patient) for name, each in graph.stages.items()})
     script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient)

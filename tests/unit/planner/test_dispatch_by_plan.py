@@ -8,7 +8,7 @@ import pytest
 
 from dataflower.planner import Application, Arrivals, Billing, Device, Module, Options, Plan, Point, Profile, Profiles
 from dataflower.planner.baselines import HARPAGON
-from dataflower.planner.dispatch import dispatch_of
+from dataflower.planner.dispatch import LAG_S, dispatch_of
 from dataflower.planner.document import PlanDocument, document_of
 from dataflower.planner.plan import plan
 from dataflower.planner.simulate import Figures, Simulated, planned, simulate
@@ -43,9 +43,9 @@ def test_stages_are_to_be_done_when_the_time_outs_and_run_times_of_the_file_are_
     stages = dispatch_of(document, workflow_of(PIPE).workflow).stages
     for before, stage in zip((0.0, *(s.until_s for s in stages)), stages, strict=False):
         for group in document.stages[stage.stage].groups:
-            assert stage.until_s - before == pytest.approx((group.timeout_ms + group.duration_ms) / 1000)
+            assert stage.until_s - before == pytest.approx((group.timeout_ms + group.duration_ms) / 1000 + LAG_S)
             assert group.worst_ms <= (group.timeout_ms + group.duration_ms) * (1 + 1e-6)
-    assert stages[-1].until_s <= 0.4 * (1 + 1e-6)
+    assert stages[-1].until_s <= 0.4 * (1 + 1e-6) + 3 * LAG_S
 
 
 @pytest.mark.parametrize("options", [OURS, POISSON])
@@ -63,7 +63,7 @@ def test_of_groups_that_were_given_other_time_outs_the_soonest_counts() -> None:
     edited = [stage.groups[0], stage.groups[1].model_copy(update={"timeout_ms": 400.0}), stage.groups[2]]
     document = document.model_copy(update={"stages": {"m": stage.model_copy(update={"groups": edited})}})
     (given,) = dispatch_of(document, workflow_of(ONE).workflow).stages
-    assert given.until_s == pytest.approx(0.65)
+    assert given.until_s == pytest.approx(0.65 + LAG_S)
 
 
 def test_a_fraction_of_a_machine_is_a_container_that_takes_what_better_ones_have_no_room_for() -> None:
@@ -88,3 +88,24 @@ def test_the_fraction_stands_idle_while_a_better_ranked_container_is_free() -> N
     # two tasks would fill the fraction's batch at once; they wait for company in a batch of the best group
     assert figures.stages["w@1", "m"].batches == {2: 1}
     assert min(figures.latency_s) > best.timeout_ms / 1000
+
+
+def test_a_stage_knows_that_tasks_overtake_each_other_just_before_it() -> None:
+    document = found(PIPE, SMALL, 90.0, 0.4, OURS)
+    first = document.stages["a"]
+    two = first.model_copy(update={"groups": [first.groups[0], first.groups[0]]})
+    document = document.model_copy(update={"stages": {**document.stages, "a": two}})
+    a, b, c = dispatch_of(document, workflow_of(PIPE).workflow).stages
+    assert (a.behind, b.behind, c.behind) == ((), ("a",), ())
+    assert b.from_s == a.until_s
+
+
+def test_what_takes_no_time_in_between_is_looked_through() -> None:
+    fanned = Application("fanned", (Module("a", "m"), Module("b", "m", 2.0)), (("a", "b"),))
+    document = found(fanned, SMALL, 90.0, 0.4, OURS)
+    first = document.stages["a"]
+    two = first.model_copy(update={"groups": [first.groups[0], first.groups[0]]})
+    document = document.model_copy(update={"stages": {**document.stages, "a": two}})
+    assert "a-items" in workflow_of(fanned).workflow.stages
+    a, b = dispatch_of(document, workflow_of(fanned).workflow).stages
+    assert (b.behind, b.from_s) == (("a",), a.until_s)
