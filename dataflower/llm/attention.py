@@ -43,6 +43,8 @@ class StepAttention:
     """Tokens of the longest of those, rounded up; what is beyond a sequence's end is masked."""
     spans: list[Span]
     positions: torch.Tensor
+    rows: list[int]
+    """Of the store, for each of the decoding sequences."""
     pick: torch.Tensor | None
     """Row -> place in the batch, if the decoding sequences are not just the rows in order."""
     place: torch.Tensor | None
@@ -158,7 +160,9 @@ def plan(store: KvStore, spans: Listing[Span], positions: torch.Tensor) -> StepA
         pick = torch.tensor(order, device=store.device)
         place = torch.tensor(in_order, device=store.device)
     length = -(-max((span.start + 1 for span in spans[:decode]), default=0) // LENGTHS) * LENGTHS
-    return StepAttention(store, slots.to(store.device), decode, length, list(spans[decode:]), positions, pick, place)
+    return StepAttention(
+        store, slots.to(store.device), decode, length, list(spans[decode:]), positions, in_order, pick, place
+    )
 
 
 def _softmax_product(

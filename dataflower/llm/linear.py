@@ -32,12 +32,14 @@ class Linear:
         """`weights`: plain, or one that is laid out. `owner`: of its memory, kept as long as this."""
         self.weights, self.bias = tuple(weights), bias
         self.features = sum(weight.shape[0] for weight in weights)
-        self._packed = weights[0].is_mkldnn
+        self.inputs = weights[0].shape[1]
+        self.packed = weights[0].is_mkldnn
+        """Whether there is one weight, in oneDNN's layout."""
         self._owner = owner
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(..., inputs) -> (..., outputs)."""
-        if self._packed:
+        if self.packed:
             out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weights[0], self.bias, "none", [], "")
             return out
         if len(self.weights) == 1:
@@ -47,7 +49,7 @@ class Linear:
 
     def add(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
         """`to + x @ weight.T + bias`, in one pass where the kernel can."""
-        if self._packed:
+        if self.packed:
             out: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, to, self.weights[0], self.bias, "add")
             return out
         return to + self(x)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from dataflower.llm.adapters import ModuleShape
 from dataflower.llm.attention import StepAttention
+from dataflower.llm.fused import fuse
 from dataflower.llm.kv import KvShape
 from dataflower.llm.linear import Linear
 from dataflower.llm.lora import Group, LoraBatch
@@ -96,6 +97,8 @@ class LlamaModel:
         self.frequencies, self.rope_scale = _rope(config, device)
         self.modules = _modules(config, self.kv, self.heads)
         self.groups = _groups(self.kv.layers, self.modules)
+        self.fused = fuse(self, body)
+        """Decode steps as one call; None where they run on torch's operators."""
 
     def forward(
         self,
@@ -106,6 +109,8 @@ class LlamaModel:
         wanted: torch.Tensor,
     ) -> torch.Tensor:
         """See `dataflower.llm.model.Model`."""
+        if self.fused is not None and self.fused.takes(attention, len(tokens), len(wanted)):
+            return self.fused(tokens, positions, attention, lora)
         heads, kv_heads, size = self.heads, self.kv.heads, self.kv.size
         n, rotated, scale = len(tokens), heads + kv_heads, size**-0.5
         cos, sin = self._angles(positions)

@@ -1,0 +1,172 @@
+"""Decode steps of the fast path as one call into compiled code (`kernels/decode.cpp`), where it was compiled.
+
+For steps in which every sequence decodes one token, in bf16 on a CPU, over weights in the layout that oneDNN chose:
+nothing is laid out or kept twice. Everything else, prompts above all, runs on torch's operators.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dataflower.llm import opaque
+from dataflower.llm.attention import StepAttention
+from dataflower.llm.kernels import library
+from dataflower.llm.linear import Linear
+from dataflower.llm.lora import LoraBatch, Stack
+
+if TYPE_CHECKING:
+    from dataflower.llm.llama import Body, LlamaModel
+
+ROWS = 32
+"""Largest batch; beyond, oneDNN's kernels for larger matrices win."""
+PLACES = ("qkv", "out", "gate_up", "down")
+_BLOCK = 64
+_TOLERANCE = 0.02
+"""Of the largest output: oneDNN rounds to bf16, the kernel does not."""
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+    )
+
+
+class _Lora(ctypes.Structure):
+    _fields_ = (("down", ctypes.c_void_p), ("up", ctypes.c_void_p), ("starts", ctypes.c_void_p))
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (("norm", ctypes.c_void_p), ("mlp_norm", ctypes.c_void_p), ("linear", _Linear * len(PLACES)))
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("layers", "width", "heads", "kv_heads", "size", "inner")),
+        ("epsilon", ctypes.c_float),
+        ("rope_scale", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("frequencies", "embedding", "norm")),
+        ("head", _Linear),
+        ("layer", ctypes.c_void_p),
+    )
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("tokens", "positions", "kv_rows", "dense")),
+        ("room_rows", ctypes.c_int64),
+        ("room_tokens", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("lora", "members", "logits")),
+    )
+
+
+class FusedDecode:
+    """The kernel, over the weights of one model, which it keeps. Make it with `fuse`."""
+
+    def __init__(self, code: ctypes.CDLL, model: LlamaModel, body: Body) -> None:
+        self._code, self._kept = code, (body, model.frequencies)
+        self._layer_names = [layer.name for layer in body.layers]
+        self._vocabulary = body.head.features
+        self._layers = (_Layer * len(body.layers))(
+            *(
+                _Layer(
+                    layer.norm.data_ptr(),
+                    layer.mlp_norm.data_ptr(),
+                    (_Linear * len(PLACES))(*(_linear(getattr(layer, place)) for place in PLACES)),
+                )
+                for layer in body.layers
+            )
+        )
+        self._model = _Model(
+            model.kv.layers, model.width, model.heads, model.kv.heads, model.kv.size,
+            body.layers[0].down.inputs, model.epsilon, model.rope_scale, model.frequencies.data_ptr(),
+            body.embedding.data_ptr(), body.norm.data_ptr(), _linear(body.head), ctypes.addressof(self._layers),
+        )  # fmt: skip
+        self._stacks: weakref.WeakKeyDictionary[Stack, _Adapters] = weakref.WeakKeyDictionary()
+
+    def takes(self, attention: StepAttention, tokens: int, wanted: int) -> bool:
+        """Whether the step is one for the kernel: nothing but decoding, and every token's logits wanted."""
+        return attention.decode == tokens == wanted <= ROWS and not attention.spans
+
+    def __call__(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attention: StepAttention, lora: LoraBatch | None
+    ) -> torch.Tensor:
+        """Logits (tokens, vocabulary) in fp32; the tokens' keys and values are written."""
+        count, store = len(tokens), attention.store
+        logits = torch.empty((count, self._vocabulary), dtype=torch.float32)
+        rows = (ctypes.c_int64 * count)(*attention.rows)
+        adapters = None if lora is None else self._adapters(lora.stack)
+        step = _Step(
+            count, tokens.data_ptr(), positions.data_ptr(), ctypes.addressof(rows), store.dense.data_ptr(),
+            *store.room,
+            None if adapters is None else ctypes.addressof(adapters.places),
+            None if lora is None else lora.members.data_ptr(),
+            logits.data_ptr(),
+        )  # fmt: skip
+        self._code.dataflower_decode(ctypes.byref(self._model), ctypes.byref(step), torch.get_num_threads())
+        return logits
+
+    def _adapters(self, stack: Stack) -> _Adapters:
+        if stack not in self._stacks:
+            self._stacks[stack] = _Adapters(stack, self._layer_names)
+        return self._stacks[stack]
+
+
+class _Adapters:
+    """Where the matrices of a stack are. Whoever asks holds the stack, and with it the matrices."""
+
+    def __init__(self, stack: Stack, layers: Sequence[str]) -> None:
+        self._starts: dict[tuple[int, ...], Any] = {}
+        self.places = (_Lora * (len(layers) * len(PLACES)))()
+        for index, key in enumerate(f"{layer}.{place}" for layer in layers for place in PLACES):
+            found = stack.places.get(key)
+            if found is None:
+                continue
+            starts = self._starts.get(found.owners)
+            if starts is None:
+                before = [sum(owner < adapter for owner in found.owners) for adapter in range(len(stack.adapters) + 1)]
+                starts = self._starts[found.owners] = (ctypes.c_int64 * len(before))(*before)
+            self.places[index] = _Lora(found.down.data_ptr(), found.up.data_ptr(), ctypes.addressof(starts))
+
+
+def fuse(model: LlamaModel, body: Body) -> FusedDecode | None:
+    """The kernel for a model; None if it is not compiled, or the model's shapes, dtype or layout are not its kind."""
+    if model.dtype is not torch.bfloat16 or model.device.type != "cpu" or opaque.why_not():
+        return None
+    linears = [getattr(layer, place) for layer in body.layers for place in PLACES]
+    size, heads = model.kv.size, model.heads
+    if size % 32 or model.width % _BLOCK or heads % model.kv.heads or len({linear.inputs for linear in linears}) > 3:
+        return None
+    if any(linear.features % _BLOCK or linear.inputs % _BLOCK for linear in linears) or body.head.bias is not None:
+        return None
+    if not all(linear.packed for linear in (*linears, body.head)):
+        return None
+    code = library.load()
+    if code is None:
+        return None
+    kinds = {(linear.features, linear.inputs): linear for linear in (*linears, body.head)}
+    return FusedDecode(code, model, body) if all(_agrees(code, linear) for linear in kinds.values()) else None
+
+
+def _agrees(code: ctypes.CDLL, linear: Linear) -> bool:
+    """Whether the kernel reads the layout right: its product is oneDNN's."""
+    chance = torch.Generator().manual_seed(0)
+    x = torch.randn((1, linear.inputs), generator=chance).bfloat16()
+    wide, out = x.float(), torch.empty((1, linear.features))
+    code.dataflower_product(ctypes.byref(_linear(linear)), wide.data_ptr(), 1, out.data_ptr())
+    weight = linear.weights[0]
+    expected = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "").float()
+    return bool((out - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+
+
+def _linear(linear: Linear) -> _Linear:
+    bias = None if linear.bias is None else linear.bias.data_ptr()
+    return _Linear(torch.ops.mkldnn.data_ptr(linear.weights[0]), bias, linear.features, linear.inputs)

@@ -1,0 +1,388 @@
+// One decode step of a Llama: all layers, for a batch of sequences with one token each.
+//
+// torch takes some thirty operators for a layer, each of which starts and ends a team of threads. Here a layer is five
+// phases of a job that the threads work off together (see pool.h). Values between products stay in fp32; weights and
+// the cache of keys and values are bf16.
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <vector>
+
+#include "math.h"
+#include "pool.h"
+#include "product.h"
+
+namespace dataflower {
+
+struct Linear {
+  const Bf16* weight;
+  const Bf16* bias;  // or null
+  int64_t outputs, inputs;
+};
+
+// Adapters side by side at one place of a layer: see lora.py. Null: nothing there.
+struct Lora {
+  const Bf16* down;       // (columns, inputs)
+  const Bf16* up;         // (columns, outputs)
+  const int64_t* starts;  // the columns of adapter i are those from starts[i] to starts[i + 1]
+};
+
+enum Place { kQkv, kOut, kGateUp, kDown, kPlaces };
+
+struct Layer {
+  const Bf16 *norm, *mlp_norm;
+  Linear linear[kPlaces];
+};
+
+struct Model {
+  int64_t layers, width, heads, kv_heads, size, inner;
+  float epsilon, rope_scale;
+  const float* frequencies;  // (size / 2)
+  const Bf16 *embedding, *norm;
+  Linear head;
+  const Layer* layer;
+};
+
+struct Step {
+  int64_t rows;
+  const int64_t *tokens, *positions, *kv_rows;
+  Bf16* dense;  // (layers, 2, kv rows, kv heads, kv tokens, size)
+  int64_t room_rows, room_tokens;
+  const Lora* lora;        // (layers, places), or null
+  const int64_t* members;  // (rows) number of the adapter, -1 for none
+  float* logits;     // (rows, head.outputs)
+};
+
+namespace {
+
+constexpr int kRanks = 64 * 8;  // columns of one adapter at one place, at most
+enum Phase { kProject, kAttend, kMix, kGate, kMerge, kPhasesOfLayer };
+
+struct Scratch {
+  std::vector<float> h, t, scores, out, wide;
+  bool ready = false;
+};
+
+struct Buffers {
+  std::vector<float> x, qkv, mixed, act, cos, sin;
+};
+
+struct Work {
+  const Model& model;
+  const Step& step;
+  Buffers& own;
+};
+
+float* fit(std::vector<float>& buffer, int64_t size) {
+  if (int64_t(buffer.size()) < size) buffer.assign(size, 0.0f);
+  return buffer.data();
+}
+
+int blocks(const Linear& linear) { return int((linear.outputs + kBlock - 1) / kBlock); }
+
+const Bf16* block_of(const Linear& linear, int64_t block) {
+  return linear.weight + block * kBlock * linear.inputs;
+}
+
+// h = rms_norm(x) * weight.
+void normalise(const Model& model, const Bf16* weight, const float* x, int64_t rows, float* h) {
+  const int64_t width = model.width;
+  for (int64_t row = 0; row < rows; ++row, x += width, h += width) {
+    Floats squares = {};
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const Floats value = load<Floats>(x + i);
+      squares += value * value;
+    }
+    const float factor = 1.0f / std::sqrt(sum(squares) / float(width) + model.epsilon);
+    for (int64_t i = 0; i < width; i += kLanes) store(h + i, load<Floats>(x + i) * factor * widen(weight + i));
+  }
+}
+
+struct Columns {
+  int64_t first, last;
+};
+
+Columns columns(const Lora& lora, const Step& step, int64_t row) {
+  const int64_t member = step.members[row];
+  return member < 0 ? Columns{0, 0} : Columns{lora.starts[member], lora.starts[member + 1]};
+}
+
+// t (rows, kRanks) = what each row's adapter makes of its inputs h.
+void shrink(const Lora& lora, const Step& step, const float* h, int64_t inputs, float* t) {
+  for (int64_t row = 0; row < step.rows; ++row, h += inputs, t += kRanks) {
+    const Columns mine = columns(lora, step, row);
+    for (int64_t column = mine.first; column < mine.last; ++column) {
+      const Bf16* down = lora.down + column * inputs;
+      Floats total = {};
+      for (int64_t i = 0; i < inputs; i += kLanes) total += load<Floats>(h + i) * widen(down + i);
+      t[column - mine.first] = sum(total);
+    }
+  }
+}
+
+// What a block of outputs gets besides the product: bias and adapters. `out` is (rows, 64).
+void finish(const Linear& linear, const Lora* lora, const Step& step, const float* t, int64_t block, float* out) {
+  const int64_t first = block * kBlock;
+  for (int64_t row = 0; row < step.rows; ++row, out += kBlock, t += kRanks) {
+    if (linear.bias)
+      for (int v = 0; v < kBlock; v += kLanes) store(out + v, load<Floats>(out + v) + widen(linear.bias + first + v));
+    if (!lora) continue;
+    const Columns mine = columns(*lora, step, row);
+    for (int64_t column = mine.first; column < mine.last; ++column) {
+      const Bf16* up = lora->up + column * linear.outputs + first;
+      const float factor = t[column - mine.first];
+      for (int v = 0; v < kBlock; v += kLanes) store(out + v, load<Floats>(out + v) + widen(up + v) * factor);
+    }
+  }
+}
+
+const Lora* adapters(const Step& step, int64_t layer, Place place) {
+  if (!step.lora) return nullptr;
+  const Lora* lora = step.lora + layer * kPlaces + place;
+  return lora->down ? lora : nullptr;
+}
+
+// A block of the outputs of a place of a layer into scratch.out, `index`-th (rows, 64) there.
+float* place(const Work& work, int64_t layer, Place where, int64_t block, const float* input, Scratch& scratch,
+             int index = 0) {
+  const Linear& linear = work.model.layer[layer].linear[where];
+  const int64_t rows = work.step.rows;
+  const Lora* lora = adapters(work.step, layer, where);
+  if (lora && !scratch.ready) shrink(*lora, work.step, input, linear.inputs, fit(scratch.t, rows * kRanks));
+  scratch.ready = true;
+  float* out = fit(scratch.out, 2 * rows * kBlock) + index * rows * kBlock;
+  product(block_of(linear, block), input, linear.inputs, int(rows), out);
+  finish(linear, lora, work.step, scratch.t.data(), block, out);
+  return out;
+}
+
+const float* normed(const Work& work, const Bf16* weight, Scratch& scratch) {
+  float* h = fit(scratch.h, work.step.rows * work.model.width);
+  if (!scratch.ready) normalise(work.model, weight, work.own.x.data(), work.step.rows, h);
+  return h;
+}
+
+void project(const Work& work, int64_t layer, int64_t block, Scratch& scratch) {
+  const float* h = normed(work, work.model.layer[layer].norm, scratch);
+  const float* out = place(work, layer, kQkv, block, h, scratch);
+  const int64_t outputs = work.model.layer[layer].linear[kQkv].outputs;
+  for (int64_t row = 0; row < work.step.rows; ++row)
+    std::memcpy(&work.own.qkv[row * outputs + block * kBlock], out + row * kBlock, sizeof(float) * kBlock);
+}
+
+void rotate(const float* from, const float* cos, const float* sin, int64_t size, float factor, float* to) {
+  const int64_t half = size / 2;
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const float* other = from + (i < half ? i + half : i - half);
+    store(to + i, (load<Floats>(from + i) * load<Floats>(cos + i) + load<Floats>(other) * load<Floats>(sin + i)) * factor);
+  }
+}
+
+// scores (tokens) = keys (tokens, size) times q; sixteen at once, beyond the end as well.
+void score(const Bf16* keys, const float* q, int64_t tokens, int64_t size, float* scores) {
+  for (int64_t first = 0; first < tokens; first += kLanes) {
+    Floats totals[kLanes];
+    const int64_t count = std::min<int64_t>(kLanes, tokens - first);
+    for (int64_t t = 0; t < kLanes; ++t) {
+      totals[t] = Floats{};
+      if (t >= count) continue;
+      const Bf16* key = keys + (first + t) * size;
+      for (int64_t i = 0; i < size; i += kLanes) totals[t] += widen(key + i) * load<Floats>(q + i);
+    }
+    store(scores + first, sums(totals));
+  }
+}
+
+// Softmax of `tokens` scores in place, without the division: returns the sum. Room for whole vectors.
+float soften(float* scores, int64_t tokens) {
+  float most = scores[0];
+  for (int64_t t = 1; t < tokens; ++t) most = scores[t] > most ? scores[t] : most;
+  for (int64_t t = tokens; t % kLanes; ++t) scores[t] = -INFINITY;
+  Floats total = {};
+  for (int64_t t = 0; t < tokens; t += kLanes) {
+    const Floats value = load<Floats>(scores + t);
+    Floats power = exponential(value - most);
+    power = value == -INFINITY ? Floats{} : power;
+    total += power;
+    store(scores + t, power);
+  }
+  return sum(total);
+}
+
+// out (size) = weights (tokens) times values (tokens, size), times a factor.
+void combine(const Bf16* values, const float* weights, int64_t tokens, int64_t size, float factor, float* out) {
+  for (int64_t i = 0; i < size; i += 2 * kLanes) {
+    Floats total[4] = {};  // sums that do not wait for each other
+    for (int64_t t = 0; t < tokens; ++t) {
+      const Bf16* value = values + t * size + i;
+      total[t % 2 * 2] += widen(value) * weights[t];
+      total[t % 2 * 2 + 1] += widen(value + kLanes) * weights[t];
+    }
+    store(out + i, (total[0] + total[2]) * factor);
+    store(out + i + kLanes, (total[1] + total[3]) * factor);
+  }
+}
+
+// Cosines and sines of the rotary embedding, rounded as they are for prompts; the first half of the sines is negative.
+void turn(const Model& model, const Step& step, float* cos, float* sin) {
+  const int64_t half = model.size / 2;
+  for (int64_t row = 0; row < step.rows; ++row, cos += model.size, sin += model.size) {
+    for (int64_t i = 0; i < half; ++i) {
+      const float angle = float(step.positions[row]) * model.frequencies[i];
+      cos[i] = cos[half + i] = rounded(std::cos(angle) * model.rope_scale);
+      sin[half + i] = rounded(std::sin(angle) * model.rope_scale);
+      sin[i] = -sin[half + i];
+    }
+  }
+}
+
+// One sequence and one head of keys: the new key and value are written, its queries attend.
+void attend(const Work& work, int64_t layer, int64_t item, Scratch& scratch) {
+  const Model& model = work.model;
+  const Step& step = work.step;
+  const int64_t row = item / model.kv_heads, head = item % model.kv_heads, size = model.size;
+  const int64_t group = model.heads / model.kv_heads, position = step.positions[row], tokens = position + 1;
+  const float* qkv = &work.own.qkv[row * (model.heads + 2 * model.kv_heads) * size];
+  const float *cos = &work.own.cos[row * size], *sin = &work.own.sin[row * size];
+  const int64_t one = step.room_tokens * size, all = step.room_rows * model.kv_heads * one;
+  Bf16* keys = step.dense + 2 * layer * all + (step.kv_rows[row] * model.kv_heads + head) * one;
+  Bf16* values = keys + all;
+  float* wide = fit(scratch.wide, size);
+  rotate(qkv + (model.heads + head) * size, cos, sin, size, 1.0f, wide);
+  const float* value = qkv + (model.heads + model.kv_heads + head) * size;
+  for (int64_t i = 0; i < size; i += kLanes) {
+    narrow(keys + position * size + i, load<Floats>(wide + i));
+    narrow(values + position * size + i, load<Floats>(value + i));
+  }
+  float* scores = fit(scratch.scores, (step.room_tokens + kLanes));
+  for (int64_t member = 0; member < group; ++member) {
+    const int64_t query = head * group + member;
+    rotate(qkv + query * size, cos, sin, size, 1.0f / std::sqrt(float(size)), wide);
+    score(keys, wide, tokens, size, scores);
+    const float factor = 1.0f / soften(scores, tokens);
+    float* out = &work.own.mixed[row * model.heads * size + query * size];
+    combine(values, scores, tokens, size, factor, out);
+  }
+}
+
+// x += the product of a block: the end of the attention, and of the rest of a layer.
+void add(const Work& work, int64_t layer, Place where, int64_t block, const float* input, Scratch& scratch) {
+  const float* out = place(work, layer, where, block, input, scratch);
+  for (int64_t row = 0; row < work.step.rows; ++row) {
+    float* x = &work.own.x[row * work.model.width + block * kBlock];
+    for (int v = 0; v < kBlock; v += kLanes) store(x + v, load<Floats>(x + v) + load<Floats>(out + row * kBlock + v));
+  }
+}
+
+void gate(const Work& work, int64_t layer, int64_t block, Scratch& scratch) {
+  const Model& model = work.model;
+  const float* h = normed(work, model.layer[layer].mlp_norm, scratch);
+  const float* gates = place(work, layer, kGateUp, block, h, scratch);
+  const float* ups = place(work, layer, kGateUp, block + model.inner / kBlock, h, scratch, 1);
+  for (int64_t row = 0; row < work.step.rows; ++row) {
+    float* act = &work.own.act[row * model.inner + block * kBlock];
+    for (int v = 0; v < kBlock; v += kLanes) {
+      const Floats value = load<Floats>(gates + row * kBlock + v);
+      store(act + v, value / (1.0f + exponential(-value)) * load<Floats>(ups + row * kBlock + v));
+    }
+  }
+}
+
+void speak(const Work& work, int64_t block, Scratch& scratch) {
+  const Linear& head = work.model.head;
+  const int64_t rows = work.step.rows;
+  const float* h = normed(work, work.model.norm, scratch);
+  scratch.ready = true;
+  float* out = fit(scratch.out, 2 * rows * kBlock);
+  product(block_of(head, block), h, head.inputs, int(rows), out);
+  const int64_t count = std::min<int64_t>(kBlock, head.outputs - block * kBlock);
+  for (int64_t row = 0; row < rows; ++row)
+    std::memcpy(work.step.logits + row * head.outputs + block * kBlock, out + row * kBlock, sizeof(float) * count);
+}
+
+// --- the job
+
+int count(void* context, int phase) {
+  const Work& work = *static_cast<Work*>(context);
+  const Model& model = work.model;
+  const int layer = phase / kPhasesOfLayer;
+  if (layer == model.layers) return blocks(model.head);
+  const Layer& weights = model.layer[layer];
+  switch (phase % kPhasesOfLayer) {
+    case kProject: return blocks(weights.linear[kQkv]);
+    case kAttend: return int(work.step.rows * model.kv_heads);
+    case kMix: return blocks(weights.linear[kOut]);
+    case kGate: return int(model.inner / kBlock);
+    default: return blocks(weights.linear[kDown]);
+  }
+}
+
+void item(void* context, int phase, int number, void* own) {
+  const Work& work = *static_cast<Work*>(context);
+  Scratch& scratch = *static_cast<Scratch*>(own);
+  const int layer = phase / kPhasesOfLayer;
+  if (layer == work.model.layers) return speak(work, number, scratch);
+  switch (phase % kPhasesOfLayer) {
+    case kProject: return project(work, layer, number, scratch);
+    case kAttend: return attend(work, layer, number, scratch);
+    case kMix: return add(work, layer, kOut, number, work.own.mixed.data(), scratch);
+    case kGate: return gate(work, layer, number, scratch);
+    default: return add(work, layer, kDown, number, work.own.act.data(), scratch);
+  }
+}
+
+void forget(void*, int, void* own) { static_cast<Scratch*>(own)->ready = false; }
+void* make_scratch() { return new Scratch; }
+
+// What calls take turns to use. It is never freed: threads wait in it until the process ends.
+struct Shared {
+  std::mutex turn;
+  Pool pool;
+  Buffers buffers;
+};
+
+Shared* shared = nullptr;
+
+// A child of fork has none of the threads, and the lock may be somebody's who is not there: it begins anew.
+void renew() { shared = new Shared; }
+
+const int watched = (renew(), pthread_atfork(nullptr, nullptr, renew));
+
+}  // namespace
+}  // namespace dataflower
+
+extern "C" {
+
+// The logits come out in fp32. Callers on several threads take turns.
+void dataflower_decode(const dataflower::Model* model, const dataflower::Step* step, int threads) {
+  using namespace dataflower;
+  const std::lock_guard<std::mutex> held(shared->turn);
+  Buffers& buffers = shared->buffers;
+  const int64_t rows = step->rows;
+  fit(buffers.x, rows * model->width);
+  fit(buffers.qkv, rows * (model->heads + 2 * model->kv_heads) * model->size);
+  fit(buffers.mixed, rows * model->heads * model->size);
+  fit(buffers.act, rows * model->inner);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t i = 0; i < model->width; i += kLanes)
+      store(&buffers.x[row * model->width + i], widen(model->embedding + step->tokens[row] * model->width + i));
+  turn(*model, *step, fit(buffers.cos, rows * model->size), fit(buffers.sin, rows * model->size));
+  Work work{*model, *step, buffers};
+  shared->pool.run({&work, int(model->layers) * kPhasesOfLayer + 1, count, item, forget}, threads, make_scratch);
+}
+
+// out (rows, outputs) = x (rows, inputs) times a weight: to compare with oneDNN's own product.
+void dataflower_product(const dataflower::Linear* linear, const float* x, int64_t rows, float* out) {
+  using namespace dataflower;
+  std::vector<float> block(rows * kBlock);
+  for (int64_t first = 0; first < linear->outputs; first += kBlock) {
+    product(block_of(*linear, first / kBlock), x, linear->inputs, int(rows), block.data());
+    const int64_t count = std::min<int64_t>(kBlock, linear->outputs - first);
+    for (int64_t row = 0; row < rows; ++row)
+      std::memcpy(out + row * linear->outputs + first, &block[row * kBlock], sizeof(float) * count);
+  }
+}
+}
