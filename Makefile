@@ -58,7 +58,7 @@ $(BENCHES): bench-%: $(VENV)/.installed-dev models
 
 bench-peers: $(PEERS)/.installed ## install what the benches compare with, in an environment of its own
 
-native: $(VENV)/.installed-dev ## compile the modules on a token's way (needs a C compiler, takes minutes; hops take half the time)
+native: $(VENV)/.installed-dev ## compile the modules on a token's way and the decoding of language models (needs a C++ compiler, takes minutes)
 	@$(BIN)/python -m tools.native
 
 test-native: native ## test the compiled modules, then go back to plain Python

@@ -23,7 +23,9 @@ from transformers.utils import logging
 
 from bench.report import Report, arguments, finish
 from dataflower.clock import SystemClock
+from dataflower.errors import DataflowerError
 from dataflower.llm.files import ModelFiles, read_model, read_weights
+from dataflower.llm.kernels import library
 from dataflower.llm.model import build
 from dataflower.llm.params import SamplingParams
 from dataflower.llm.runner import Runner, RunnerStatistics
@@ -51,6 +53,10 @@ def main() -> None:
     files = read_model(folder)
     rounds, tokens = (1, 8) if options.quick else (9, 64)
     report = Report("decode")
+    try:
+        library.build()  # as `make native` does
+    except DataflowerError as error:
+        print(f"without compiled kernels: {error.message}", file=sys.stderr)
     runner = started(files, folder, torch.bfloat16)
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     rival = Vllm(folder, os.environ.get("VLLM_PYTHON", ""))
@@ -79,31 +85,37 @@ def decode(report: Report, runner: Runner, net: Any, rival: Vllm, rounds: int, t
     ours: list[float] = []
     theirs: list[float] = []
     vllm: list[float] = []
+    plain: list[float] = []
     prefill: list[float] = []
     prefill_hf: list[float] = []
-    first = runner.statistics()
+    overheads: list[float] = []
     for number in range(rounds + 1):
+        first = runner.statistics()
+        own = decode_ours(runner, number, tokens)
+        last = runner.statistics()
         rates = (
-            decode_ours(runner, number, tokens),
+            own,
             decode_hf(net, number, tokens),
             rival.rate("decode", number, tokens),
+            decode_plain(runner, number, tokens),
             prefill_ours(runner, number),
             prefill_rate_hf(net, number),
         )
         if number == 0:  # everyone warms up
-            first = runner.statistics()
             continue
-        for samples, rate in zip((ours, theirs, vllm, prefill, prefill_hf), rates, strict=True):
+        overheads.append(overhead(first, last))
+        for samples, rate in zip((ours, theirs, vllm, plain, prefill, prefill_hf), rates, strict=True):
             if rate is not None:
                 samples.append(rate)
-    last = runner.statistics()
     report.add("ours_tok_s", f"decode, batch {BATCH}, bf16", statistics.median(ours), unit="tok/s", samples=ours)
     report.add("hf_tok_s", "the same, transformers.generate", statistics.median(theirs), unit="tok/s", samples=theirs)
     report.add("decode_vs_hf", "ours over transformers", ratio(ours, theirs), unit="x", at_least=1.5)
     report.add("decode_gap", "vllm over ours", ratio(vllm, ours), unit="x", at_most=1.1, missing=rival.missing)
+    missing = "" if plain else "there is no C++ compiler: all figures are those of torch's operators"
+    report.add("kernels_gain", "ours over ours without compiled code", ratio(ours, plain), unit="x", missing=missing)
     report.add("prefill_tok_s", f"prefill of {PREFILL}", statistics.median(prefill), unit="tok/s", samples=prefill)
     report.add("prefill_vs_hf", "prefill, ours over transformers", ratio(prefill, prefill_hf), unit="x", at_least=0.9)
-    report.add("engine_overhead", "time of a step outside the model", overhead(first, last), at_most=0.05)
+    report.add("engine_overhead", "time of a step outside the model", statistics.median(overheads), at_most=0.05)
 
 
 def lora(report: Report, runner: Runner, rival: Vllm, adapters: Sequence[str], rounds: int, tokens: int) -> None:
@@ -174,6 +186,18 @@ def decode_ours(runner: Runner, seed: int, tokens: int, adapters: Sequence[Any] 
     began = now()
     made = sum(1 for stream in streams for _ in stream)
     return made / (now() - began)
+
+
+def decode_plain(runner: Runner, seed: int, tokens: int) -> float | None:
+    """Without the compiled kernels; None if there are none anyway."""
+    fused = getattr(runner.model, "fused", None)
+    if fused is None:
+        return None
+    try:
+        runner.model.fused = None  # type: ignore[attr-defined]
+        return decode_ours(runner, seed, tokens)
+    finally:
+        runner.model.fused = fused  # type: ignore[attr-defined]
 
 
 def prefill_ours(runner: Runner, seed: int, adapters: Sequence[Any] = ()) -> float:

@@ -1,7 +1,8 @@
 """Compile the modules on the way of a token to machine code, in place, with mypyc: `python -m tools.native`.
 
 Python runs the same sources when nothing is compiled; compiled, a hop takes about half the time. `--remove` takes the
-compiled modules away; `--check` fails if one of them is older than its source.
+compiled modules away; `--check` fails if one of them is older than its source. The decode step of language models
+(`dataflower.llm.kernels`) is compiled and removed with them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+
+from dataflower.errors import DataflowerError
+from dataflower.llm.kernels import library
 
 ROOT = Path(__file__).parent.parent
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
@@ -90,6 +94,7 @@ def remove() -> None:
     """Back to plain Python."""
     for path in compiled():
         path.unlink()
+    library.remove()
 
 
 def build() -> None:
@@ -125,6 +130,10 @@ def main() -> int:
     else:
         build()
         print(f"{len(sources())} modules compiled")
+        try:
+            print(f"{library.build().relative_to(ROOT)} compiled")
+        except DataflowerError as error:  # a C compiler will do for the modules
+            print(f"language models decode with torch's operators: {error.message}", file=sys.stderr)
     return 0
 
 

@@ -20,8 +20,10 @@ from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.units import parse_duration, parse_size
 
 PREFIX = "DATAFLOWER_"
-OTHER_VARIABLES = frozenset({"DATAFLOWER_CACHE", "DATAFLOWER_FAILPOINTS", "DATAFLOWER_HOST", "DATAFLOWER_STORE"})
-"""Those that are no settings: of the cache folder, of tests, and of what a host tells its containers."""
+OTHER_VARIABLES = frozenset(
+    {"DATAFLOWER_CACHE", "DATAFLOWER_FAILPOINTS", "DATAFLOWER_HOST", "DATAFLOWER_KERNELS", "DATAFLOWER_STORE"}
+)
+"""Those that are no settings: of the cache folder, tests, compiled kernels, and what a host tells its containers."""
 FILES = ("dataflower.toml", "dataflower.yaml", "dataflower.yml")
 """Looked for in the working directory, in this order, when no file is named."""
 

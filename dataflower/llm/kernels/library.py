@@ -1,7 +1,7 @@
 """Where the compiled kernels are: beside their source, under a name that says for which processor and which source.
 
-A library for another processor, or of another source, is not found, so it is never loaded. Without one the models run on
-torch's operators.
+A library for another processor, or of another source, is not found, so it is never loaded. Without one the models run
+on torch's operators.
 """
 
 from __future__ import annotations
