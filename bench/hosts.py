@@ -3,7 +3,9 @@
 A call with 1 KB whose only stage is on the second host, less the same with the stage here: `hosts_hop_us`; a round trip
 of 1 KB over a plain TCP connection beside it: `tcp_round_trip_us`. The same with a tensor of 64 MB that the stage reads
 (and does not send back): `hosts_64MB_ms`, against `recv_into` warm memory of as many bytes from a plain connection:
-`tcp_64MB_ms`. The two hosts are in network namespaces joined by a line without a limit, where that is possible.
+`tcp_64MB_ms`. And what the same tensor costs a task that waited for its turn while another one computed, from the end
+of that one to its own: `hosts_waited_64MB_ms`. The two hosts are in network namespaces joined by a line without a
+limit, where that is possible.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from bench.report import Report, arguments, finish
 from bench.second_host import ECHO_BYTES, NAME, SINK_BYTES, TOKEN, second_host
 from dataflower.host.runtime import Runtime
 
+BUSY_S = 0.5
 SIZES = {"1KB": ECHO_BYTES, "64MB": SINK_BYTES}
 
 
@@ -30,6 +33,28 @@ def workflow(name: str, resources: str) -> str:
     rest = f"resources: {{{resources}}}, scaling: {{min_replicas: 1, max_replicas: 1}}"
     line = f"  look: {{function: 'bench.functions:length', inputs: {{x: inputs.x}}, {rest}}}"
     return document(name, "{x: {type: any}}", line, "{y: look.out}")
+
+
+def waiting() -> str:
+    """One stage over there that computes for as long as it is told."""
+    inputs = "{x: inputs.x, seconds: inputs.seconds}"
+    rest = f"resources: {{host: {NAME}}}, scaling: {{min_replicas: 1, max_replicas: 1}}"
+    line = f"  work: {{function: 'bench.functions:busy', inputs: {inputs}, {rest}}}"
+    return document("waiting", "{x: {type: any}, seconds: {type: float}}", line, "{y: work.out}")
+
+
+async def waited(host: Runtime, x: np.ndarray) -> float:
+    """Seconds from the end of a task to the end of the next, whose input came meanwhile."""
+
+    async def one(x: np.ndarray, seconds: float) -> float:
+        await call(host, "waiting", {"x": x, "seconds": seconds})
+        return time.perf_counter()
+
+    first = asyncio.create_task(one(x[:1], BUSY_S))
+    await asyncio.sleep(BUSY_S / 10)
+    second = asyncio.create_task(one(x, 0.0))
+    ended = await first
+    return await second - ended
 
 
 async def timed(host: Runtime, name: str, x: np.ndarray) -> float:
@@ -52,10 +77,10 @@ async def run(report: Report, options: Namespace) -> None:
     rounds = {"1KB": 50 if options.quick else 300, "64MB": 3 if options.quick else 10}
     with second_host(link="") as second:
         settings = {"host_name": "a", "peers": (second.peer,), "peer_token": TOKEN}
-        sources = workflow("here", ""), workflow("there", f"host: {NAME}")
+        sources = workflow("here", ""), workflow("there", f"host: {NAME}"), waiting()
         async with engine(*sources, **settings) as host:
             print(f"two hosts: {second.words}")
-            for name in ("here", "there"):
+            for name in ("here", "there", "waiting"):
                 await host.wait_ready(name)
             taken: dict[tuple[str, str], list[float]] = {}
             for size, nbytes in SIZES.items():
@@ -68,10 +93,12 @@ async def run(report: Report, options: Namespace) -> None:
                         if turn >= rounds[size] // 4:  # memory is warm
                             for name, seconds in samples.items():
                                 taken.setdefault((name, size), []).append(seconds)
-    add(report, taken)
+            large = np.zeros(SINK_BYTES, np.uint8)
+            behind = [await waited(host, large) for _ in range(1 + rounds["64MB"])][1:]
+    add(report, taken, behind)
 
 
-def add(report: Report, taken: dict[tuple[str, str], list[float]]) -> None:
+def add(report: Report, taken: dict[tuple[str, str], list[float]], behind: list[float]) -> None:
     """The figures of what was measured."""
     middle = {key: statistics.median(samples) for key, samples in taken.items()}
     hop = (middle["there", "1KB"] - middle["here", "1KB"]) * 1e6
@@ -83,6 +110,9 @@ def add(report: Report, taken: dict[tuple[str, str], list[float]]) -> None:
     report.add("hosts_64MB_ms", "a stage there, not here, that reads 64 MB", move, unit="ms")
     report.add("tcp_64MB_ms", "64 MB over plain TCP into warm memory", plain, unit="ms", samples=plains)
     report.add("hosts_over_tcp_64MB", "64 MB: ours over plain TCP", move / plain)
+    late = [seconds * 1e3 for seconds in behind]
+    question = "64 MB that came while another task ran"
+    report.add("hosts_waited_64MB_ms", question, statistics.median(late), unit="ms", samples=late)
 
 
 def main() -> None:

@@ -185,6 +185,12 @@ class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="back"):
     reason: str = ""
 
 
+class Prefetch(msgspec.Struct, frozen=True, array_like=True, tag="prefetch"):
+    """A task to come is likely to read this: have it at hand, so that it can begin at once. Nothing is promised."""
+
+    refs: tuple[TensorRef, ...]
+
+
 class ReleaseSlots(msgspec.Struct, frozen=True, array_like=True, tag="release"):
     """Slots of the receiver's own arenas that nobody reads any more: (arena, slot) pairs."""
 
@@ -225,6 +231,7 @@ ToContainer = (
     | Grant
     | CancelTask
     | Withdraw
+    | Prefetch
     | ReleaseSlots
     | AttachArena
     | DetachArena

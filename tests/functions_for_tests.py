@@ -213,3 +213,12 @@ def cancelled_members(x: list[float], context: list[Context]) -> list[int]:
     while not any(own.cancelled for own in context) and time.monotonic() < end:
         time.sleep(0.005)
     return [sum(not own.cancelled for own in context)] * len(x)
+
+
+@function
+def spin(x: Any) -> int:
+    """Computes for `x["seconds"]` in pure Python, and never lets go of the interpreter of its own accord."""
+    end = time.monotonic() + x["seconds"]
+    while time.monotonic() < end:
+        pass
+    return int(x["data"].nbytes) if "data" in x else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 
 from dataflower.channel import seals
+from dataflower.channel.populate import populate
 from dataflower.channel.segment import advise_huge
 from dataflower.wire import TensorRef
 
@@ -192,6 +194,29 @@ class Views:
         if math.prod(ref.shape) * kind.itemsize != ref.nbytes or (ref.shape and min(ref.shape) < 0):
             raise ValueError(f"{ref.dtype}{list(ref.shape)} does not take {ref.nbytes} bytes")
         return self._view(ref, kind, ref.shape)
+
+    def prefetch(self, ref: TensorRef) -> None:
+        """Have the bytes at hand: to read them will cost no page faults, nor a wait for the disk if they are in a file.
+
+        Other threads run meanwhile. No-op for what isn't attached, lies outside, or can't be had.
+        """
+        with self._lock:
+            self._inside = True
+            try:
+                segment = self._attached.get(ref.arena)
+                if segment is None or not 0 <= ref.offset <= ref.offset + ref.nbytes <= segment.nbytes:
+                    return
+                memory = None if segment.on_disk else segment.map or self._map(ref.arena, segment)
+                fd = os.dup(segment.fd) if segment.on_disk else -1
+            finally:
+                gone = self._leave()
+        self._tell(gone)
+        if memory is not None:
+            populate(memory, segment.address, ref.offset, ref.nbytes)
+        else:
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(fd, ref.offset, ref.nbytes, os.POSIX_FADV_WILLNEED)
+            os.close(fd)
 
     def given(self, array: np.ndarray[Any, Any]) -> TensorRef | None:
         """The reference from which `array` made this very object, as long as it still has its type and shape."""

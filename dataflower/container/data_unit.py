@@ -417,6 +417,9 @@ class DataUnit:
             self._relay.close(message.container)
         elif isinstance(message, wire.Withdraw):
             self._withdraw(message)
+        elif isinstance(message, wire.Prefetch):
+            for ref in message.refs:
+                self.views.prefetch(ref)
         elif not isinstance(message, wire.RunBatch | wire.RunMany):
             self._tell(message)
 

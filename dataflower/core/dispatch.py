@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from dataflower.core.batching import GRACE_S, CostError, Shelf, Sorter, Waiting
 from dataflower.core.instance import Instance, Phase
@@ -209,6 +210,10 @@ class BatchPool(Pool):
         self.queued -= 1
         if entry.shelf is not None:
             entry.shelf.discard(entry)
+
+    def upcoming(self, count: int) -> list[Instance]:
+        """The tasks of the next batches, about."""
+        return list(islice(self._waiting, count * self._spec.max_size))
 
     def give_up(self) -> list[Instance]:
         """All tasks that wait, in order; the queue is empty afterwards."""

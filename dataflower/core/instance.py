@@ -151,6 +151,7 @@ class Instance:
         "displaced",
         "emitter",
         "flow",
+        "is_fetched",
         "is_sent",
         "items",
         "lost",
@@ -213,6 +214,8 @@ class Instance:
         """Whether its container may not have begun with it yet: it got it while all places were taken."""
         self.recalled = False
         """Whether its container was asked to give it back if it had not begun."""
+        self.is_fetched = False
+        """Whether a container was asked to have its inputs at hand, or needed not be."""
         self.is_sent = False
         """Whether its function is over and its outputs are on their way here from another host."""
         self.displaced = 0

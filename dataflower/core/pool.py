@@ -226,6 +226,15 @@ class Pool:
     def _moves(container: Container, now: float) -> bool:
         return container.phase is ContainerPhase.READY and now - container.moved <= PATIENCE_S
 
+    def is_moving(self, now: float) -> bool:
+        """Whether any container has ended a task lately."""
+        return any(self._moves(container, now) for container in self.containers.values())
+
+    def standing(self, now: float) -> list[Container]:
+        """Containers that have had a task for longer."""
+        ready = (c for c in self.containers.values() if c.phase is ContainerPhase.READY)
+        return [c for c in ready if not self._moves(c, now)]
+
     def seat(self, container: Container, instance: Instance, now: float) -> None:
         """The container has the task from now on."""
         tasks = container.tasks
@@ -280,8 +289,7 @@ class Pool:
         places = self._free_places() - self.queued
         if places <= 0:
             return []
-        ready = [c for c in self.containers.values() if c.phase is ContainerPhase.READY]
-        waiting = [i for c in ready if not self._moves(c, now) for i in self.unbegun(c)]
+        waiting = [i for c in self.standing(now) for i in self.unbegun(c)]
         return sorted(waiting, key=lambda instance: instance.turn)[:places]
 
     def _free_places(self) -> int:
@@ -312,6 +320,17 @@ class Pool:
         while free and not self._has_place(free[-1]):
             free.pop()
         return free[-1] if free and not self.backlog and not self.closing else None
+
+    def upcoming(self, count: int) -> list[Instance]:
+        """The next tasks in the queue, at least some of so many; `count` must be small."""
+        head = self._queue[: (1 << count) - 1]  # a heap has its smallest there
+        return [entry[2] for entry in heapq.nsmallest(count, head, key=lambda e: e[:2]) if entry[2].pooled]
+
+    def soonest_free(self) -> list[Container]:
+        """The containers that will take what waits, in the order in which they are likely to."""
+        known = self.containers.values()
+        ready = sorted((c for c in known if c.phase is ContainerPhase.READY), key=lambda c: c.moved)
+        return [*ready, *(c for c in known if c.phase is ContainerPhase.STARTING)]
 
     def give_up(self) -> list[Instance]:
         """All tasks that wait, in order; the queue is empty afterwards."""

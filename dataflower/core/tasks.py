@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from itertools import cycle
 
 from dataflower import wire
 from dataflower.core.ahead import PATIENCE_S
@@ -19,6 +20,7 @@ from dataflower.core.inputs import at_start
 from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
 from dataflower.core.pool import Container, Pool
+from dataflower.core.prefetch import MOST_FETCHED, worth_fetching
 from dataflower.core.preloading import Preloading
 from dataflower.core.priority import ranked
 from dataflower.core.relay import Relays
@@ -120,6 +122,8 @@ class Tasks(Relays):
                 self._deadline_passed(call, now)
                 continue
             self._run(call, instance, container, now)
+        if pool.queued:
+            self._prefetch(pool, now)
         if pool.backlog or pool.min_replicas:
             self._fleet.fill(pool, now)
 
@@ -165,8 +169,26 @@ class Tasks(Relays):
                 self._run_batch(pool, live, container, now)
         if pool.queued and (pool.timer is None or pool.alarm < pool.timer.at):
             self._set_alarm(pool)
+        if pool.queued:
+            self._prefetch(pool, now)
         if pool.queued or pool.min_replicas:
             self._fleet.fill(pool, now)
+
+    def _prefetch(self, pool: Pool, now: float) -> None:
+        """Have containers that are busy fetch what the next tasks will read (`core.prefetch`)."""
+        if pool.ahead and pool.is_moving(now):
+            return  # they will have more tasks ahead in a moment
+        coming = pool.upcoming(min(MOST_FETCHED, pool.size))
+        if all(instance.is_fetched for instance in coming):
+            return
+        for instance, container in zip(coming, cycle(pool.soonest_free()), strict=False):
+            if not instance.is_fetched:
+                self._fetch(instance, container)
+
+    def _fetch(self, instance: Instance, container: Container) -> None:
+        instance.is_fetched = True
+        if refs := worth_fetching(instance):
+            self._out.append(Tell(container.number, wire.Prefetch(refs)))
 
     def _set_alarm(self, pool: BatchPool) -> None:
         """Look at the queue again when its next batch has waited long enough; an earlier alarm is left to find that."""
@@ -216,7 +238,7 @@ class Tasks(Relays):
         self._tasks[task] = instance
         pool = container.pool
         instance.ahead = not pool.batches and len(container.tasks) >= pool.concurrency
-        instance.recalled = instance.is_sent = False
+        instance.recalled = instance.is_sent = instance.is_fetched = False
         pool.seat(container, instance, now)
         if instance.ahead and pool.watch is None:
             pool.watch = self.timers.at(now + PATIENCE_S, lambda at: self._look_after(pool, at))
@@ -249,6 +271,12 @@ class Tasks(Relays):
         if pool.beyond:
             pool.watch = self.timers.at(now + PATIENCE_S, lambda at: self._look_after(pool, at))
             self._recall(pool.stalled(now))
+            for container in pool.standing(now):
+                for instance in pool.unbegun(container)[:MOST_FETCHED]:
+                    if not instance.is_fetched:
+                        self._fetch(instance, container)
+            if pool.queued:
+                self._prefetch(pool, now)
 
     def _recall(self, instances: list[Instance]) -> None:
         """Have these tasks back from their containers, unless they have begun."""

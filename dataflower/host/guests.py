@@ -204,10 +204,15 @@ class Owner:
                 raise ValueError(f"arena {message.arena:#x} is in use")
             self._detach(message.arena)
             return
-        guest = self.guests.get(number)
+        guest = self.guests.get(number % peer_wire.ASIDE)
         if guest is None:
             return  # it has ended, and its owner will hear of that
-        if isinstance(message, Stop):
+        if isinstance(message, wire.Prefetch) is not (number > peer_wire.ASIDE):
+            raise ValueError(f"{type(message).__name__} under the key {number}")
+        if isinstance(message, wire.Prefetch):
+            known = tuple([ref for ref in message.refs if self._has(ref)])  # some may be gone
+            guest.peer.tell(wire.Prefetch(known))
+        elif isinstance(message, Stop):
             self._hang_up(guest)
             self._lender.launcher.stop(guest.process)
         elif isinstance(message, Kill):
@@ -218,8 +223,7 @@ class Owner:
 
     def _tell(self, guest: Guest, number: int, message: wire.ToContainer) -> None:
         for ref in _refs_to(message):
-            size = self._sizes.get(ref.arena)
-            if size is None or not 0 <= ref.slot <= ref.offset <= ref.offset + ref.nbytes <= size:
+            if not self._has(ref):
                 raise ValueError(f"named memory that is not there (arena {ref.arena:#x})")
         if isinstance(message, ReleaseSlots):
             self.ferry.released(message.slots)
@@ -228,6 +232,10 @@ class Owner:
         elif isinstance(message, Withdraw):
             message = self._take_back(number, message)
         guest.peer.tell(message)
+
+    def _has(self, ref: TensorRef) -> bool:
+        size = self._sizes.get(ref.arena)
+        return size is not None and 0 <= ref.slot <= ref.offset <= ref.offset + ref.nbytes <= size
 
     def _take_back(self, number: int, message: Withdraw) -> Withdraw:
         """Give back the tasks that bytes are still missing for; what is left to ask the container for."""

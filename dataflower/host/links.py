@@ -24,6 +24,7 @@ from dataflower.wire import (
     Feed,
     Next,
     OpenLink,
+    Prefetch,
     RunBatch,
     RunMany,
     RunTask,
@@ -41,6 +42,8 @@ _encode = wire.encode
 _ARENA_SLACK_BYTES = 64 << 20
 MOST_TOGETHER = 8
 """Tasks in one message."""
+_FETCHED_BYTES = 256 << 10
+"""Smaller tensors are looked at sooner than a message about them is read."""
 _SMALL_BYTES = 4096
 """Inputs of a task that shares a message with others: all together stay below what a message may hold."""
 
@@ -253,11 +256,24 @@ class Peer:
             for task in message.tasks:  # type: ignore[union-attr]
                 for entry in task.inputs:  # type: ignore[union-attr]
                     self._introduce_all(box, (entry.value,) if isinstance(entry, Single) else entry.values)
+        elif kind is Prefetch:
+            self._prefetch(message.refs)  # type: ignore[union-attr]
+            return
         else:
             box = self.control
             if kind is Feed:
                 self._introduce_all(box, message.values)  # type: ignore[union-attr]
         box.send(_encode(message))
+
+    def _prefetch(self, refs: Iterable[TensorRef]) -> None:
+        """On the socket that is heard while user code runs."""
+        large = tuple([r for r in refs if r.nbytes >= _FETCHED_BYTES and r.arena >> 16 != self.number])
+        if not large:
+            return
+        for ref in large:
+            if ref.arena not in self.control.attached:
+                self._attach(self.control, ref.arena)
+        self.control.send(_encode(Prefetch(large)))
 
     def gather(self, message: RunTask) -> bool:
         """Keep a task until `send_gathered`, which must follow; False if it is none of those that go out together."""

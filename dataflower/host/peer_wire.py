@@ -12,6 +12,8 @@ from dataflower import wire
 from dataflower.spec.workflow import Stage
 
 VERSION = 2
+ASIDE = 1 << 40
+"""Added to a container's number: a key for what waits for bytes without holding up that container's messages."""
 
 # --- meeting -------------------------------------------------------------------------------------------------
 
@@ -107,6 +109,7 @@ ToTask = (
     | wire.Grant
     | wire.CancelTask
     | wire.Withdraw
+    | wire.Prefetch
     | wire.ReleaseSlots
 )
 """What an owner may tell a container; everything else is between the container and the host that it runs on."""

@@ -12,7 +12,19 @@ from dataflower.core.commands import StartContainer
 from dataflower.host import peer_wire
 from dataflower.host.links import Memory, Peer
 from dataflower.host.peer_wire import Kill, Stop
-from dataflower.wire import CancelTask, Feed, Grant, ReleaseSlots, RunBatch, RunTask, Single, TensorRef, Value, Withdraw
+from dataflower.wire import (
+    CancelTask,
+    Feed,
+    Grant,
+    Prefetch,
+    ReleaseSlots,
+    RunBatch,
+    RunTask,
+    Single,
+    TensorRef,
+    Value,
+    Withdraw,
+)
 
 _MIRRORED_BYTES = 1 << 38
 """What the arenas of one remote container may have in all; its host keeps it to its own limit."""
@@ -54,6 +66,9 @@ class RemotePeer(Peer):
 
     def tell(self, message: wire.ToContainer) -> None:
         """Send a message, with the bytes that it refers to."""
+        if isinstance(message, Prefetch):
+            self._messenger.tell(self.number + peer_wire.ASIDE, wire.encode(message), message.refs)
+            return
         refs: list[TensorRef] = []
         urgent = isinstance(message, (Grant, CancelTask, Withdraw, ReleaseSlots))
         if isinstance(message, RunTask):

@@ -176,6 +176,9 @@ class ScriptedContainer:
                     self._early.add(number)
             case wire.Withdraw(numbers, reason):
                 self._withdraw(numbers, reason)
+            case wire.Prefetch(refs):
+                for ref in refs:
+                    self._slots.check_readable((ref.arena, ref.slot))
             case wire.AttachArena() | wire.DetachArena() | wire.ReleaseSlots():
                 pass
 

@@ -1,0 +1,37 @@
+"""What the next tasks of a stage will read is fetched while its containers still compute (DataFlower's prefetching).
+
+A task that waits for a place has all of its inputs. Its bytes may be on another host than the container that will run
+it, or in memory that the container has not looked at yet. So a busy container is told of them: its data unit, and the
+hosts', have them at hand when the task begins. Nothing is decided by that: the task may run elsewhere, or never.
+"""
+
+from __future__ import annotations
+
+from dataflower.core.instance import Instance
+from dataflower.wire import TensorRef, Value
+
+MOST_FETCHED = 4
+"""Tasks of a stage, or batches, whose inputs are fetched at a time: bytes of later ones would only slow theirs."""
+
+
+def worth_fetching(instance: Instance) -> tuple[TensorRef, ...]:
+    """The memory that a waiting task will read, each piece once; nothing of what rides in messages."""
+    found: dict[tuple[int, int, int], TensorRef] = {}
+
+    def add(value: Value) -> None:
+        for ref in value.tensors if value.spilled is None else (*value.tensors, value.spilled):
+            if ref.nbytes:
+                found.setdefault((ref.arena, ref.offset, ref.nbytes), ref)
+
+    for number, _, is_stream in instance.program.data_inputs:
+        if is_stream:
+            for value, _ in instance.streams[number].entries:
+                add(value)
+            continue
+        payload = instance.payloads[number]
+        if isinstance(payload, tuple):
+            for value in payload:
+                add(value)
+        elif payload is not None:
+            add(payload)
+    return tuple(found.values())
