@@ -46,7 +46,8 @@ class Complete:
     `adapters`: name -> folder of each LoRA adapter that requests may ask for. `adapter`: of requests that ask for none.
     `packed`: compute with weights in the processor's own layout, which is faster; all containers of the host share them
     either way. `max_queued_tokens`: refuse requests above so many tokens of prompts that wait. `ttft_ms`: refuse who
-    would get the first token later because of those before.
+    would get the first token later because of those before. `max_sequences`: answers that are written at a time.
+    `step_tokens`: tokens that a step computes at most, and so the size of the pieces of long prompts.
     """
 
     def setup(  # noqa: PLR0917 - named in YAML
@@ -60,8 +61,13 @@ class Complete:
         adapter: str = "",
         max_queued_tokens: int | None = None,
         ttft_ms: float | None = None,
+        max_sequences: int = 16,
+        step_tokens: int = 512,
     ) -> None:
-        limits = Limits(waiting_tokens=max_queued_tokens, ttft_s=None if ttft_ms is None else ttft_ms / 1000)
+        ttft_s = None if ttft_ms is None else ttft_ms / 1000
+        limits = Limits(
+            sequences=max_sequences, step_tokens=step_tokens, waiting_tokens=max_queued_tokens, ttft_s=ttft_s
+        )
         self.runner, tokenizer = start(model, dtype, packed, limits)
         for name, folder in {**(adapters or {}), **({adapter: adapter} if adapter else {})}.items():
             self.runner.adapters.load(name, assets.find_adapter(folder))
@@ -82,8 +88,16 @@ class Complete:
 class Continue:
     """Continues a text that is still being written: each piece is computed as it comes, the answer begins at once."""
 
-    def setup(self, model: str = "smollm2", max_new_tokens: int = 96, dtype: str = "bfloat16") -> None:
-        self.runner, self.tokenizer = start(model, dtype)
+    def setup(
+        self,
+        model: str = "smollm2",
+        max_new_tokens: int = 96,
+        dtype: str = "bfloat16",
+        max_sequences: int = 16,
+        step_tokens: int = 512,
+    ) -> None:
+        limits = Limits(sequences=max_sequences, step_tokens=step_tokens)
+        self.runner, self.tokenizer = start(model, dtype, limits=limits)
         self.params = SamplingParams(max_tokens=max_new_tokens)
 
     async def __call__(self, pieces: Stream[str]) -> AsyncIterator[str]:
@@ -104,15 +118,18 @@ class Chat:
     `examples`: earlier prompts with their answers.
     """
 
-    def setup(
+    def setup(  # noqa: PLR0917 - named in YAML
         self,
         model: str = "smollm2",
         system: str = "",
         examples: Sequence[Sequence[str]] = (),
         max_new_tokens: int = 96,
         dtype: str = "bfloat16",
+        max_sequences: int = 16,
+        step_tokens: int = 512,
     ) -> None:
-        self.runner, self.tokenizer = start(model, dtype)
+        limits = Limits(sequences=max_sequences, step_tokens=step_tokens)
+        self.runner, self.tokenizer = start(model, dtype, limits=limits)
         self.before = [{"role": "system", "content": system}] if system else []
         for asked, answered in examples:
             self.before += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]

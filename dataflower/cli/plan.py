@@ -15,6 +15,7 @@ from dataflower.cli.terminal import Format, emit, show, terminal
 if TYPE_CHECKING:
     from dataflower.cli.planning import Case
     from dataflower.planner import Infeasible, Options, Together
+    from dataflower.planner.promises import PromisesBroken
 
 
 class Charge(enum.StrEnum):
@@ -39,6 +40,30 @@ def plan(
     percentile: Annotated[
         float | None,
         typer.Option("--percentile", min=1, max=99.999, help="Instead of the workflow's `slo.percentile`."),
+    ] = None,
+    ttft: Annotated[
+        str | None,
+        typer.Option("--ttft", metavar="TIME", help="To the first token, instead of the workflow's `slo.ttft_ms`."),
+    ] = None,
+    tpot: Annotated[
+        str | None,
+        typer.Option("--tpot", metavar="TIME", help="For a further token, instead of the workflow's `slo.tpot_ms`."),
+    ] = None,
+    itl: Annotated[
+        str | None,
+        typer.Option("--itl", metavar="TIME", help="Between two tokens, instead of the workflow's `slo.itl_ms`."),
+    ] = None,
+    prompt_tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt-tokens", metavar="[STAGE=]MEAN[:HIGH]", help="Tokens of prompts: the mean, and at the percentile."
+        ),
+    ] = None,
+    output_tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output-tokens", metavar="[STAGE=]MEAN[:HIGH]", help="Tokens of answers: the mean, and at the percentile."
+        ),
     ] = None,
     arrivals: Annotated[
         str, typer.Option("--arrivals", metavar="HOW", help="poisson, paced, or a recording (CSV or JSONL).")
@@ -102,12 +127,16 @@ def plan(
     workflows are planned for one set of machines, which they share where that is cheaper. The plan file (-o yaml,
     --out) is what `apply --plan` takes. Ends with 4 if nothing keeps the SLO, and says what would.
 
+    Objectives for tokens (`slo.ttft_ms`, `slo.tpot_ms`) are kept by the stages with a language model: the plan says how
+    many replicas, how many answers at a time in each, and in which pieces prompts are computed.
+
     Example: dataflower plan workflows/face.yaml --rate 4 --explain
     """
-    from dataflower.cli.planning import Request, solve, stock
+    from dataflower.cli.planning import Request, settled, solve, stock
     from dataflower.cli.planning_tables import comparison, plan_data, plan_tables, reason_tables
     from dataflower.config.compose import compose
     from dataflower.planner import Infeasible
+    from dataflower.planner.promises import PromisesBroken
 
     request = Request(
         files=files,
@@ -129,10 +158,19 @@ def plan(
         batching=not single,
         tighten=tight,
         profile=profile,
+        ttft=ttft,
+        tpot=tpot,
+        itl=itl,
+        prompts=prompt_tokens or [],
+        answers=output_tokens or [],
     )
     cases, options = stock(request, compose({"code_path": code_path}, file=config).config)
     for note in dict.fromkeys(note for case in cases for note in case.inventory.notes):
         terminal().note(f"note: {note}")
+    ready = settled(cases)
+    if isinstance(ready, PromisesBroken):
+        _refuse(ready, cases, output)
+    cases = ready
     found = solve(cases, options)
     if isinstance(found, Infeasible):
         _refuse(found, cases, output)
@@ -162,14 +200,21 @@ def _write(out: Path, found: Together, options: Options, cases: list[Case]) -> N
         terminal().note(f"written: {target}")
 
 
-def _refuse(found: Infeasible, cases: list[Case], output: Format) -> NoReturn:
+def _refuse(found: Infeasible | PromisesBroken, cases: list[Case], output: Format) -> NoReturn:
     """Say what binds and what would be feasible; ends with 4."""
     from dataflower.cli.planning_tables import infeasible_data, infeasible_text
+    from dataflower.cli.token_tables import broken_data, broken_text
+    from dataflower.planner.promises import PromisesBroken
 
     case = next(case for case in cases if case.workflow.name == found.application)
-    if output is Format.TABLE:
-        terminal().error(infeasible_text(found, case))
+    text: str
+    data: dict[str, Any]
+    if isinstance(found, PromisesBroken):
+        text, data = broken_text(found, case), broken_data(found)
     else:
-        data: dict[str, Any] = infeasible_data(found, case)
+        text, data = infeasible_text(found, case), infeasible_data(found, case)
+    if output is Format.TABLE:
+        terminal().error(text)
+    else:
         emit(data, output, None)
     raise typer.Exit(ExitCode.INFEASIBLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from dataflower.config.text import read_text
 from dataflower.errors import NotFound, Problem
 from dataflower.planner import Arrivals, Billing, Infeasible, Options, Question, Tenant, Together, Trace, plan_together
 from dataflower.planner.inventory import Inventory, Source, Wishes, take_stock
+from dataflower.planner.promises import Promises, PromisesBroken, beyond, implied_s, settle
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.tree import parse
 from dataflower.spec.units import parse_duration
@@ -48,6 +49,11 @@ class Request:
     batching: bool
     tighten: bool
     profile: str | None
+    ttft: str | None = None
+    tpot: str | None = None
+    itl: str | None = None
+    prompts: Sequence[str] = ()
+    answers: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class Case:
     slo_s: float
     place: Problem
     question: Question
+    promises: Promises = field(default_factory=Promises)
 
     @property
     def tenant(self) -> Tenant:
@@ -99,10 +106,22 @@ def stock(request: Request, config: Config) -> tuple[list[Case], Options]:
     for file, workflow in zip(request.files, workflows, strict=True):
         sources = [Source(read_text(path), str(path)) for path in _profiles(request.profiles, file, workflow)]
         inventory = take_stock(workflow, sources, prices, _wishes(request, workflow, len(workflows) > 1))
-        slo_s, place = _slo(request.slo, file, workflow)
-        question = Question(inventory.application, inventory.profiles, options, trace=trace)
-        cases.append(Case(workflow, inventory, rates[workflow.name], slo_s, place, question))
+        promises = _promises(request, file, workflow, inventory)
+        slo_s, place = _slo(request.slo, file, workflow, inventory, promises)
+        question = Question(inventory.application, inventory.profiles, options, trace=trace, tokens=inventory.tokens)
+        cases.append(Case(workflow, inventory, rates[workflow.name], slo_s, place, question, promises))
     return cases, options
+
+
+def settled(cases: Sequence[Case]) -> list[Case] | PromisesBroken:
+    """The cases with what objectives for tokens leave each of their stages."""
+    found = []
+    for case in cases:
+        question = settle(case.question, case.rate, case.promises, case.inventory.streams)
+        if isinstance(question, PromisesBroken):
+            return question
+        found.append(dataclasses.replace(case, question=question))
+    return found
 
 
 def solve(cases: Sequence[Case], options: Options) -> Together | Infeasible:
@@ -112,7 +131,7 @@ def solve(cases: Sequence[Case], options: Options) -> Together | Infeasible:
 
 def paced(case: Case, options: Options) -> Question:
     """The same question for evenly spaced arrivals and another method."""
-    return dataclasses.replace(case.question, options=options, trace=None)
+    return dataclasses.replace(case.question, options=options, trace=None, tokens={}, caps={})
 
 
 def pairs(given: Sequence[str], option: str, what: str) -> dict[str, str]:
@@ -200,21 +219,93 @@ def _wishes(request: Request, workflow: Workflow, several: bool) -> Wishes:
         items = {name: n for name, n in items.items() if name.partition("/keyed")[0] in stages or name == "inputs"}
         shares = {name: s for name, s in shares.items() if name.rpartition(".")[0] in stages}
     return Wishes(
-        models, items, shares, request.high, not request.alone, mend=request.mend, only=frozenset(request.devices)
+        models,
+        items,
+        shares,
+        request.high,
+        not request.alone,
+        prompts=_lengths(request.prompts, "--prompt-tokens", list(workflow.stages)),
+        answers=_lengths(request.answers, "--output-tokens", list(workflow.stages)),
+        mend=request.mend,
+        only=frozenset(request.devices),
     )
 
 
-def _slo(given: str | None, file: Path, workflow: Workflow) -> tuple[float, Problem]:
+def _promises(request: Request, file: Path, workflow: Workflow, inventory: Inventory) -> Promises:
+    """The objectives for tokens: of the command line, else of the workflow."""
+    own = workflow.slo
+    given = {"ttft": request.ttft, "tpot": request.tpot, "itl": request.itl}
+    stated = {name: None if own is None else getattr(own, f"{name}_ms") for name in given}
+    seconds = {
+        name: _duration(text, f"--{name}") if text is not None else None if (ms := stated[name]) is None else ms / 1000
+        for name, text in given.items()
+    }
+    promises = Promises(seconds["ttft"], seconds["tpot"], seconds["itl"])
+    if not promises.any or inventory.streams:
+        return promises
+    asked = [f"--{name}" for name, text in given.items() if text is not None]
+    if asked or ((own is None or own.e2e_ms is None) and request.slo is None):
+        name = asked[0] if asked else f"slo.{next(name for name, ms in stated.items() if ms is not None)}_ms"
+        raise WrongUsage(
+            f"{file}: {name} needs a language model whose answers leave the workflow as a stream, and the profile has "
+            "none: profile again if there is one, or state slo.e2e_ms"
+        )
+    return Promises()  # of a workflow that is planned by its end-to-end objective, as it streams no answers
+
+
+def _duration(text: str, option: str) -> float:
+    """Seconds; a bare number is milliseconds."""
+    try:
+        value = parse_duration(float(text) / 1000 if text.replace(".", "", 1).isdigit() else text)
+    except ValueError as error:
+        raise WrongUsage(f"{option}: {error}") from None
+    if value <= 0:
+        raise WrongUsage(f"{option}: {text} must be greater than 0")
+    return value
+
+
+def _slo(
+    given: str | None, file: Path, workflow: Workflow, inventory: Inventory, promises: Promises
+) -> tuple[float, Problem]:
+    """The end-to-end objective: given, stated, or what objectives for tokens come to; and where it stands."""
     if given is not None:
-        try:
-            value = parse_duration(float(given) / 1000 if given.replace(".", "", 1).isdigit() else given)
-        except ValueError as error:
-            raise WrongUsage(f"--slo: {error}") from None
-        if value <= 0:
-            raise WrongUsage(f"--slo: {given} must be greater than 0")
-        return value, Problem("--slo", 0, 0, "")
-    if workflow.slo is None or workflow.slo.e2e_ms is None:
+        return _duration(given, "--slo"), Problem("--slo", 0, 0, "")
+    if workflow.slo is not None and workflow.slo.e2e_ms is not None:
+        return workflow.slo.e2e_ms / 1000, _place(file, "e2e_ms")
+    if not promises.any:
         raise WrongUsage(f"{file} states no `slo.e2e_ms`: write it there, or give --slo")
+    held = beyond(inventory.application, inventory.streams)
+    if held:
+        raise WrongUsage(
+            f"{file}: stage {held[0]!r} is not on the way to the first token, so `slo.ttft_ms` does not say how long "
+            "it may take: state `slo.e2e_ms`, too, or give --slo"
+        )
+    whole = implied_s(promises, inventory.tokens, inventory.streams)
+    if whole is None:
+        raise WrongUsage(
+            f"{file}: objectives for the first token and for further ones belong together where there is no "
+            "`slo.e2e_ms`: state `slo.ttft_ms` and `slo.tpot_ms`"
+        )
+    return whole, _place(file, "ttft_ms")
+
+
+def _place(file: Path, key: str) -> Problem:
     tree = parse(read_file(file), str(file)) if str(file) != "-" else None
-    place = Problem(str(file), 1, 1, "") if tree is None else tree.problem(("slo", "e2e_ms"), "")
-    return workflow.slo.e2e_ms / 1000, place
+    return Problem(str(file), 1, 1, "") if tree is None else tree.problem(("slo", key), "")
+
+
+def _lengths(given: Sequence[str], option: str, stages: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """`[STAGE=]MEAN[:HIGH]`; without a stage it is for all that work in tokens (named `*` until these are known)."""
+    found: dict[str, tuple[float, float]] = {}
+    for text in given:
+        name, equals, value = text.rpartition("=")
+        mean, colon, high = value.partition(":")
+        length = number(mean, option), number(high, option) if colon else 0.0
+        if length[1] and length[1] < length[0]:
+            raise WrongUsage(f"{option}: {text}: the tokens at the percentile can't be fewer than the mean")
+        if (name if equals else "*") in found:
+            raise WrongUsage(f"{option}: {name or 'every stage'} is given twice")
+        if equals and name not in stages:
+            raise WrongUsage(f"{option}: no stage {name!r} ({did_you_mean(name, stages)})")
+        found[name if equals else "*"] = length
+    return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from dataflower.cli.planning import Case, paced
+from dataflower.cli.token_tables import first_token, token_table
 from dataflower.planner import Arrivals, Billing, Infeasible, Options, Plan, Together, document_of
 from dataflower.planner.baselines import BASELINES, OURS
 from dataflower.planner.plan import plan as planned
@@ -25,6 +26,9 @@ def plan_tables(found: Together, cases: Sequence[Case], options: Options) -> Ite
     """A table of stages for each workflow, each with its lines of summary."""
     for plan, case in zip(found.plans, cases, strict=True):
         yield _stages(plan, case)
+        if any(stage.tokens is not None for stage in plan.stages):
+            yield ""
+            yield token_table(plan, case)
         yield "\n".join(_summary(plan, case, options)) + "\n"
     if found.shared:
         yield _shared(found)
@@ -83,13 +87,14 @@ def _summary(plan: Plan, case: Case, options: Options) -> Iterator[str]:
     if not plan.exact and plan.lower_bound > 0:
         gap = f"at most {plan.cost / plan.lower_bound - 1:.1%} above the least"
     yield f"{plan.cost:.4g} an hour, {plan.cost_per_1000:.4g} for 1,000 requests ({gap})"
+    yield from first_token(plan, case)
     yield from _warnings(plan, case)
 
 
 def _warnings(plan: Plan, case: Case) -> Iterator[str]:
     """What a reader should know before relying on it."""
     for document in case.inventory.documents:
-        shaky = [name for name, stage in document.stages.items() if not all(p.steady for p in stage.points)]
+        shaky = [name for name, stage in document.stages.items() if not stage.is_steady]
         if shaky:
             yield f"note: durations that were not steady when measured: {', '.join(shaky)}"
         cores = sum(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dataflower.host.settings import HostConfig
     from dataflower.loadgen.profiling.profiler import Profiled, Request
-    from dataflower.planner.measured import ProfileDocument
+    from dataflower.planner.measured import ProfileDocument, TokenPoint, TokensProfile
 
 
 def profile(
@@ -52,7 +52,8 @@ def profile(
     A few real runs tell how often each stage runs and what it is given. Then each stage has the machine to itself and
     runs on those inputs in a real container, batch size after batch size, until the median of its duration is known to
     within 5 % or its time is up. What depends on nothing that has changed (code, params, files that the function reads,
-    this machine) is not measured again.
+    this machine) is not measured again. Of a stage with a language model prompts and steps of its answers are measured
+    apart, on prompts of rising length and rising numbers of answers at a time.
 
     Example: dataflower profile workflows/face.yaml
     """
@@ -190,7 +191,29 @@ def profile_table(found: Profiled) -> Table:
                 f"{stage.tasks:g}" if i == 0 else "",
                 ", ".join([*note, *([] if p.steady else ["not steady"])]),
             )
+        if stage.tokens is not None:
+            _token_rows(table, stage.tokens)
     return table
+
+
+def _token_rows(table: Table, tokens: TokensProfile) -> None:
+    """What prompts and steps of a language model take, below the stage that has it."""
+    rows: list[tuple[str, int, TokenPoint]] = [(f"  prompt of {p.tokens}", p.tokens, p) for p in tokens.prefill]
+    steps: list[tuple[str, int, TokenPoint]] = [(f"  step at {p.context} tokens", p.batch, p) for p in tokens.decode]
+    for i, (name, count, p) in enumerate([*rows, *steps]):
+        table.add_row(
+            name,
+            "1" if i < len(rows) else str(count),
+            f"{p.duration_ms:.4g}",
+            f"{p.high_ms:.4g}" if p.high_ms else "-",
+            f"{p.busy_ms:.4g}" if p.busy_ms else "-",
+            "",
+            f"{count / p.duration_ms * 1000:.4g}",
+            str(p.runs),
+            "",
+            "",
+            "tokens per s" + ("" if p.steady else ", not steady"),
+        )
 
 
 class _Bar:

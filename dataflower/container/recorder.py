@@ -58,6 +58,9 @@ class Recorder:
         self._target = target.build(target.find(function), params)
         self._files.update(_mapped())
         self._note_files()
+        runner = find_runner(self._target.instance)
+        if runner is not None:
+            runner.watch(_Answers(self._folder / f"{uuid.uuid4().hex}.answers.json"))
 
     def __call__(self, context: Context, **inputs: Any) -> Any:
         """Call the user's function with what came, once it is noted."""
@@ -133,6 +136,38 @@ class Recorder:
     def close(self) -> None:
         """Let the user's function put itself away."""
         self._target.close()
+
+
+RUNNER = "dataflower.llm.runner"
+"""Where a runner's class lives. It is known by that name: what runs here may have nothing to do with models."""
+
+
+def find_runner(instance: Any) -> Any:
+    """The runner of language models that a function keeps as one of its attributes; None if it has none."""
+    held = vars(instance).values() if hasattr(instance, "__dict__") else ()
+    return next((one for one in held if any(kind.__module__ == RUNNER for kind in type(one).__mro__)), None)
+
+
+class _Answers:
+    """Notes tokens of prompts and answers, one pair for each answer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pairs: list[tuple[int, int]] = []
+        self._write()
+
+    def stepped(self, decoding: int, prompt_tokens: int) -> None:
+        """See `Watcher`."""
+
+    def finished(self, usage: Any) -> None:
+        """See `Watcher`."""
+        self._pairs.append((usage.prompt_tokens, usage.completion_tokens))
+        self._write()
+
+    def _write(self) -> None:
+        made = self._path.with_suffix(".making")
+        made.write_text(json.dumps(self._pairs))
+        made.replace(self._path)
 
 
 def is_data(name: str) -> bool:

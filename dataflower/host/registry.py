@@ -136,7 +136,8 @@ class Registry:
         self._revived.clear()
 
     def _add(self, workflow: Workflow, stored: StoredWorkflow) -> Deployed:
-        program = compile_program(workflow)
+        plan = self._kept_plan(workflow, stored)
+        program = compile_program(_started(workflow, plan))
         deployed = Deployed(
             name=stored.name,
             version=stored.version,
@@ -147,12 +148,18 @@ class Registry:
             streams=frozenset(output.name for output in program.outputs if output.stream),
         )
         self._engine.feed(WorkflowAdded(deployed.key, program))
-        if stored.plan:
-            try:
-                self._follow(deployed, self._fitting(self._read(stored.plan, workflow), workflow))
-            except DataflowerError as error:
-                _log.error("the plan of workflow %r can't be kept any more and is left out: %s", stored.name, error)
+        if plan is not None:
+            self._follow(deployed, plan)
         return deployed
+
+    def _kept_plan(self, workflow: Workflow, stored: StoredWorkflow) -> ReadPlan | None:
+        if not stored.plan:
+            return None
+        try:
+            return self._fitting(self._read(stored.plan, workflow), workflow)
+        except DataflowerError as error:
+            _log.error("the plan of workflow %r can't be kept any more and is left out: %s", stored.name, error)
+            return None
 
     def _read(self, text: str, workflow: Workflow) -> ReadPlan:
         """Raises DocumentInvalid."""
@@ -229,7 +236,10 @@ class Registry:
                 raise DataflowerError(
                     f"workflow {workflow.name!r} is at version {version}, not {expected_version}", code=Code.ABORTED
                 )
-            if current is not None and current.source == source:
+            same_start = plan is None or (
+                current is not None and _started(workflow, read) == _started(workflow, current.planned)
+            )
+            if current is not None and current.source == source and same_start:
                 if plan is not None and plan != current.plan:
                     same = StoredWorkflow(workflow.name, version, source, current.applied_at, plan=plan)
                     await self._journal.put_workflow(same)
@@ -281,3 +291,12 @@ class Registry:
             running=deployed.running,
             replanning=None if self._replanning is None else self._replanning.status(deployed),
         )
+
+
+def _started(workflow: Workflow, plan: ReadPlan | None) -> Workflow:
+    """As its containers are started under a plan: where that differs, another plan takes a new version."""
+    if plan is None:
+        return workflow
+    from dataflower.planner.dispatch import tuned
+
+    return tuned(workflow, plan.document)

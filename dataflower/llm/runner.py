@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -29,7 +29,7 @@ from dataflower.llm.grammar import Grammars
 from dataflower.llm.kv import KvStore
 from dataflower.llm.lora import LoraStacks
 from dataflower.llm.model import Model
-from dataflower.llm.output import TokenOutput
+from dataflower.llm.output import TokenOutput, Usage
 from dataflower.llm.params import SamplingParams
 from dataflower.llm.sampling import Choice, Chooser, choose, logprob
 from dataflower.llm.scheduler import Chunk, Limits, Scheduler, Step
@@ -58,6 +58,18 @@ class RunnerStatistics:
     busy_s: float
     model_s: float
     blocks: BlockStatistics
+
+
+class Watcher(Protocol):
+    """Told of what a runner does, on the runner's thread: to be quick."""
+
+    def stepped(self, decoding: int, prompt_tokens: int) -> None:
+        """A step is over: so many sequences got a further token, and so many tokens of prompts were computed."""
+        ...
+
+    def finished(self, usage: Usage) -> None:
+        """An answer is complete."""
+        ...
 
 
 class Runner:
@@ -107,6 +119,11 @@ class Runner:
         self._outbox: dict[asyncio.AbstractEventLoop, list[tuple[Sink, Item]]] = {}
         self._steps = self._computed = self._generated = self._preemptions = 0
         self._busy_s = self._model_s = 0.0
+        self._watcher: Watcher | None = None
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Tell somebody what is done from now on; None: nobody."""
+        self._watcher = watcher
 
     def start(self) -> Runner:
         """Start the thread, once."""
@@ -266,11 +283,14 @@ class Runner:
                         self._kv.end(sequence.number)
                     if step.chunks:
                         prompts = sum(chunk.count for chunk in step.chunks if not chunk.sequence.decoding)
+                        decoding = sum(chunk.sequence.decoding for chunk in step.chunks)
                         self._step(step)
                         spent = _monotonic() - began
                         self._busy_s += spent
                         self.scheduler.pace.note(prompts, spent)
                     self._deliver()
+                    if step.chunks and self._watcher is not None:
+                        self._watcher.stepped(decoding, prompts)
         finally:
             with self._wake:
                 self._closed = True
@@ -385,6 +405,8 @@ class Runner:
         except DataflowerError as error:  # the grammar's limits
             self._fail(generation, error)
             return
+        if generation.sequence.finish is not None and self._watcher is not None:
+            self._watcher.finished(generation.usage())  # before its reader knows, who may end all of this
         self._send(generation.sink, output)
         if generation.sequence.finish is not None:
             self._drop(generation, generation.sequence.finish)

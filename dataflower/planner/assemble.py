@@ -65,9 +65,17 @@ def _packed(drafts: Sequence[Draft], options: Options) -> tuple[Machine, ...]:
         for draft in drafts
         for stage, schedule in draft.solution.schedules.items()
         for i, a in enumerate(schedule.allotments)
+        if a.tokens is None  # a model keeps its weights and its keys and values: it takes no turns
+    }
+    fixed = {
+        (draft.name, stage): draft.worst[stage]
+        for draft in drafts
+        for stage, schedule in draft.solution.schedules.items()
+        if any(a.tokens is not None for a in schedule.allotments)
     }
 
     def keeps(worst: Worst) -> bool:
+        worst = {**fixed, **worst}
         return all(
             bounds.fits(
                 draft.problem.application.longest({name: worst[draft.name, name] for name in draft.worst}),
@@ -80,6 +88,7 @@ def _packed(drafts: Sequence[Draft], options: Options) -> tuple[Machine, ...]:
     if options.arrivals is Arrivals.POISSON:
         demands = {(d.name, stage): demand_of(d.problem, options, stage) for d in drafts for stage in d.worst}
     machines, worst = pack(tuples, keeps, demands)
+    worst = {**fixed, **worst}
     for draft in drafts:
         draft.worst = {name: worst[draft.name, name] for name in draft.worst}
     return tuple(m for m in machines if len(m.shares) > 1)

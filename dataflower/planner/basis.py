@@ -58,8 +58,9 @@ class BasisDocument(Document):
 
 
 def basis_of(question: Question) -> BasisDocument | None:
-    """The basis of plans that answer a question; None for recorded arrivals, which no plan file has room for."""
-    if question.trace is not None:
+    """The basis of plans that answer a question; None for recorded arrivals, which no plan file has room for,
+    and where stages work in tokens."""
+    if question.trace is not None or question.tokens:
         return None
     application, profiles = question.application, question.profiles
     used = {module.model for module in application.modules}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Set
 from graphlib import TopologicalSorter
 
@@ -42,7 +43,7 @@ def dispatch_plan(
         )
         for name, stage in document.stages.items()
         for group in stage.groups
-        if group.batch > 1 and workflow.stages[name].batch is None
+        if group.batch > 1 and workflow.stages[name].batch is None and stage.tokens is None
     ]
     problems += [
         Problem(
@@ -59,6 +60,23 @@ def dispatch_plan(
     if problems:
         raise DocumentInvalid(tuple(problems))
     return dispatch_of(document, workflow, admission=admission)
+
+
+def tuned(workflow: Workflow, document: PlanDocument | None) -> Workflow:
+    """The workflow as its containers are started under a plan (None: as it is).
+
+    A stage with a language model runs as many tasks at a time as the plan says, and its function is given the plan's
+    limits as params, as far as its `setup` takes them.
+    """
+    if document is None:
+        return workflow
+    stages = dict(workflow.stages)
+    for name, planned in document.stages.items():
+        if planned.tokens is not None and name in stages:
+            stage = stages[name]
+            scaling = dataclasses.replace(stage.scaling, concurrency=max(group.batch for group in planned.groups))
+            stages[name] = dataclasses.replace(stage, scaling=scaling, params={**stage.params, **planned.tokens.params})
+    return dataclasses.replace(workflow, stages=stages)
 
 
 def dispatch_of(document: PlanDocument, workflow: Workflow, *, admission: bool = True) -> DispatchPlan:

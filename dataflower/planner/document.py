@@ -14,12 +14,14 @@ from pydantic import Field, model_validator
 
 from dataflower.core.plan import Replan
 from dataflower.errors import InvalidArgument, Problem
+from dataflower.planner.answers import TokenStage
 from dataflower.planner.basis import BasisDocument, basis_of, question_of
 from dataflower.planner.options import Billing, Dispatch, Options
 from dataflower.planner.plan import Plan, StagePlan
 from dataflower.planner.question import Question
 from dataflower.planner.reading import DocumentInvalid, read
 from dataflower.planner.schedule import ROUNDING, Allotment, whole
+from dataflower.planner.tokens import TokenPlan
 from dataflower.spec.document import Document
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.tree import Path, Tree
@@ -49,6 +51,31 @@ class GroupDocument(Document):
     worst_ms: Positive = Field(description="Latency that is counted on, from queued to done")
 
 
+class LengthsDocument(Document):
+    """Tokens that a plan counts on."""
+
+    mean: Positive
+    high: Positive = Field(description="At the percentile of the plan")
+
+
+class TokensDocument(Document):
+    """How a stage with a language model keeps its tokens. What is expected is for one replica under its share."""
+
+    sequences: int = Field(ge=1, description="Answers that one replica writes at a time, at most")
+    step_tokens: int = Field(ge=2, description="Tokens that one step computes at most: the size of a prompt's pieces")
+    ttft_ms: Positive = Field(description="To the first token from when the stage has its prompt, at the percentile")
+    tpot_ms: Positive = Field(description="For a further token, on the average")
+    itl_ms: Positive = Field(description="Between two tokens, at most")
+    ttft_limit_ms: Positive | None = Field(None, description="What the objective for the first token leaves the stage")
+    tpot_limit_ms: Positive | None = Field(None, description="What that for further tokens leaves")
+    itl_limit_ms: Positive | None = Field(None, description="What that for gaps leaves")
+    prompt_tokens: LengthsDocument
+    output_tokens: LengthsDocument
+    params: dict[str, int | float] = Field(
+        default_factory=dict, description="Limits that the function's `setup` is given"
+    )
+
+
 class StageDocument(Document):
     """How one stage keeps its share of the SLO; the groups best ranked first."""
 
@@ -56,6 +83,7 @@ class StageDocument(Document):
     rate_per_s: Positive = Field(description="Tasks a second that the stage must serve")
     dummy_rate_per_s: NotNegative = Field(default=0.0, description="Tasks that nobody sent; dropped first under load")
     groups: list[GroupDocument] = Field(min_length=1)
+    tokens: TokensDocument | None = Field(None, description="Of a language model; `batch` of its group counts tasks")
 
 
 class ShareDocument(Document):
@@ -119,7 +147,12 @@ class PlanDocument(Document):
         data = self.model_dump(by_alias=True, mode="json")
         if self.basis is None:
             del data["basis"]
-        else:
+        for stage, own in self.stages.items():
+            if own.tokens is None:
+                del data["stages"][stage]["tokens"]
+            else:
+                data["stages"][stage]["tokens"] = own.tokens.model_dump(mode="json", exclude_none=True)
+        if self.basis is not None:
             data["basis"] = self.basis.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         return data
 
@@ -149,6 +182,8 @@ def parse_plan(text: str, file: str) -> PlanDocument:
                 left = stage.budget_ms - group.duration_ms
                 message = f"a time-out of {group.timeout_ms:g} ms, where the budget leaves {left:g} ms for waiting"
                 problems.append(tree.problem((*place, "timeout_ms"), message))
+        if stage.tokens is not None:
+            problems += _token_problems(stage.tokens, tree, (*at, "tokens"))
     problems += _basis_problems(document, tree)
     for i, machine in enumerate(document.shared):
         for j, share in enumerate(machine.shares):
@@ -160,6 +195,18 @@ def parse_plan(text: str, file: str) -> PlanDocument:
     if problems:
         raise DocumentInvalid(tuple(problems))
     return document
+
+
+def _token_problems(tokens: TokensDocument, tree: Tree, at: Path) -> Iterator[Problem]:
+    for name in ("ttft", "tpot", "itl"):
+        expected, limit = getattr(tokens, f"{name}_ms"), getattr(tokens, f"{name}_limit_ms")
+        if limit is not None and expected > limit * (1 + 1e-6):
+            yield tree.problem(
+                (*at, f"{name}_ms"), f"{expected:g} ms are expected, more than the limit of {limit:g} ms"
+            )
+    if tokens.step_tokens <= tokens.sequences:
+        message = f"a step of {tokens.step_tokens} tokens leaves no room for prompts beside {tokens.sequences} answers"
+        yield tree.problem((*at, "step_tokens"), message)
 
 
 def _basis_problems(document: PlanDocument, tree: Tree) -> Iterator[Problem]:
@@ -232,19 +279,42 @@ def document_of(plan: Plan, options: Options, method: str = "ours", question: Qu
         cost_per_1000=_rate(plan.cost_per_1000),
         worst_ms=_ms(plan.worst_s),
         path=list(plan.path),
-        stages={stage.stage: _stage(stage, away) for stage in plan.stages},
+        stages={
+            stage.stage: _stage(stage, away, None if question is None else question.tokens.get(stage.stage))
+            for stage in plan.stages
+        },
         shared=shared,
         replan=Replan.OFF,
         basis=None if question is None else basis_of(question),
     )
 
 
-def _stage(stage: StagePlan, away: set[tuple[str, int]]) -> StageDocument:
+def _stage(stage: StagePlan, away: set[tuple[str, int]], tokens: TokenStage | None) -> StageDocument:
     return StageDocument(
         budget_ms=_ms(stage.budget_s),
         rate_per_s=_rate(stage.rate),
         dummy_rate_per_s=_rate(stage.dummy_rate),
         groups=[_group(stage, a, is_shared=(stage.stage, i) in away) for i, a in enumerate(stage.tuples)],
+        tokens=None if tokens is None or stage.tokens is None else _tokens(stage.tokens, tokens),
+    )
+
+
+def _tokens(found: TokenPlan, stage: TokenStage) -> TokensDocument:
+    limits = {
+        f"{name}_limit_ms": None if value is None else _ms(value)
+        for name, value in (("ttft", stage.ttft_s), ("tpot", stage.tpot_s), ("itl", stage.gap_s))
+    }
+    settings = {"max_sequences": found.sequences, "step_tokens": found.step_tokens, "ttft_ms": limits["ttft_limit_ms"]}
+    return TokensDocument(
+        sequences=found.sequences,
+        step_tokens=found.step_tokens,
+        ttft_ms=_ms(found.steady.ttft_s),
+        tpot_ms=_ms(found.steady.tpot_s),
+        itl_ms=_ms(found.gap_s),
+        **limits,
+        prompt_tokens=LengthsDocument(mean=_rate(stage.prompt[0]), high=_rate(stage.prompt[1])),
+        output_tokens=LengthsDocument(mean=_rate(stage.output[0]), high=_rate(stage.output[1])),
+        params={name: value for name, value in settings.items() if name in stage.takes and value is not None},
     )
 
 

@@ -10,11 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dataflower.errors import InvalidArgument, NotFound, Problem
+from dataflower.planner.answers import TokenKind, TokenStage
 from dataflower.planner.application import Application, Fanned, from_workflow
-from dataflower.planner.measured import ProfileDocument, parse_measured, profiles_of
+from dataflower.planner.measured import (
+    Lengths,
+    ProfileDocument,
+    TokensProfile,
+    hardware,
+    parse_measured,
+    profiles_of,
+)
 from dataflower.planner.profile import Device, Profile, Profiles
 from dataflower.planner.reading import DocumentInvalid
 from dataflower.planner.table import Dips, models_in, parse_prices, parse_profiles
+from dataflower.planner.token_fit import cost_of
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.tree import parse
 from dataflower.spec.workflow import Workflow
@@ -36,6 +45,14 @@ class Source:
         return self.file.endswith(".csv")
 
 
+Length = tuple[float, float]
+"""Tokens: the mean, and at the percentile."""
+
+
+EVERY = "*"
+"""Stands for every stage that works in tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the caller says about a workflow; see `from_workflow` for `models`, `items` and `shares`.
@@ -43,6 +60,9 @@ class Wishes:
     Attributes:
         high: plan with the 90th percentile of measured durations instead of the median.
         busy: plan with durations measured while the other cores were busy, where there are any.
+        prompts: stage that works in tokens -> tokens of its prompts: the mean, and at the percentile (0: as much more
+            than the mean as in real runs). `EVERY` for all that are not named.
+        answers: likewise of its answers.
         mend: accept tables in which a larger batch is measured faster (`Dips.MEND`).
         only: devices that may be used; all if empty.
     """
@@ -52,18 +72,31 @@ class Wishes:
     shares: Mapping[str, float] = field(default_factory=dict)
     high: bool = True
     busy: bool = True
+    prompts: Mapping[str, Length] = field(default_factory=dict)
+    answers: Mapping[str, Length] = field(default_factory=dict)
     mend: bool = False
     only: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """A workflow as an application, and everything that it may run on. `notes`: what was assumed."""
+    """A workflow as an application, and everything that it may run on.
+
+    Attributes:
+        application: its stages.
+        profiles: how long they take.
+        documents: the measured profiles that this is from.
+        notes: what was assumed.
+        tokens: the stages that work in tokens.
+        streams: of them, those whose answers leave the workflow token by token.
+    """
 
     application: Application
     profiles: Profiles
     documents: tuple[ProfileDocument, ...] = ()
     notes: tuple[str, ...] = ()
+    tokens: Mapping[str, TokenStage] = field(default_factory=dict)
+    streams: tuple[str, ...] = ()
 
 
 def take_stock(
@@ -111,7 +144,52 @@ def take_stock(
     fanned = _fanned(documents)
     _complain(stages, found, documents)
     application = from_workflow(workflow, items=wishes.items, shares=wishes.shares, measured=fanned)
-    return Inventory(application, Profiles(tuple(found), needed), tuple(documents), tuple(notes))
+    tokens = _token_stages(documents, needed, wishes)
+    streams = tuple(name for name in tokens if _streams_out(workflow, name))
+    return Inventory(application, Profiles(tuple(found), needed), tuple(documents), tuple(notes), tokens, streams)
+
+
+def _token_stages(
+    documents: Sequence[ProfileDocument], devices: Mapping[str, Device], wishes: Wishes
+) -> dict[str, TokenStage]:
+    """The stages whose prompts and answers were measured apart, with the lengths that are wished for."""
+    kinds: dict[str, list[TokenKind]] = {}
+    measured: dict[str, TokensProfile] = {}
+    for document in documents:
+        for name, stage in document.stages.items():
+            label = hardware(document.device, stage.cores)
+            if stage.tokens is None or label not in devices or (wishes.only and label not in wishes.only):
+                continue
+            cost = cost_of(stage.tokens, high=wishes.high, busy=wishes.busy)
+            kinds.setdefault(name, []).append(TokenKind(label, devices[label].price, cost))
+            measured[name] = stage.tokens
+    for name in (*wishes.prompts, *wishes.answers):
+        if name not in measured and not (name == EVERY and measured):
+            hint = did_you_mean(name, measured, "none of them does; profile again if one has a language model")
+            raise InvalidArgument(f"stage {name!r} has no profile of tokens ({hint})")
+    found = {}
+    for name, tokens in measured.items():
+        prompt = _length(wishes.prompts.get(name, wishes.prompts.get(EVERY)), tokens.prompt)
+        output = _length(wishes.answers.get(name, wishes.answers.get(EVERY)), tokens.output)
+        if prompt[1] + output[1] > tokens.context:
+            raise InvalidArgument(
+                f"stage {name!r}: {prompt[1]:g} tokens of a prompt and {output[1]:g} of its answer do not fit into the "
+                f"model's context of {tokens.context}"
+            )
+        found[name] = TokenStage(tuple(kinds[name]), prompt, output, tokens.generations, takes=tuple(tokens.takes))
+    return found
+
+
+def _length(wish: Length | None, seen: Lengths) -> Length:
+    if wish is None:
+        return seen.mean, seen.high
+    mean, high = wish
+    return mean, high or max(mean, mean * seen.high / seen.mean)
+
+
+def _streams_out(workflow: Workflow, name: str) -> bool:
+    ports = {port.name for port in workflow.stages[name].outputs if port.stream}
+    return any(out.edge.source.stage == name and out.edge.source.port in ports for out in workflow.outputs)
 
 
 def _trimmed(profile: Profile, workflow: Workflow) -> Profile:

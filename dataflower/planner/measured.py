@@ -6,7 +6,8 @@ invocation, and its memory. Several files together (other devices, tables from e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -17,9 +18,14 @@ from dataflower.planner.profile import Device, Point, Profile
 from dataflower.planner.reading import DocumentInvalid, read
 from dataflower.planner.table import Dips, series
 from dataflower.spec.document import Document
+from dataflower.spec.tree import Path, Tree
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+NOISE = 0.03
+"""More tokens may seem quicker by this share."""
 
 
 class PointDocument(Document):
@@ -36,6 +42,71 @@ class PointDocument(Document):
     memory_bytes: int | None = Field(default=None, ge=1, description="Most that the container had for itself")
 
 
+class TokenPoint(Document):
+    """A duration of a language model: of a prompt, or of a step that decodes."""
+
+    duration_ms: Positive = Field(description="Median")
+    high_ms: Positive | None = Field(default=None, description="90th percentile")
+    busy_ms: Positive | None = Field(default=None, description="Median while the other cores are busy")
+    busy_high_ms: Positive | None = Field(default=None, description="90th percentile of that")
+    runs: int = Field(default=1, ge=1)
+    steady: bool = Field(default=True, description="The median is known to within 5 % (95 % confidence)")
+
+
+class PrefillPoint(TokenPoint):
+    """From a prompt of so many tokens to its first token, nothing beside it."""
+
+    tokens: int = Field(ge=1)
+
+
+class DecodePoint(TokenPoint):
+    """A step that decodes a token of each of `batch` sequences that hold `context` tokens each."""
+
+    batch: int = Field(ge=1)
+    context: int = Field(ge=1)
+
+
+class Lengths(Document):
+    """Tokens of prompts or answers, as real runs had them."""
+
+    mean: Positive
+    high: Positive = Field(description="The most that was seen")
+
+    @model_validator(mode="after")
+    def _holds(self) -> Lengths:
+        if self.mean > self.high:
+            raise ValueError(f"a mean of {self.mean:g} tokens can't be above the most, {self.high:g}")
+        return self
+
+
+class TokensProfile(Document):
+    """What a stage costs that works in tokens: prompts and answers apart."""
+
+    sequences: int = Field(ge=1, description="Answers that one replica writes at a time, at most")
+    step_tokens: int = Field(ge=2, description="Tokens that a step computes at most")
+    kv_tokens: int | None = Field(default=None, ge=1, description="Tokens for whose keys and values there is room")
+    context: int = Field(ge=2, description="Tokens of one sequence, at most")
+    takes: list[str] = Field(default_factory=list, description="Of these limits, those that `setup` takes by name")
+    generations: Positive = Field(default=1.0, description="Answers for one task, on the average")
+    prompt: Lengths
+    output: Lengths
+    prefill: list[PrefillPoint] = Field(min_length=2)
+    decode: list[DecodePoint] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _holds(self) -> TokensProfile:
+        sizes = [point.tokens for point in self.prefill]
+        if sizes != sorted(set(sizes)):
+            raise ValueError("prefill: the tokens must rise from point to point")
+        if 1 not in {point.batch for point in self.decode}:
+            raise ValueError("decode: a point for batch 1 is missing")
+        if len({(point.batch, point.context) for point in self.decode}) < len(self.decode):
+            raise ValueError("decode: two points for one batch and context")
+        if self.step_tokens <= self.sequences:
+            raise ValueError(f"step_tokens: {self.step_tokens} leave no room beside {self.sequences} sequences")
+        return self
+
+
 class StageProfile(Document):
     """What was measured of one stage."""
 
@@ -48,6 +119,14 @@ class StageProfile(Document):
     first_ms: Positive | None = Field(default=None, description="The first task of a new container")
     how: Literal["alone", "in place"] = Field(default="alone", description="On recorded inputs, or within real runs")
     points: list[PointDocument] = Field(default_factory=list)
+    tokens: TokensProfile | None = Field(default=None, description="Of a language model: prefill and decode apart")
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether what plans count on is known to within 5 %."""
+        if self.tokens is not None:
+            return all(point.steady for point in (*self.tokens.prefill, *self.tokens.decode))
+        return all(point.steady for point in self.points)
 
 
 class ProfileDocument(Document):
@@ -88,20 +167,40 @@ def parse_measured(text: str, file: str) -> ProfileDocument:
     """
     document, tree = read(text, file, ProfileDocument)
     problems: list[Problem] = []
+
+    def blame(line: int, column: int, message: str, hint: str = "") -> None:
+        problems.append(Problem(file, line, column, message, hint))
+
     for name, stage in document.stages.items():
         rows = [
             (tree.problem(("stages", name, "points", i), "").line, Point(p.batch, p.duration_ms / 1000))
             for i, p in enumerate(stage.points)
         ]
         if rows:
-
-            def blame(line: int, column: int, message: str, hint: str = "") -> None:
-                problems.append(Problem(file, line, column, message, hint))
-
             series(blame, 1, (name, document.device), rows, Dips.REFUSE)
+        if stage.tokens is not None:
+            problems += _falling(stage.tokens, tree, ("stages", name, "tokens"))
     if problems:
         raise DocumentInvalid(tuple(sorted(problems, key=lambda p: (p.line, p.column))))
     return document
+
+
+def _falling(tokens: TokensProfile, tree: Tree, at: Path) -> Iterator[Problem]:
+    """Times that fall by more than noise as there is more to compute: somebody mixed them up."""
+    for i, (one, other) in enumerate(pairwise(tokens.prefill), 1):
+        if other.duration_ms < one.duration_ms * (1 - NOISE):
+            message = f"a prompt of {other.tokens} tokens takes less than one of {one.tokens} ({one.duration_ms:g} ms)"
+            yield tree.problem((*at, "prefill", i, "duration_ms"), message, "profile again")
+    for i, two in enumerate(tokens.decode):
+        for less in tokens.decode:
+            smaller = less.batch <= two.batch and less.context <= two.context
+            if smaller and two.duration_ms < less.duration_ms * (1 - NOISE):
+                message = (
+                    f"a step of {two.batch} sequences of {two.context} tokens takes less than one of {less.batch} of "
+                    f"{less.context} ({less.duration_ms:g} ms)"
+                )
+                yield tree.problem((*at, "decode", i, "duration_ms"), message, "profile again")
+                break
 
 
 def hardware(device: str, cores: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dataflower.planner import bounds, group, optimal, stochastic, traced
+from dataflower.planner.answers import curve, percentile_of, within
 from dataflower.planner.exact import compose
 from dataflower.planner.options import Arrivals, Billing, Options, Scheduler, Splitter
 from dataflower.planner.reassign import reassign
@@ -43,11 +44,14 @@ def solve(problem: Problem, options: Options) -> Solution | None:
 
 def curves(problem: Problem, options: Options) -> dict[str, Staircase]:
     """The staircase of every module under the scheduler of the options."""
-    return {name: _curve(problem, options, name) for name in problem.rates}
+    return within({name: _curve(problem, options, name) for name in problem.rates}, problem.caps)
 
 
 def _curve(problem: Problem, options: Options, name: str) -> Staircase:
     configurations, rate = problem.configurations[name], problem.rates[name]
+    if name in problem.tokens and options.scheduler is Scheduler.GROUP:
+        found = curve(problem.tokens[name], rate, percentile_of(options, len(problem.rates)))
+        return tuple(s for s in found if bounds.fits(s.latency_s, problem.slo_s))
     if options.arrivals is not Arrivals.PACED:
         return _percentile_curve(problem, options, name)
     if options.scheduler is Scheduler.GROUP:

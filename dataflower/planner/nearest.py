@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from dataflower.planner.answers import least_s, percentile_of
 from dataflower.planner.options import Arrivals
 from dataflower.planner.question import Question
 from dataflower.planner.result import Infeasible
@@ -30,11 +31,14 @@ def explain(asked: Question, problem: Problem, rate: float, *, search: bool) -> 
 def _least(asked: Question, problem: Problem) -> dict[str, float]:
     """The least latency of each stage, by what the method reckons with."""
     if asked.options.arrivals is not Arrivals.PACED:  # what bursts add, more machines can make as short as one likes
-        return {name: min(c.duration_s for c in cs) for name, cs in problem.configurations.items()}
-    return {
-        name: min(estimate(asked.options, c, problem.rates[name]) for c in cs)
-        for name, cs in problem.configurations.items()
-    }
+        found = {name: min(c.duration_s for c in cs) for name, cs in problem.configurations.items()}
+    else:
+        found = {
+            name: min(estimate(asked.options, c, problem.rates[name]) for c in cs)
+            for name, cs in problem.configurations.items()
+        }
+    percentile = percentile_of(asked.options, len(problem.rates))
+    return found | {name: least_s(stage, problem.rates[name], percentile) for name, stage in problem.tokens.items()}
 
 
 def _nearest_slo(asked: Question, problem: Problem) -> float | None:
@@ -53,7 +57,7 @@ def _nearest_slo(asked: Question, problem: Problem) -> float | None:
             high = middle
         else:
             low = middle
-    return _short(high * 1000, +1, lambda ms: asked.solve(problem.promising(ms / 1000)) is not None) / 1000
+    return short(high * 1000, +1, lambda ms: asked.solve(problem.promising(ms / 1000)) is not None) / 1000
 
 
 def _nearest_rate(asked: Question, rate: float, slo_s: float) -> float | None:
@@ -71,11 +75,11 @@ def _nearest_rate(asked: Question, rate: float, slo_s: float) -> float | None:
                     middle = (found * bad) ** 0.5
                     found, bad = (middle, bad) if works(middle) else (found, middle)
                 away = 1 if good > 1 else -1
-                return _short(rate * found, away, lambda value: works(value / rate))
+                return short(rate * found, away, lambda value: works(value / rate))
     return None
 
 
-def _short(value: float, away: int, works: Callable[[float], bool]) -> float:
+def short(value: float, away: int, works: Callable[[float], bool]) -> float:
     """The same with as few digits as it can be said with (four at least), a little further away from what fails.
 
     People type what they are told: what is printed must be feasible, too.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dataflower.errors import InvalidArgument
+from dataflower.planner.answers import TokenStage
 from dataflower.planner.application import Application
 from dataflower.planner.method import Solution, restricted, solve
 from dataflower.planner.options import Arrivals, Kinds, Options
@@ -16,7 +17,16 @@ from dataflower.planner.traced import Trace
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is planned, by which method. `trace`: the recorded arrivals, for `Arrivals.TRACED`.
+    """What is planned, by which method.
+
+    Attributes:
+        application: the DAG.
+        profiles: durations and prices.
+        options: the method. Only ours (the GROUP scheduler) knows of tokens.
+        batches: model -> batch sizes to consider besides the measured ones.
+        trace: the recorded arrivals, for `Arrivals.TRACED`.
+        tokens: the stages that work in tokens; each has a profile for whole tasks, too.
+        caps: most seconds that single stages may take.
 
     Raises:
         InvalidArgument: a trace is missing, or is given for arrivals that are not traced.
@@ -27,6 +37,8 @@ class Question:
     options: Options
     batches: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     trace: Trace | None = None
+    tokens: Mapping[str, TokenStage] = field(default_factory=dict)
+    caps: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.options.arrivals is Arrivals.TRACED) != (self.trace is not None):
@@ -49,7 +61,8 @@ class Question:
             configurations[module.name] = tuple(c for c in found if self.options.batching or c.batch == 1)
         rates = {m.name: rate * m.factor for m in self.application.modules}
         margin = self.options.margin
-        return Problem(self.application, rates, configurations, slo_s * (1.0 - margin), self.trace, margin)
+        slo_s *= 1.0 - margin
+        return Problem(self.application, rates, configurations, slo_s, self.trace, margin, self.tokens, self.caps)
 
     def solve(self, problem: Problem, options: Options | None = None) -> Solution | None:
         """The schedules, with the kinds of devices that the options allow; None if there are none within the SLO."""

@@ -86,6 +86,8 @@ def _integer(stage: StagePlan) -> float:
 
 def tail_s(question: Question, stage: StagePlan, percentile: float = 99.0) -> float:
     """The latency that `percentile` % of a stage's requests keep, as its arrivals are taken to be. An upper bound."""
+    if stage.tokens is not None:
+        return stage.worst_s
     late = 1 - percentile / 100
     return max(_tail(question, question.options, stage, a, late) for a in stage.tuples)
 

@@ -81,10 +81,11 @@ def rehearse(
 ) -> Floats:
     """End-to-end latency of each invocation, in seconds, stage by stage in the order of the application.
 
-    A stage whose machine is shared takes as long as the plan counts on.
+    A stage whose machine is shared, or that works in tokens, takes as long as the plan counts on.
     """
     stages = {stage.stage: stage for stage in plan.stages}
     shared = {(s.workflow, s.stage) for m in plan.shared for s in m.shares}
+    shared |= {(plan.application, s.stage) for s in plan.stages if s.tokens is not None}
     until: dict[str, float] = {}
     done: dict[str, Floats] = {}
     for name in application.order:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dataflower.planner.pack import Machine
 from dataflower.planner.profile import Configuration
 from dataflower.planner.schedule import Allotment, whole
+from dataflower.planner.tokens import TokenPlan
 
 SLACK_USED = 0.5
 """Share of what a budget leaves beyond the worst case that batches may wait for; the rest is for what comes late."""
@@ -33,6 +34,11 @@ class StagePlan:
     tuples: tuple[Allotment, ...]
     dummy_rate: float
     second_worth: float
+
+    @property
+    def tokens(self) -> TokenPlan | None:
+        """How it keeps its tokens, if it works in tokens."""
+        return self.tuples[0].tokens
 
     @property
     def until_s(self) -> float:

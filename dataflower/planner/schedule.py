@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from dataflower.planner import bounds
 from dataflower.planner.options import Dispatch
 from dataflower.planner.profile import Configuration
+from dataflower.planner.tokens import TokenPlan
 
 ROUNDING = 1e-9
 """Machines and requests a second below this are rounding, not load."""
@@ -26,6 +27,8 @@ class Allotment:
     machines: float
     rate: float
     worst_s: float
+    tokens: TokenPlan | None = None
+    """How a stage that works in tokens keeps them."""
 
     @property
     def cost(self) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dataflower.planner import bounds
+from dataflower.planner.answers import TokenStage
 from dataflower.planner.application import Application
 from dataflower.planner.options import Dispatch, Options, Splitter
 from dataflower.planner.profile import Configuration
@@ -21,7 +22,8 @@ class Problem:
     """What a splitter is asked: rates in requests a second, ranked configurations, the time that stages have.
 
     `slo_s` is what the promise leaves for stages; `margin`: the share of the promise that it does not. `trace`:
-    recorded arrivals of invocations, where the plan is to hold for those.
+    recorded arrivals of invocations, where the plan is to hold for those. `tokens`: stages that work in tokens. `caps`:
+    most seconds of single stages.
     """
 
     application: Application
@@ -30,6 +32,8 @@ class Problem:
     slo_s: float
     trace: Trace | None = None
     margin: float = 0.0
+    tokens: Mapping[str, TokenStage] = field(default_factory=dict)
+    caps: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def promise_s(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Explored:
     tasks: Mapping[str, tuple[float, int]]
     items: Mapping[str, float]
     files: Mapping[str, tuple[str, ...]]
+    answers: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    """Stages that work in tokens -> tokens of the prompt and of the answer, for each answer."""
 
 
 def recording(workflow: Workflow, folder: Path, keep: int = KEEP) -> Workflow:
@@ -99,7 +101,16 @@ def summed(workflow: Workflow, traces: Sequence[InvocationTrace], folder: Path) 
     counts = {name: [len(_firsts(trace, name)) for trace in traces] for name in names}
     tasks = {name: (sum(found) / len(found), max(found)) for name, found in counts.items()}
     files = {name: tuple(sorted(_files(stage_folder(folder, name)))) for name in names}
-    return Explored(tuple(traces), tasks, _items(workflow, traces), files)
+    answers = {name: found for name in names if (found := _answers(stage_folder(folder, name))) is not None}
+    return Explored(tuple(traces), tasks, _items(workflow, traces), files, answers)
+
+
+def _answers(folder: Path) -> tuple[tuple[int, int], ...] | None:
+    """None if the stage has no language model."""
+    notes = sorted(folder.glob("*.answers.json"))
+    if not notes:
+        return None
+    return tuple((prompt, answer) for note in notes for prompt, answer in json.loads(note.read_text()))
 
 
 def _firsts(trace: InvocationTrace, stage: str) -> list[TaskTrace]:

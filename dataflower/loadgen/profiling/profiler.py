@@ -31,6 +31,7 @@ from dataflower.loadgen.profiling.measure import (
     sizes_of,
 )
 from dataflower.loadgen.profiling.steady import summary
+from dataflower.loadgen.profiling.tokens import OnPoint, measure_tokens, measure_tokens_beside
 from dataflower.planner.measured import PointDocument, ProfileDocument, StageProfile
 from dataflower.spec.workflow import Stage, Workflow
 
@@ -107,7 +108,7 @@ class _Profiler:
 
     async def run(self) -> Profiled:
         request, effort = self.request, self.request.effort
-        run_key = _key("runs in company", [self.digests, _fingerprint(request)])
+        run_key = _key("runs with tokens", [self.digests, _fingerprint(request)])
         known = request.cache.get(run_key)
         if known is not None:
             document = ProfileDocument.model_validate(known)
@@ -134,7 +135,7 @@ class _Profiler:
         """The durations of a stage, and whether they were known."""
         sizes = sizes_of(stage, self.request.effort)
         tasks = recorded(self.request.folder, stage.name)
-        key = _key("stage", [self.digests[stage.name], likeness(tasks), sizes])
+        key = _key("stage with tokens", [self.digests[stage.name], likeness(tasks), sizes])
         kept = self.request.cache.get(key)
         if kept is not None:
             self.progress.done(len(sizes))
@@ -144,11 +145,21 @@ class _Profiler:
         else:
             self.progress.done(len(sizes))
             found = _in_place(stage, explored)
+        answers = explored.answers.get(stage.name, ())
+        if answers and found.points:
+            ran = explored.tasks[stage.name][0] * len(explored.traces)
+            costs = await measure_tokens(
+                self.host, stage, answers, ran, self.request.effort, on_point=self._on_point(stage), clock=self.clock
+            )
+            found = found.model_copy(update={"tokens": costs})
         found = found.model_copy(update={"digest": self.digests[stage.name]})
         if found.points:
             files = file_digests(explored.files.get(stage.name, ()))
             self.request.cache.put(key, found.model_dump(mode="json"), files)
         return found, False
+
+    def _on_point(self, stage: Stage) -> OnPoint:
+        return lambda what: self.progress.step(f"{stage.name}: {what}")
 
     async def _measure(self, stage: Stage, tasks: Sequence[Mapping[str, Any]], sizes: tuple[int, ...]) -> Measured:
         done = 0
@@ -175,7 +186,10 @@ class _Profiler:
         count = room_beside(alone, heaviest)
         size = profiles[heaviest.name].points[-1].batch
         keys = {
-            s.name: _key("beside", [self.digests[s.name], likeness(tasks[s.name]), self.digests[heaviest.name], count])
+            s.name: _key(
+                "beside with tokens",
+                [self.digests[s.name], likeness(tasks[s.name]), self.digests[heaviest.name], count],
+            )
             for s in alone
         }
         unknown = []
@@ -185,8 +199,10 @@ class _Profiler:
             if kept is None or not count or [p["batch"] for p in kept["points"]] != sizes:
                 unknown.append(stage)
             else:
-                points = [PointDocument.model_validate(p) for p in kept["points"]]
-                profiles[stage.name] = profiles[stage.name].model_copy(update={"points": points})
+                again = StageProfile.model_validate(kept)
+                profiles[stage.name] = profiles[stage.name].model_copy(
+                    update={"points": again.points, "tokens": again.tokens}
+                )
         if not unknown or not count:
             return
         self.progress.step(f"{count} x {heaviest.name} to keep company")
@@ -194,9 +210,8 @@ class _Profiler:
             for stage in unknown:
                 await self._in_company(stage, profiles, tasks[stage.name])
         for stage in unknown:
-            points_data = [p.model_dump(mode="json") for p in profiles[stage.name].points]
             files = file_digests(explored.files.get(stage.name, ()))
-            self.request.cache.put(keys[stage.name], {"points": points_data}, files)
+            self.request.cache.put(keys[stage.name], profiles[stage.name].model_dump(mode="json"), files)
 
     async def _in_company(
         self, stage: Stage, profiles: dict[str, StageProfile], tasks: Sequence[Mapping[str, Any]]
@@ -207,7 +222,12 @@ class _Profiler:
         points = await measure_beside(
             self.host, stage, tasks, profiles[stage.name].points, self.request.effort, on_run=on_run, clock=self.clock
         )
-        profiles[stage.name] = profiles[stage.name].model_copy(update={"points": list(points)})
+        costs = profiles[stage.name].tokens
+        if costs is not None:
+            costs = await measure_tokens_beside(
+                self.host, stage, costs, self.request.effort, on_point=self._on_point(stage), clock=self.clock
+            )
+        profiles[stage.name] = profiles[stage.name].model_copy(update={"points": list(points), "tokens": costs})
         self.progress.done(len(points))
 
     def _document(self, explored: Explored, profiles: dict[str, StageProfile]) -> ProfileDocument:

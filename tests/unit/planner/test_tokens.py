@@ -147,3 +147,33 @@ def test_loads_that_make_no_sense() -> None:
         with pytest.raises(InvalidArgument):
             TokenLoad(*wrong)
     assert isinstance(steady(COST, LOAD), Steady)
+
+
+def test_looking_back_costs() -> None:
+    far = TokenCost(COST.steps, COST.prompt_s, COST.step_tokens, context_s=1e-5, attend_s=1e-6)
+    assert far.holding(1000).step(8) == pytest.approx(0.036 + 0.08)
+    assert far.prompt(600) == pytest.approx(0.3 + 0.18)
+    near, behind = steady(COST, LOAD), steady(far, LOAD)
+    assert near is not None
+    assert behind is not None
+    assert behind.ttft_s > near.ttft_s
+    assert behind.tpot_s > near.tpot_s
+
+
+def test_prompts_in_pieces_keep_gaps_short() -> None:
+    slo = TokenSlo(ttft_s=2.0, gap_s=0.080)
+    found = plan_tokens(COST, TokenLoad(1.0, LOAD.prompt, LOAD.output), slo)
+    free = plan_tokens(COST, TokenLoad(1.0, LOAD.prompt, LOAD.output), TokenSlo(ttft_s=2.0))
+    assert isinstance(found, TokenPlan)
+    assert isinstance(free, TokenPlan)
+    assert found.step_tokens < COST.step_tokens
+    assert found.gap_s <= 0.080
+    assert found.steady.ttft_s >= free.steady.ttft_s * 0.99
+    fixed = plan_tokens(TokenCost(COST.steps, COST.prompt_s, COST.step_tokens, resizable=False), LOAD, slo)
+    assert isinstance(fixed, TokensInfeasible)
+    assert "a step with a piece of a prompt takes" in fixed.reason
+
+
+def test_one_answer_at_a_time() -> None:
+    single = COST.limited(1)
+    assert (single.most, single.step(1), single.step(3)) == (1, 0.030, 0.030)
