@@ -21,9 +21,10 @@ from dataflower.spec.function import Json, Stream, function
 
 @function(outputs={"out": Stream(Json())})
 class Tenant:
-    """Continues tokens with its adapter; `act` says what else it does."""
+    """Continues tokens with its adapter; `act` says what else it does. `ballast`: bytes that it takes besides."""
 
-    def setup(self, model: str, adapter: str) -> None:
+    def setup(self, model: str, adapter: str, ballast: int = 0) -> None:
+        self.ballast = b"x" * ballast
         with checkpoint.open(model, packed="float32") as weights:
             config = read_model(weights.config_dir).config
             net = build(

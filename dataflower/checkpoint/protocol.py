@@ -120,8 +120,23 @@ class Holding(msgspec.Struct, frozen=True, array_like=True, tag=11):
     seconds: float
 
 
-FromClient = Enter | Ask | AskStatistics | Hold
-FromStore = Progress | Attached | Pieces | Ready | Refused | Statistics | Holding
+class Forget(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """Client -> store, once per socket: let go of a model as soon as nobody has it mapped. Answered with `Forgotten`.
+
+    Wishes to hold it end with that. A pin is stronger, and so is whoever asks for it meanwhile.
+    """
+
+    model: str
+
+
+class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Store -> client: a model is out of memory, which the system has back. `gone` False: it stays."""
+
+    gone: bool
+
+
+FromClient = Enter | Ask | AskStatistics | Hold | Forget
+FromStore = Progress | Attached | Pieces | Ready | Refused | Statistics | Holding | Forgotten
 
 _encoder = msgspec.msgpack.Encoder()
 _from_client: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)

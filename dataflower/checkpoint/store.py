@@ -134,6 +134,9 @@ class Store:
                     self._handle(tiers.Asked(client.number, model, density))
                 case protocol.Hold(model, density) if client.holds and client.model == model:
                     self._handle(tiers.Valued(client.number, density))
+                case protocol.Forget(model) if not client.model:
+                    client.model, client.holds = model, True
+                    self._handle(tiers.Unwanted(client.number, model))
                 case protocol.AskStatistics():
                     self._send(client, self.statistics())
                 case _:
@@ -183,6 +186,9 @@ class Store:
                 case tiers.Drop(number):
                     if number in self._clients:
                         self._drop(self._clients[number])
+                case tiers.Forgotten(number, gone):
+                    if number in self._clients:
+                        self._send(self._clients[number], protocol.Forgotten(gone))
                 case tiers.Refuse(number, code, message):
                     if number in self._clients:
                         self._refuse(self._clients[number], code, message)

@@ -77,6 +77,14 @@ class Valued:
 
 
 @dataclass(frozen=True, slots=True)
+class Unwanted:
+    """A client wants a model (named as somebody asked for it) out of memory as soon as nobody uses it."""
+
+    client: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pins:
     """Which of the models in memory are pinned, now."""
 
@@ -97,7 +105,7 @@ class Lost:
     segments: int
 
 
-Event = Asked | Located | NotLocated | Loaded | LoadFailed | Gone | Valued | Pins | Prefaulted | Lost
+Event = Asked | Located | NotLocated | Loaded | LoadFailed | Gone | Valued | Unwanted | Pins | Prefaulted | Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +161,15 @@ class Refuse:
     message: str
 
 
-Command = Locate | Load | Evict | Trim | Grant | Drop | Refuse
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A client's unwanted model is out of memory; `gone` False: it stays, since it is pinned or somebody asked."""
+
+    client: int
+    gone: bool
+
+
+Command = Locate | Load | Evict | Trim | Grant | Drop | Refuse | Forgotten
 
 
 @dataclass(slots=True)
@@ -171,6 +187,10 @@ class _Entry:
     waiting: list[int] = field(default_factory=list)
     clients: set[int] = field(default_factory=set)
     holders: set[int] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    """What it was asked for by."""
+    unwanted: list[int] = field(default_factory=list)
+    """Who waits for its end."""
     last_used: float = 0.0
 
     @property
@@ -242,6 +262,9 @@ class MemoryTier:
                 return self._failed(key, code, message, now)
             case Gone(client):
                 self._gone(client, now)
+                return self._let_go()
+            case Unwanted(client, model):
+                return self._unwanted(client, model)
             case Pins(keys):
                 self._pinned = keys
             case Prefaulted(segments):
@@ -276,10 +299,40 @@ class MemoryTier:
             self._entries[event.key] = entry
             self._queues[event.remote].append(event.key)
             commands += self._begin(event.remote)
+        entry.names.add(event.model)
+        commands += self._kept(entry)
         if not entry.ready:
             entry.waiting += clients
             return commands
         return commands + [self._grant(entry, client, now) for client in clients]
+
+    def _unwanted(self, client: int, model: str) -> list[Command]:
+        entry = next((e for e in self._entries.values() if model in e.names), None)
+        if entry is None:
+            return [Forgotten(client, True)]
+        if entry.key in self._pinned or not entry.ready or model in self._locating:
+            return [Forgotten(client, False)]
+        entry.unwanted.append(client)
+        return self._let_go()
+
+    @staticmethod
+    def _kept(entry: _Entry) -> list[Command]:
+        """Somebody wants it after all."""
+        waiting, entry.unwanted = entry.unwanted, []
+        return [Forgotten(client, False) for client in waiting]
+
+    def _let_go(self) -> list[Command]:
+        """Evict what nobody wants and nobody uses, and give its memory back to the system."""
+        commands: list[Command] = []
+        for entry in [e for e in self._entries.values() if e.unwanted and not e.clients]:
+            self._forget(entry.key)
+            self._free -= entry.whole
+            commands += [Evict(entry.key), Trim(entry.whole)]
+            for holder in sorted(entry.holders):
+                del self._of_client[holder]
+                commands.append(Drop(holder))
+            commands += [Forgotten(client, True) for client in entry.unwanted]
+        return commands
 
     @property
     def _has_whims(self) -> bool:
@@ -327,6 +380,9 @@ class MemoryTier:
             entry.clients.discard(client)
             entry.last_used = now
             return
+        for unwanted in (entry.unwanted for entry in self._entries.values()):
+            if client in unwanted:
+                unwanted.remove(client)
         parked = (clients for _, clients in self._parked)
         for waiting in (*self._locating.values(), *parked, *(entry.waiting for entry in self._entries.values())):
             if client in waiting:

@@ -99,6 +99,9 @@ class Config:
     """Most requests of a stage in such a batch."""
     device_ttft_s: float = 2.0
     """Objective for the first token of workflows that state none (`slo: {ttft_ms: ...}`)."""
+    device_memory_bytes: int = 0
+    """Cap on the memory of such stages, containers and weights together: idle ones make room for those that are called.
+    0: none."""
     spare_containers: bool = True
     """Whether a process beside each fork server waits to become the next container: cold starts without the fork."""
     cpus: int = field(default_factory=_cpus)

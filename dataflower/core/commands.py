@@ -43,6 +43,18 @@ class HoldWeights(Struct, frozen=True):
     models: tuple[tuple[str, float], ...]
 
 
+class DropWeights(Struct, frozen=True):
+    """Have a model out of memory as soon as nobody uses it: `events.WeightsDropped` follows."""
+
+    model: str
+
+
+class SizeContainer(Struct, frozen=True):
+    """Measure what a container has of memory for itself: `events.ContainerSized` follows, if that can be told."""
+
+    container: int
+
+
 class StartContainer(Struct, frozen=True):
     """Fork a container for a stage; `ContainerSaid(Hello | StartFailed)` or `ContainerExited` follows."""
 
@@ -132,6 +144,8 @@ Command = (
     | Unload
     | SizeWeights
     | HoldWeights
+    | DropWeights
+    | SizeContainer
     | StartContainer
     | StopContainer
     | KillContainer

@@ -18,7 +18,7 @@ class CoreConfig:
     `pressure`: when a container that still sends gets its next task.
     `device_batches`: batches of stages with weights that a device computes first tokens of at a time, 0: as many as
     there are containers; of at most `device_batch_size` tasks. `device_ttft_s`: objective for the first token of
-    workflows that state none.
+    workflows that state none. `device_memory_bytes`: cap on containers and weights of such stages, 0: none.
     """
 
     cpus: int = 2
@@ -33,3 +33,4 @@ class CoreConfig:
     device_batches: int = 0
     device_batch_size: int = 16
     device_ttft_s: float = 2.0
+    device_memory_bytes: int = 0

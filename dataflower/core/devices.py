@@ -22,6 +22,9 @@ from dataflower.core.timers import Timer, Timers
 from dataflower.core.turn_pool import TurnPool
 from dataflower.spec.workflow import Slo, Stage
 
+HERE = "cpu"
+"""The device that every host has: its processors, and its main memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -96,7 +99,7 @@ class Devices:
 
     def pool(self, key: str, stage: Stage, default_replicas: int, slo: Slo | None) -> TurnPool:
         """The pool of such a stage, on its device."""
-        kind = "cpu" if stage.resources.gpu in {0, ""} else f"gpu {stage.resources.gpu}"
+        kind = HERE if stage.resources.gpu in {0, ""} else f"gpu {stage.resources.gpu}"
         name = f"{stage.resources.host}:{kind}" if stage.resources.host else kind
         device = self._devices.get(name)
         if device is None:
@@ -108,6 +111,10 @@ class Devices:
         device.objectives[pool.name] = self._ttft_s if own is None else own / 1000
         self._know(device, pool)
         return pool
+
+    def is_here(self, pool: TurnPool) -> bool:
+        """Whether its device is this host's processors."""
+        return HERE in self._devices and self._devices[HERE].pools.get(pool.name) is pool
 
     def forget(self, pool: TurnPool) -> None:
         """Its workflow is gone."""

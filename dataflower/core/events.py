@@ -130,6 +130,13 @@ class WeightsSized(Struct, frozen=True):
     held: bool = False
 
 
+class WeightsDropped(Struct, frozen=True):
+    """Answer to `DropWeights`. `gone` False: they stay, since somebody has asked for them, or they are pinned."""
+
+    model: str
+    gone: bool
+
+
 class ContainerSending(Struct, frozen=True):
     """What a container's data unit sends to other hosts, whenever something is added to it or has arrived.
 
@@ -164,6 +171,7 @@ Event = (
     | ZygoteStarted
     | ContainerSized
     | WeightsSized
+    | WeightsDropped
     | ContainerSending
     | Woke
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 from dataflower.core.commands import Command, KillContainer, StartContainer, StopContainer
 from dataflower.core.pool import Container, ContainerPhase, Pool
@@ -12,6 +13,18 @@ from dataflower.core.timers import Timer, Timers
 
 TURN_S = 0.5
 """A busy container serves its stage for so long before it may have to give way to a stage that has fewer."""
+
+
+class Memory(Protocol):
+    """Whether there is memory for one more container of a pool."""
+
+    def fits(self, pool: Pool) -> bool:
+        """As things are."""
+        ...
+
+    def admit(self, pool: Pool, now: float) -> bool:
+        """Likewise; if not, others are made to leave, and the pool asks again whenever something has happened."""
+        ...
 
 
 class Fleet:
@@ -45,6 +58,8 @@ class Fleet:
         self._late = late
         self._start_timeout_s = start_timeout_s
         self._last = 0
+        self.memory: Memory | None = None
+        """Who has a say where memory is short, if it is limited."""
 
     def fill(self, pool: Pool, now: float) -> None:
         """Start as many containers as the pool wants and the host has room for; others may come first."""
@@ -54,17 +69,19 @@ class Fleet:
             self.starved.setdefault(pool, now)  # `place_starved` follows
 
     def _fill(self, pool: Pool, now: float) -> None:
-        since = self.starved.pop(pool, now)
+        since = self.starved.get(pool, now)
         for _ in range(pool.wanted(now)):
             if not self._has_room(pool, now):
                 self.starved[pool] = since
-                break
+                return
             self._start(pool, now)
+        self.starved.pop(pool, None)
 
     def keep(self, pool: Pool, containers: int, now: float) -> None:
         """Have so many containers ready whether or not they are called; nobody makes room for them."""
         pool.warm = 0 if pool.closing else min(containers, pool.max_replicas)
-        if pool.size < pool.warm and now >= pool.blocked_until and len(self.containers) < self._limit:
+        fits = len(self.containers) < self._limit and (self.memory is None or self.memory.fits(pool))
+        if pool.size < pool.warm and now >= pool.blocked_until and fits:
             self._start(pool, now)
         if pool.surplus() > 0:
             for container in pool.idle:
@@ -154,6 +171,8 @@ class Fleet:
 
         The limit gives way where keeping it would mean to wait for ever: nothing moves, and a queue has no container.
         """
+        if self.memory is not None and not self.memory.admit(pool, now):
+            return False
         if len(self.containers) < self._limit:
             return True
         if any(c.phase is ContainerPhase.LEAVING for c in self.containers.values()):
@@ -195,9 +214,13 @@ class Fleet:
         self._making_room[pool] = oldest
         if oldest.pool in self.starved:
             self.starved[oldest.pool] = now  # behind those that it gives way to
-        oldest.pool.drain(oldest)
-        self._recall(oldest)
-        self.stop_if_unwanted(oldest)
+        self.drain(oldest)
+
+    def drain(self, container: Container) -> None:
+        """It gets no more tasks, and leaves after those that it has."""
+        container.pool.drain(container)
+        self._recall(container)
+        self.stop_if_unwanted(container)
 
     @property
     def _is_standstill(self) -> bool:

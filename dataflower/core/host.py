@@ -8,6 +8,7 @@ around it only carries bytes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from dataflower.core.commands import Command, FinishInvocation, Tell
 from dataflower.core.config import CoreConfig
 from dataflower.core.device.preloader import Prepared
 from dataflower.core.device.state import DeviceState
+from dataflower.core.devices import HERE
 from dataflower.core.dispatch import BatchPool
 from dataflower.core.events import Slot
 from dataflower.core.inputs import news
@@ -77,6 +79,7 @@ class HostCore(Sendings):
             events.ZygoteStarted: self._zygote_started,
             events.ContainerSized: self._container_sized,
             events.WeightsSized: self._weights_sized,
+            events.WeightsDropped: self._weights_dropped,
             events.ContainerSending: self._container_sending,
             events.Woke: self._woke,
         }
@@ -144,7 +147,10 @@ class HostCore(Sendings):
         if stage.batch is not None:
             return BatchPool(key, program, self.config.cpus)
         if self._devices is not None and self._devices.shares(stage):
-            return self._devices.pool(key, stage, self.config.cpus, slo)
+            pool = self._devices.pool(key, stage, self.config.cpus, slo)
+            if self._offloading is not None and self._devices.is_here(pool):
+                self._offloading.deployed(pool)
+            return pool
         return Pool(key, stage, self.config.cpus)
 
     def _workflow_removed(self, event: events.WorkflowRemoved, now: float) -> None:
@@ -187,6 +193,8 @@ class HostCore(Sendings):
             self._fleet.close(pool)
             if self._devices is not None and isinstance(pool, TurnPool):
                 self._devices.forget(pool)
+            if self._offloading is not None:
+                self._offloading.removed(pool)
 
     # --- preloading ------------------------------------------------------------------------------------------
 
@@ -196,12 +204,22 @@ class HostCore(Sendings):
 
     def _container_sized(self, event: events.ContainerSized, now: float) -> None:
         container = self._containers.get(event.container)
-        if self._preloading is not None and container is not None:
+        if container is None:
+            return
+        if self._preloading is not None:
             self._preloading.container_sized(container, event.nbytes, now)
+        if self._offloading is not None:
+            self._offloading.container_sized(container, event.nbytes, now)
 
     def _weights_sized(self, event: events.WeightsSized, now: float) -> None:
         if self._preloading is not None:
             self._preloading.weights_sized(event, now)
+        if self._offloading is not None:
+            self._offloading.weights_sized(event.model, event.nbytes, event.seconds)
+
+    def _weights_dropped(self, event: events.WeightsDropped, now: float) -> None:
+        if self._offloading is not None:
+            self._offloading.weights_dropped(event.model, event.gone)
 
     # --- invocations -----------------------------------------------------------------------------------------
 
@@ -226,6 +244,8 @@ class HostCore(Sendings):
         deployment.calls += 1
         if self._preloading is not None:
             self._preloading.called(event.key, now)
+        if self._offloading is not None:
+            self._offloading.called(deployment.pools.values(), now)
         if event.deadline:
             call.deadline_timer = self.timers.at(event.deadline, lambda at: self._deadline_passed(call, at))
         flow.start(event.inputs, event.open_inputs)
@@ -406,7 +426,17 @@ class HostCore(Sendings):
 
     def devices(self) -> tuple[DeviceState, ...]:
         """Devices on which stages with weights take turns; none where they don't."""
-        return () if self._devices is None else self._devices.states()
+        if self._devices is None:
+            return ()
+        memory = self._offloading
+        states = self._devices.states()
+        if memory is None:
+            return states
+        cap, used, moved = memory.cap_bytes, memory.used(), memory.moved
+        return tuple(
+            replace(state, cap_bytes=cap, used_bytes=used, offloaded=moved) if state.name == HERE else state
+            for state in states
+        )
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the books disagree with each other."""

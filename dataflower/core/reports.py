@@ -67,6 +67,8 @@ class Reports(Tasks):
             return
         if self._preloading is not None:
             self._preloading.started(container, message, now)
+        if self._offloading is not None:
+            self._offloading.started(container, message)
         self._dispatch(pool, now)
         if container.is_idle:
             self._fleet.watch_idle(container, now)
@@ -308,6 +310,8 @@ class Reports(Tasks):
         pool = container.pool
         was_starting = container.phase is ContainerPhase.STARTING
         pool.remove(container)
+        if self._offloading is not None:
+            self._offloading.ended(container)
         begun = _all_begun(container, event.begun)
         if container.relief is not None:
             container.relief.cancel()

@@ -19,6 +19,7 @@ from dataflower.core.fleet import Fleet
 from dataflower.core.inputs import at_start
 from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
+from dataflower.core.offloading import Offloading
 from dataflower.core.pool import Container, Pool
 from dataflower.core.prefetch import MOST_FETCHED, worth_fetching
 from dataflower.core.preloading import Preloading
@@ -58,6 +59,11 @@ class Tasks(Relays):
             self._preloading = Preloading(config.preload_memory_bytes, self._fleet, self.timers, self._say)
         self._devices = Devices(config, self.timers) if config.device_batches else None
         """Set where stages with weights take turns on the devices that they share."""
+        self._offloading: Offloading | None = None
+        """Set where their memory is limited."""
+        if config.device_batches and config.device_memory_bytes:
+            self._offloading = Offloading(config.device_memory_bytes, self._fleet, self.timers, self._say)
+            self._fleet.memory = self._offloading
         self._starvation = Starvation(self._tasks, self._containers, self._calls, self.timers)
         self._jitter = Jitter(config.seed)
         self._last_task = 0
@@ -368,6 +374,8 @@ class Tasks(Relays):
         call.running -= 1
         if container.is_idle:
             container.idle_since = now
+            if self._offloading is not None:
+                self._offloading.idle(container, now)
             if not container.keep_alive_set:
                 self._fleet.watch_idle(container, now)
         return instance, call

@@ -154,9 +154,10 @@ class Engine:
         """What lets other hosts run containers here."""
         self._launcher = Launcher(clock, config, self._on_exit, spill)
         self._holder: Holder | None = None
-        """Set where the core preloads."""
+        """Set where the core preloads, or the memory of stages with weights is limited."""
         if config.preload:
             self._launcher.on_zygote = self._on_zygote
+        if config.preload or config.device_memory_bytes:
             self._holder = Holder(self._loop, self._launcher.store.door, config.models, self.feed)
         self._peers: dict[int, Peer] = {}
         self._promises = Promises(self._peers)
@@ -195,6 +196,8 @@ class Engine:
             commands.Unload: self._unload,
             commands.SizeWeights: self._size_weights,
             commands.HoldWeights: self._hold_weights,
+            commands.DropWeights: self._drop_weights,
+            commands.SizeContainer: self._size_container,
             commands.StartContainer: self._start,
             commands.StopContainer: self._stop,
             commands.KillContainer: self._kill,
@@ -334,8 +337,8 @@ class Engine:
                 workflow = peer.key.rpartition("@")[0]
                 took = (max(0.0, spawn_s), message.import_s, message.setup_s)
                 self.on_start(ContainerStart(workflow, peer.stage, *took, message.phases))
-            if self._holder is not None and (pid := self._launcher.pids().get(peer.number)):
-                self._measure(private_bytes, pid, lambda nbytes: ContainerSized(peer.number, nbytes))
+            if self._holder is not None:
+                self._size_container(commands.SizeContainer(peer.number))
         else:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -426,6 +429,14 @@ class Engine:
     def _hold_weights(self, command: commands.HoldWeights) -> None:
         if self._holder is not None:
             self._holder.hold(command.models)
+
+    def _drop_weights(self, command: commands.DropWeights) -> None:
+        if self._holder is not None:
+            self._holder.drop(command.model)
+
+    def _size_container(self, command: commands.SizeContainer) -> None:
+        if pid := self._launcher.pids().get(command.container):
+            self._measure(private_bytes, pid, lambda nbytes: ContainerSized(command.container, nbytes))
 
     def _measure(self, measure: Callable[[int], int], pid: int, tell: Callable[[int], Event]) -> None:
         """Have the core told, soon, how much memory a process has."""

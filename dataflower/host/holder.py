@@ -19,7 +19,7 @@ from dataflower.channel.link import Link
 from dataflower.checkpoint import client, protocol
 from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.settings import StoreConfig
-from dataflower.core.events import WeightsSized
+from dataflower.core.events import WeightsDropped, WeightsSized
 from dataflower.errors import Closed, DataflowerError, EndOfStream, PeerGone, WouldBlock
 
 _log = logging.getLogger(__name__)
@@ -35,11 +35,17 @@ class Holder:
     """For the loop's thread. Call `close`."""
 
     def __init__(
-        self, loop: AbstractEventLoop, door: int, config: StoreConfig, tell: Callable[[WeightsSized], None]
+        self,
+        loop: AbstractEventLoop,
+        door: int,
+        config: StoreConfig,
+        tell: Callable[[WeightsSized | WeightsDropped], None],
     ) -> None:
         """`door`: of the store, not taken over. `tell`: called from the loop, never from within a method."""
         self._loop, self._door, self._config, self._tell = loop, door, config, tell
         self._holds: dict[str, _Hold] = {}
+        self._drops: dict[str, Link] = {}
+        """Models that are to leave memory, and the sockets on which the store will say that they have."""
         self._open = True
 
     def size(self, model: str) -> None:
@@ -93,9 +99,46 @@ class Holder:
         self._loop.remove_reader(link.fileno())
         link.close()
 
+    def drop(self, model: str) -> None:
+        """Have a model out of memory as soon as nobody uses it; `WeightsDropped` is told then, or if it stays."""
+        if model in self._drops:
+            return
+        try:
+            link = self._drops[model] = client.enter(self._door)
+            self._loop.add_reader(link.fileno(), self._hear, model)
+            link.send_nowait(protocol.encode(protocol.Forget(model)))
+        except (DataflowerError, WouldBlock):
+            self._loop.call_soon(self._dropped, model, False)
+
+    def _hear(self, model: str) -> None:
+        try:
+            payload, _ = self._drops[model].receive_nowait()
+            answer = protocol.decode_from_store(payload)
+        except WouldBlock:
+            return
+        except (EndOfStream, PeerGone, Closed):  # the store died, and all that it held with it
+            self._dropped(model, True)
+            return
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._dropped(model, False)
+            return
+        self._dropped(model, isinstance(answer, protocol.Forgotten) and answer.gone)
+
+    def _dropped(self, model: str, gone: bool) -> None:
+        if not self._open:
+            return
+        if (link := self._drops.pop(model, None)) is not None:
+            self._loop.remove_reader(link.fileno())
+            link.close()
+        self._tell(WeightsDropped(model, gone))
+
     def close(self) -> None:
         """Let go of everything. Idempotent."""
         self._open = False
+        for link in self._drops.values():
+            self._loop.remove_reader(link.fileno())
+            link.close()
+        self._drops.clear()
         for model in list(self._holds):
             self._let_go(model)
 

@@ -107,6 +107,7 @@ class Runtime:
             device_batches=config.device_batches,
             device_batch_size=config.device_batch_size,
             device_ttft_s=config.device_ttft_s,
+            device_memory_bytes=config.device_memory_bytes,
         )
         try:
             self._core = HostCore(core_config)

@@ -107,6 +107,9 @@ class HostConfig:
     """Most requests of a stage in such a batch."""
     device_ttft_s: float = 2.0
     """Objective for the first token of workflows that state none (`slo: {ttft_ms: ...}`)."""
+    device_memory_bytes: int = 0
+    """Cap on the memory of such stages, containers and weights together: idle ones make room for those that are called.
+    0: none."""
     seed: int = 0
     models: StoreConfig = field(default_factory=StoreConfig)
     """The store of weights."""
@@ -135,6 +138,10 @@ class HostConfig:
     def __post_init__(self) -> None:
         if not (self.device_batches >= 0 and self.device_batch_size >= 1 and self.device_ttft_s > 0):
             raise InvalidArgument("device_batches must be at least 0, device_batch_size 1, device_ttft_s above 0")
+        if self.device_memory_bytes and not self.device_batches:
+            raise InvalidArgument(
+                "device_memory_bytes is about stages that take turns: set device_batches to 1 or more"
+            )
         if not (self.replan_headroom >= 1 and 0 < self.replan_short_s <= self.replan_long_s and self.replan_per_minute):
             message = "replan_headroom and replan_per_minute must be at least 1"
             raise InvalidArgument(f"{message}, replan_short_s above 0 and at most replan_long_s")

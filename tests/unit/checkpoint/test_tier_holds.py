@@ -47,3 +47,43 @@ def test_who_needs_room_waits_for_the_end_of_a_load_that_nobody_needs() -> None:
     assert tiers.Drop(1) in said
     assert isinstance(said[-1], tiers.Load)
     assert tiers.Grant(2, "needed") in tier.handle(tiers.Loaded("needed"), 2.0)
+
+
+def test_unwanted_model_leaves_when_its_last_user_does_and_its_memory_goes_back() -> None:
+    tier = tiers.MemoryTier(CAP)
+    has(tier, 1, "m", 2)
+    assert tier.handle(tiers.Unwanted(9, "m"), 1.0) == []
+    said = tier.handle(tiers.Gone(1), 2.0)
+    assert said == [tiers.Evict("m"), tiers.Trim(2), tiers.Forgotten(9, True)]
+    assert (tier.held_bytes, tier.resident()) == (0, {})
+
+
+def test_unwanted_model_that_is_only_held_leaves_at_once() -> None:
+    tier = tiers.MemoryTier(CAP)
+    has(tier, 1, "m", 1, 5.0)
+    said = tier.handle(tiers.Unwanted(9, "m"), 1.0)
+    assert said == [tiers.Evict("m"), tiers.Trim(1), tiers.Drop(1), tiers.Forgotten(9, True)]
+    assert tier.handle(tiers.Gone(1), 1.0) == []
+
+
+def test_unwanted_model_stays_if_it_is_pinned_or_asked_for() -> None:
+    tier = tiers.MemoryTier(CAP)
+    has(tier, 1, "m", 1)
+    tier.handle(tiers.Unwanted(9, "m"), 1.0)
+    tier.handle(tiers.Asked(2, "m"), 1.0)
+    assert tier.handle(tiers.Located("m", "m", SEGMENT_BYTES), 1.0) == [tiers.Forgotten(9, False), tiers.Grant(2, "m")]
+    assert tier.handle(tiers.Gone(1), 1.0) == []
+    assert tier.handle(tiers.Gone(2), 1.0) == []
+    tier.handle(tiers.Pins(frozenset({"m"})), 1.0)
+    assert tier.handle(tiers.Unwanted(9, "m"), 1.0) == [tiers.Forgotten(9, False)]
+    assert tier.resident().keys() == {"m"}
+
+
+def test_who_does_not_wait_any_more_is_not_answered_and_what_is_not_there_is_gone() -> None:
+    tier = tiers.MemoryTier(CAP)
+    assert tier.handle(tiers.Unwanted(9, "m"), 1.0) == [tiers.Forgotten(9, True)]
+    has(tier, 1, "m", 1)
+    tier.handle(tiers.Unwanted(9, "m"), 1.0)
+    tier.handle(tiers.Gone(9), 1.0)
+    assert tier.handle(tiers.Gone(1), 1.0) == []
+    assert tier.resident().keys() == {"m"}

@@ -1,0 +1,302 @@
+"""Stages with weights under a cap on memory: who has to leave for whom. The choice itself is `device.offload`.
+
+What is counted: containers (with adapter, keys and values, warmed-up kernels in them) as they were measured, and
+weights, once for all who share them. When a stage needs a container and there is no room, what is idle leaves, the
+least dense first, weights only with everybody who uses them; a container that runs a task is never touched. Where
+everybody is busy, who has been kept out for long enough gets the place of a container that takes no more tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from dataflower import wire
+from dataflower.core import commands
+from dataflower.core.commands import Command
+from dataflower.core.device.arrivals import Rates
+from dataflower.core.device.artifact import HOST, Candidate, Key, Kind
+from dataflower.core.device.catalog import Catalog, container_name, weights_name
+from dataflower.core.device.offload import Leaving, offload
+from dataflower.core.fleet import TURN_S, Fleet
+from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.timers import Timer, Timers
+
+PRIOR_BYTES = 256 * 1024 * 1024
+"""What a container is thought to take before one was measured, if its stage states no limit."""
+AGAIN_S = 1.0
+"""Between two measurements of a container's memory at least."""
+STARTS = 2.0
+"""Who has been kept out for so many starts of a container may have others leave for it: else they only drive each
+other out."""
+
+_GOING = (ContainerPhase.DRAINING, ContainerPhase.LEAVING)
+
+
+class Offloading:
+    """The policy of one host and its hands. Calls `say` with commands; containers leave by the fleet."""
+
+    def __init__(self, cap_bytes: int, fleet: Fleet, timers: Timers, say: Callable[[Command], None]) -> None:
+        self.cap_bytes = cap_bytes
+        self.moved = 0
+        """Artifacts that had to leave so far."""
+        self._fleet = fleet
+        self._timers = timers
+        self._say = say
+        self._catalog = Catalog()
+        self._rates: Rates[str] = Rates()
+        self._pools: dict[Pool, str] = {}
+        """To the name of the function: `workflow/stage`."""
+        self._sizes: dict[str, int] = {}
+        """The most that a container of a function took."""
+        self._measured: dict[int, tuple[float, int]] = {}
+        """By container: when its memory was asked for last, and how much it was."""
+        self._asking: dict[int, Timer] = {}
+        """Containers that will be measured again soon if they are idle then."""
+        self._weights: dict[str, int] = {}
+        """Weights in memory, and their bytes."""
+        self._dropping: set[str] = set()
+        self._fixed: set[str] = set()
+        """Weights that could not be dropped: others use them."""
+        self._first: Pool | None = None
+        """For whom room is being made: what becomes free is not for others."""
+        self._timer: Timer | None = None
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    def deployed(self, pool: Pool) -> None:
+        """A stage with weights can be called."""
+        name = f"{pool.key.rpartition('@')[0]}/{pool.stage.name}"
+        self._pools[pool] = name
+        self._catalog.add(name, ((), None), (pool.stage.model,), pool.stage.resources.memory_bytes)
+        self._say(commands.SizeWeights(pool.stage.model))
+
+    def removed(self, pool: Pool) -> None:
+        """It can't any more; its last containers are still counted."""
+        if pool.containers:
+            return
+        name = self._pools.pop(pool, "")
+        if self._first is pool:
+            self._first = None
+        if name and name not in self._pools.values():
+            self._catalog.remove(name)
+            self._rates.forget(name)
+            self._sizes.pop(name, None)
+
+    def called(self, pools: Iterable[Pool], now: float) -> None:
+        """An invocation of the workflow of these pools was let in."""
+        for pool in pools:
+            if pool in self._pools:
+                self._rates.note(self._pools[pool], now)
+
+    def started(self, container: Container, hello: wire.Hello) -> None:
+        """A container is ready, and has opened weights."""
+        name = self._pools.get(container.pool)
+        if name is None:
+            return
+        opened = [(p.what, p.nbytes, p.seconds, p.was_there) for p in hello.phases if p.kind is wire.StartKind.WEIGHTS]
+        self._catalog.container_started(name, hello.import_s + hello.setup_s, opened)
+        for model, nbytes, *_ in opened:
+            self._weights[model] = nbytes
+            self._dropping.discard(model)
+
+    def idle(self, container: Container, now: float) -> None:
+        """A container has ended its last task: its memory may have grown."""
+        if container.pool not in self._pools or container.number in self._asking:
+            return
+        asked, nbytes = self._measured.get(container.number, (-AGAIN_S, 0))
+        if now >= asked + AGAIN_S:
+            self._measured[container.number] = now, nbytes
+            self._say(commands.SizeContainer(container.number))
+        else:
+            self._asking[container.number] = self._timers.at(asked + AGAIN_S, lambda at: self._ask(container, at))
+
+    def _ask(self, container: Container, now: float) -> None:
+        del self._asking[container.number]
+        if container.is_idle and container.phase is ContainerPhase.READY:
+            self.idle(container, now)
+
+    def container_sized(self, container: Container, nbytes: int, now: float) -> None:
+        """So much memory a container has for itself. If that is more than there is, somebody leaves."""
+        name = self._pools.get(container.pool)
+        if name is None or nbytes <= 0:
+            return
+        self._measured[container.number] = now, nbytes
+        self._sizes[name] = max(nbytes, self._sizes.get(name, 0))
+        lacking = self.used() - self._soon() - self.cap_bytes
+        if lacking > 0:
+            self._offload(lacking, now, None)
+
+    def weights_sized(self, model: str, nbytes: int, seconds: float) -> None:
+        """Weights were found to be so large."""
+        self._catalog.weights_sized(model, nbytes, seconds)
+
+    def weights_dropped(self, model: str, gone: bool) -> None:
+        """They are out of memory, or can't be: others use them."""
+        self._dropping.discard(model)
+        if gone:
+            self._weights.pop(model, None)
+        else:
+            self._fixed.add(model)
+
+    def ended(self, container: Container) -> None:
+        """A container is gone, and whatever it used may be free."""
+        self._measured.pop(container.number, None)
+        if (timer := self._asking.pop(container.number, None)) is not None:
+            timer.cancel()
+        self._fixed.clear()
+        if container.pool.closing:
+            self.removed(container.pool)
+
+    # --- what there is -------------------------------------------------------------------------------------------
+
+    def used(self) -> int:
+        """Bytes of all containers, and of weights that are in memory or on their way there."""
+        containers = sum(self._size(c) for pool in self._pools for c in pool.containers.values())
+        coming: dict[str, int] = {}
+        for pool in self._pools:
+            if pool.starting:
+                coming.update(self._missing(pool))
+        return containers + sum(self._weights.values()) + sum(coming.values())
+
+    def _soon(self) -> int:
+        """Bytes of what has been told to leave, and of what leaves when its tasks are over."""
+        going = (c for pool in self._pools for c in pool.containers.values() if c.phase in _GOING)
+        return sum(map(self._size, going)) + sum(self._weights[model] for model in self._dropping)
+
+    def _size(self, container: Container) -> int:
+        _, nbytes = self._measured.get(container.number, (0.0, 0))
+        return max(nbytes, self._guess(container.pool))
+
+    def _guess(self, pool: Pool) -> int:
+        return self._sizes.get(self._pools[pool], pool.stage.resources.memory_bytes or PRIOR_BYTES)
+
+    def _missing(self, pool: Pool) -> dict[str, int]:
+        """Weights that it needs and that are not in memory."""
+        known = self._catalog.functions[self._pools[pool]].models
+        sizes = self._catalog.models
+        return {model: sizes[model].nbytes for model in known if model not in self._weights and model in sizes}
+
+    def _need(self, pool: Pool) -> int:
+        coming = {model for other in self._pools if other.starting for model in self._missing(other)}
+        weights = sum(nbytes for model, nbytes in self._missing(pool).items() if model not in coming)
+        return self._guess(pool) + weights
+
+    def _loaded(self) -> dict[Key, Candidate]:
+        """What is there and not about to leave, as artifacts."""
+        known = self._catalog.candidates()
+        found: dict[Key, Candidate] = {}
+        for model, nbytes in self._weights.items():
+            key = (weights_name(model), HOST)
+            if model not in self._dropping and model not in self._fixed:
+                found[key] = replace(known[key], nbytes=nbytes) if key in known else _unused(key[0], nbytes)
+        for pool, name in self._pools.items():
+            key = (container_name(name), HOST)
+            sizes = [self._size(c) for c in pool.containers.values() if c.phase not in _GOING]
+            if sizes and key in known:
+                before = found[key].nbytes if key in found else 0
+                found[key] = replace(known[key], nbytes=before + sum(sizes))
+        return found
+
+    def _pinned(self, wanting: Pool | None, *, impatient: bool) -> set[Key]:
+        """What must not leave: what runs or starts, what is wanted now, and what somebody has asked to be kept."""
+        pinned = set()
+        for pool, name in self._pools.items():
+            kept = pool.min_replicas and not pool.closing
+            if pool is wanting or self._is_busy(pool) or kept or (pool.queued and not impatient):
+                pinned.add((container_name(name), HOST))
+                pinned.update((weights_name(model), HOST) for model in self._catalog.functions[name].models)
+        return pinned
+
+    @staticmethod
+    def _is_busy(pool: Pool) -> bool:
+        return pool.starting > 0 or any(not c.is_idle for c in pool.containers.values())
+
+    # --- what to do ----------------------------------------------------------------------------------------------
+
+    def fits(self, pool: Pool) -> bool:
+        """Whether there is room for one more container of it as things are."""
+        return pool not in self._pools or self.used() + self._need(pool) + self._reserved(pool) <= self.cap_bytes
+
+    def _reserved(self, pool: Pool) -> int:
+        first = self._first
+        if first is not None and first not in self._fleet.starved:
+            first = self._first = None
+        return 0 if first is None or first is pool else self._need(first)
+
+    def admit(self, pool: Pool, now: float) -> bool:
+        """Whether a container of it may start now; if not, room is being made, or will be: ask again when something
+        has happened.
+
+        A stage that is too large for the cap all by itself may start when nobody else is left.
+        """
+        if self.fits(pool):
+            if self._first is pool:
+                self._first = None
+            return True
+        if self._first is not None and self._first is not pool:
+            return False
+        lacking = self.used() + self._need(pool) - self.cap_bytes - self._soon()
+        if lacking <= 0 or self._offload(lacking, now, pool):
+            self._first = pool
+            return False
+        return self._give_way(pool, lacking, now)
+
+    def _offload(self, lacking: int, now: float, pool: Pool | None, *, impatient: bool = False) -> bool:
+        """Have what is worth least leave; False if so much can't."""
+        pinned = self._pinned(pool, impatient=impatient)
+        steps = offload(self._loaded(), self._rates.all(now), HOST, lacking, pinned=pinned)
+        if steps is None:
+            return False
+        self.moved += len(steps)
+        for step in steps:
+            self._leave(step)
+        return True
+
+    def _leave(self, step: Leaving) -> None:
+        for model in self._weights:
+            if (weights_name(model), HOST) == step.key:
+                self._dropping.add(model)
+                self._say(commands.DropWeights(model))
+        for pool, name in self._pools.items():
+            if (container_name(name), HOST) == step.key:
+                for container in pool.idle:
+                    self._fleet.stop(container)
+
+    def _give_way(self, pool: Pool, lacking: int, now: float) -> bool:
+        """Nothing idle would be enough. Whoever has no container at all does not wait for ever."""
+        if pool.size:
+            return False
+        others = [other for other in self._pools if other is not pool and other.containers]
+        if not others:
+            return not self._dropping  # everything has left that could
+        start_s = self._catalog.functions[self._pools[pool]].container.seconds
+        at = self._fleet.starved.get(pool, now) + max(TURN_S, STARTS * start_s)
+        if now < at and any(self._is_busy(other) or other.queued for other in others):
+            if self._timer is None or self._timer.at > at or self._timer.at <= now:
+                self._timer = self._timers.at(at, lambda _: None)  # to be asked again then
+            return False
+        self._first = pool
+        if self._offload(lacking, now, pool, impatient=True):
+            return False
+        able = [
+            c
+            for other in others
+            if other.dispensable() > 0
+            for c in other.containers.values()
+            if c.phase is ContainerPhase.READY
+        ]
+        if able:
+            self._fleet.drain(min(able, key=lambda c: (self._density(c, now), c.ready_at)))
+            return False
+        return not any(self._is_busy(other) for other in others)  # they are to be kept, whatever that means for memory
+
+    def _density(self, container: Container, now: float) -> float:
+        name = self._pools[container.pool]
+        value = self._catalog.functions[name].container.seconds * self._rates.rate(name, now)
+        return value / max(1, self._size(container))
+
+
+def _unused(artifact: str, nbytes: int) -> Candidate:
+    """Weights that no stage needs any more."""
+    return Candidate(artifact, Kind.BACKBONE, HOST, nbytes, 0.0, ())

@@ -1,0 +1,237 @@
+"""Stages with weights under a cap on memory, seen from outside: who leaves for whom, and who is never touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dataflower import wire
+from dataflower.core import commands, events
+from dataflower.core.config import CoreConfig
+from dataflower.core.program import compile_program
+from dataflower.spec.workflow import Resources, Scaling, Workflow
+from dataflower.testing.payloads import plain
+from dataflower.testing.story import Story, stage, workflow
+
+MIB = 1024 * 1024
+BACKBONE = 400 * MIB
+OWN = 100 * MIB
+
+
+def lora(name: str, backbone: str = "base", scaling: Scaling | None = None) -> Workflow:
+    """A function on a backbone."""
+    made = workflow(
+        [
+            stage(
+                name,
+                {"x": "inputs.x"},
+                ["deltas*"],
+                model=backbone,
+                scaling=scaling or Scaling(max_replicas=1, concurrency=4, keep_alive_s=3600),
+                resources=Resources(memory_bytes=OWN),
+            )
+        ],
+        {"deltas": f"{name}.deltas"},
+    )
+    return Workflow(name, made.stages, made.inputs, made.outputs)
+
+
+class Host(Story):
+    """Containers open their weights as they start, and have 100 MiB of their own. Who is told to stop, stops later."""
+
+    def __init__(self, *workflows: Workflow, cap: int, batches: int = 4) -> None:
+        config = CoreConfig(device_batches=batches, device_memory_bytes=cap)
+        self.models = {item.name: next(iter(item.stages.values())).model for item in workflows}
+        super().__init__(config=config)
+        for item in workflows:
+            self.tell(events.WorkflowAdded(f"{item.name}@1", compile_program(item)))
+        for model in dict.fromkeys(self.models.values()):
+            self.tell(events.WeightsSized(model, BACKBONE))
+
+    def hello(self) -> None:
+        while self.starting:
+            number = self.starting.pop(0)
+            model = self.models[self.stages[number]]
+            phase = wire.StartPhase(wire.StartKind.WEIGHTS, model, 0.2, BACKBONE)
+            said = wire.Hello(wire.VERSION, 1, 0.1, 0.4, (phase,))
+            self.tell(events.ContainerSaid(number, said))
+            self.tell(events.ContainerSized(number, OWN))
+
+    def call(self, name: str, invocation: str) -> None:
+        self.invoke(invocation, key=f"{name}@1", x=1)
+
+    def message(self, invocation: str) -> tuple[int, wire.RunTask]:
+        found = None
+        for command in self.said:
+            match command:
+                case commands.Tell(number, wire.RunTask() as told) if told.invocation == invocation:
+                    found = number, told
+        assert found is not None, f"{invocation} was not given out"
+        return found
+
+    def begun(self, invocation: str) -> bool:
+        return any(message.invocation == invocation for message in self.told(wire.RunTask))
+
+    def speak(self, invocation: str) -> None:
+        number, told = self.message(invocation)
+        self.tell(events.ContainerSaid(number, wire.TokenSent(told.task, 0, {"deltas": plain("t")})))
+
+    def finish(self, invocation: str) -> None:
+        number, told = self.message(invocation)
+        self.tell(events.ContainerSaid(number, wire.TaskDone(told.task, {}, 1, wire.Times())))
+
+    def serve(self, name: str, invocation: str) -> None:
+        """A call from its beginning to its end."""
+        self.call(name, invocation)
+        self.speak(invocation)
+        self.finish(invocation)
+
+    def dropped(self) -> list[str]:
+        return [command.model for command in self.said if isinstance(command, commands.DropWeights)]
+
+    def drop(self, model: str, gone: bool = True) -> None:
+        self.tell(events.WeightsDropped(model, gone))
+
+    @property
+    def state(self) -> Any:
+        return self.core.devices()[0]
+
+
+def test_backbone_is_counted_once_and_containers_each() -> None:
+    told = Host(lora("a"), lora("b"), cap=2000 * MIB)
+    told.serve("a", "a1")
+    told.serve("b", "b1")
+    assert told.state.used_bytes == BACKBONE + 2 * OWN
+    assert told.leaving == []
+
+
+def test_idle_function_that_is_called_least_makes_room() -> None:
+    told = Host(lora("a"), lora("b"), lora("c"), cap=BACKBONE + 2 * OWN)
+    told.serve("a", "a1")
+    told.serve("b", "b1")
+    told.serve("a", "a2")
+    told.call("c", "c1")
+    assert told.leaving == told.containers_of("b")
+    assert told.dropped() == []  # the backbone is worth more to all of them
+    assert not told.begun("c1")
+    told.leave()
+    assert told.begun("c1")
+    assert told.state.used_bytes == BACKBONE + 2 * OWN
+    assert told.state.offloaded == 1
+
+
+def test_running_batch_is_never_touched_and_its_weights_neither() -> None:
+    told = Host(lora("a"), lora("b"), lora("c", "other"), cap=2 * BACKBONE + OWN)
+    told.call("a", "a1")
+    told.speak("a1")
+    told.serve("b", "b1")
+    told.call("c", "c1")  # needs 500: b's container would not be enough, and the backbone is a's
+    assert told.leaving == []
+    assert told.dropped() == []
+    told.finish("a1")
+    assert sorted(told.leaving) == sorted(told.containers_of("a") + told.containers_of("b"))[: len(told.leaving)]
+    told.leave()
+    for model in told.dropped():
+        told.drop(model)
+    assert told.begun("c1")
+
+
+def test_weights_leave_with_all_who_use_them() -> None:
+    told = Host(lora("a"), lora("b"), lora("c", "other"), cap=BACKBONE + 2 * OWN)
+    told.serve("a", "a1")
+    told.serve("b", "b1")
+    told.call("c", "c1")
+    assert sorted(told.leaving) == sorted(told.containers_of("a") + told.containers_of("b"))
+    assert told.dropped() == ["base"]
+    told.leave()
+    assert not told.begun("c1")
+    told.drop("base")
+    assert told.begun("c1")
+    assert told.state.used_bytes == BACKBONE + OWN
+
+
+def test_weights_that_others_use_stay_and_the_cap_gives_way_at_last() -> None:
+    told = Host(lora("a"), lora("c", "other"), cap=BACKBONE + OWN)
+    told.serve("a", "a1")
+    told.call("c", "c1")
+    told.leave()
+    told.drop("base", gone=False)
+    assert told.begun("c1")
+    assert told.state.used_bytes == 2 * BACKBONE + OWN
+
+
+def test_function_that_is_too_large_runs_alone() -> None:
+    told = Host(lora("a"), lora("b"), cap=200 * MIB)
+    told.serve("a", "a1")
+    told.call("b", "b1")
+    assert told.leaving == told.containers_of("a")
+    told.leave()
+    for model in told.dropped():
+        told.drop(model)
+    assert told.begun("b1")
+
+
+def test_who_is_kept_out_for_long_gets_the_place_of_one_that_never_rests() -> None:
+    told = Host(lora("a"), lora("b"), cap=BACKBONE + OWN)
+    told.call("a", "a1")
+    told.speak("a1")
+    told.call("b", "b1")
+    number = 1
+    for _ in range(40):  # there is always one more for a
+        number += 1
+        told.call("a", f"a{number}")
+        if not told.begun(f"a{number}"):
+            break
+        told.speak(f"a{number}")
+        told.finish(f"a{number - 1}")
+        told.wait(0.1)
+    else:
+        raise AssertionError("a goes on for ever")
+    assert told.leaving == []  # it takes no more, and what runs goes on
+    told.finish(f"a{number - 1}")
+    told.leave()
+    assert told.begun("b1")
+    told.speak("b1")
+    told.finish("b1")
+    told.leave()
+    assert told.begun(f"a{number}")
+
+
+def test_container_that_has_grown_drives_out_the_idle() -> None:
+    told = Host(lora("a"), lora("b"), cap=BACKBONE + 2 * OWN)
+    told.serve("b", "b1")
+    told.wait(2)
+    told.call("a", "a1")
+    told.speak("a1")
+    a, b = told.containers_of("a"), told.containers_of("b")
+    told.tell(events.ContainerSized(a[0], OWN + 50 * MIB))
+    assert told.leaving == b
+    told.leave()
+    told.finish("a1")
+    assert commands.SizeContainer(a[0]) not in told.said  # it was a moment ago
+    told.wait(1.1)
+    assert told.said.count(commands.SizeContainer(a[0])) == 1
+    assert told.state.used_bytes == BACKBONE + OWN + 50 * MIB
+
+
+def test_replicas_that_are_to_be_kept_stay() -> None:
+    kept = Scaling(min_replicas=1, max_replicas=1, concurrency=4)
+    told = Host(lora("a", scaling=kept), lora("b"), lora("c"), cap=BACKBONE + 2 * OWN)
+    told.serve("b", "b1")
+    for number in range(3):
+        told.serve("b", f"more{number}")
+    told.call("c", "c1")
+    assert told.leaving == told.containers_of("b")
+
+
+def test_removed_functions_weights_are_the_first_to_go() -> None:
+    told = Host(lora("a"), lora("b", "other"), lora("c", "third"), cap=2 * BACKBONE + 2 * OWN)
+    told.serve("a", "a1")
+    told.serve("b", "b1")
+    told.release("a1")
+    told.tell(events.WorkflowRemoved("a@1"))
+    told.leave()
+    told.call("c", "c1")
+    assert told.dropped() == ["base"]
+    assert told.leaving == []
+    told.drop("base")
+    assert told.begun("c1")
