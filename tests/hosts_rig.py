@@ -141,3 +141,20 @@ async def pair(*placement: str, lender: dict[str, Any] | None = None, **settings
                 await rig.settled()
         finally:
             await way.close()
+
+
+@asynccontextmanager
+async def trio(*placement: str) -> AsyncIterator[tuple[Runtime, Runtime, Runtime]]:
+    """An owner and two lenders, `b` and `c`."""
+    async with (
+        Runtime(config(peer_port=0, host_name="b")) as b,
+        Runtime(config(peer_port=0, host_name="c")) as c,
+        Runtime(
+            config(
+                host_name="a",
+                peers=tuple(f"{name}=127.0.0.1:{host.peer_port}" for name, host in (("b", b), ("c", c))),
+                placement=placement,
+            )
+        ) as a,
+    ):
+        yield a, b, c

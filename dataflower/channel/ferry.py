@@ -6,6 +6,9 @@ into their place. A message waits on the receiving side until the bytes that it 
 key stay in order, those with different keys don't wait for each other.
 
 What was sent of a slot is not sent again before the slot is released: eight readers on a host share one copy.
+
+Bytes that come from one host and will be read on another are passed on while they come (`routes`), before the message
+that names them is here.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dataflower.channel.mux import Aborted, Arrived, Completed, Limit, Message, Mux, MuxEvent, Opened
+from dataflower.channel.mux import Aborted, Arrived, Completed, Grew, Limit, Message, Mux, MuxEvent, Opened
 from dataflower.channel.outflow import Outflows
 from dataflower.channel.segment import Segment
 from dataflower.wire import TensorRef
@@ -55,6 +58,19 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Mirror | Forget | Parcel).decode
 
 
+PASSED_BYTES = 64 << 10
+"""What is smaller is not passed on before it is known to be needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Passing:
+    """A stream that goes out through `ferry` while its bytes come in: for (arena, offset, bytes)."""
+
+    ferry: Ferry
+    place: tuple[int, int, int]
+    stream: int
+
+
 @dataclass(slots=True)
 class _Waiting:
     """A parcel whose bytes, or whose turn, have not come."""
@@ -75,12 +91,16 @@ class Ferry:
         *,
         limits: Mapping[int, Limit] | None = None,
         outflows: Outflows | None = None,
+        routes: Callable[[int], Iterable[Ferry]] | None = None,
+        wake: Callable[[], None] = lambda: None,
         mux: Callable[..., Mux] = Mux,
     ) -> None:
         """`source` reads memory of this side. `deliver(key, body)` gets what came. `on_mirror(arena, bytes)` is told of
         a new mirror (`descriptor` has it), `on_forget(arena)` that it is not referred to any more.
 
         `limits`: by owner of an arena, how fast its memory may be sent. `outflows` is told of what is.
+        `routes(arena)`: to whom else what comes for an arena is to go. `wake` is called when there is more to be sent
+        because of that.
         The callbacks may raise ValueError for what makes no sense, which ends the connection.
         """
         self._source = source
@@ -90,6 +110,14 @@ class Ferry:
         self.mux = mux(self._place, self._hear)
         self._limits = {} if limits is None else limits
         self._outflows = outflows
+        self._routes = routes
+        self._wake = wake
+        self._placed: tuple[int, int, memoryview] | None = None
+        """Where the last stream that began belongs."""
+        self._passing: dict[int, list[_Passing]] = {}
+        """By stream that comes in."""
+        self._passed: dict[tuple[int, int, int], int] = {}
+        """Streams that go out though no message has named their bytes yet, by place."""
         self._flows: dict[int, int] = {}
         """By stream that goes out: its number there."""
         self._sizes: dict[int, int] = {}
@@ -164,10 +192,36 @@ class Ferry:
             for stream in self._sent.pop(slot, {}).values():
                 self._give_up(stream)
 
+    def pass_on(self, place: tuple[int, int, int], view: memoryview, size: int) -> _Passing | None:
+        """Begin to send bytes that are still coming, for (arena, offset, bytes); None if they come from there."""
+        if place[0] in self._mirrors:
+            return None
+        self.announce(place[0], size)
+        self._stop_passing(place)
+        stream = self._passed[place] = self.mux.open(view, place[0], place[1], ready=0)
+        self._wake()
+        return _Passing(self, place, stream)
+
+    def claim(self, ref: TensorRef) -> None:
+        """A message that came names these bytes: from now on they are a part of that slot."""
+        stream = self._passed.pop((ref.arena, ref.offset, ref.nbytes), 0)
+        if stream:
+            self._sent.setdefault((ref.arena, ref.slot), {})[ref.offset, ref.offset + ref.nbytes] = stream
+
+    def _stop_passing(self, place: tuple[int, int, int]) -> None:
+        self.mux.abort(self._passed.pop(place, 0))
+
+    def _extend(self, stream: int, ready: int) -> None:
+        """More of what is passed on is there."""
+        self.mux.extend(stream, ready)
+        self._wake()
+
     def forget(self, arena: int) -> None:
         """No further message will refer to this arena of this side. No-op if it was not announced."""
         if self._sizes.pop(arena, None) is not None:
             self.released([slot for slot in self._sent if slot[0] == arena])
+            for place in [place for place in self._passed if place[0] == arena]:
+                self._stop_passing(place)
             self.mux.send(_encode(Forget(arena)))
 
     # --- in --------------------------------------------------------------------------------------------------
@@ -211,6 +265,8 @@ class Ferry:
             for flow in self._flows.values():
                 self._outflows.given_up(flow)
         self._flows.clear()
+        for stream in list(self._passing):
+            self._break_off(stream)
         for arena in list(self._mirrors):
             self.drop_mirror(arena)
         self._queues.clear()
@@ -220,7 +276,9 @@ class Ferry:
         segment = self._mirrors.get(arena)
         if segment is None or offset + nbytes > segment.nbytes:
             raise ValueError(f"bytes for {offset} to {offset + nbytes} of arena {arena:#x}, which are not mirrored")
-        return segment.buffer[offset : offset + nbytes]
+        view = segment.buffer[offset : offset + nbytes]
+        self._placed = (arena, offset, view)
+        return view
 
     def _hear(self, event: MuxEvent) -> None:
         match event:
@@ -231,14 +289,39 @@ class Ferry:
                     self._outflows.arrived(flow)
             case Opened(stream):
                 self._coming.add(stream)
+                self._begin_passing(stream)
+            case Grew(stream, nbytes):
+                for passing in self._passing.get(stream, ()):
+                    passing.ferry._extend(passing.stream, nbytes)
             case Completed(stream):
                 self._coming.discard(stream)
+                for passing in self._passing.pop(stream, ()):
+                    passing.ferry._extend(passing.stream, passing.place[2])
                 for key in self._waiters.pop(stream, ()):
                     self._give_out(key)
             case Aborted(stream):
                 self._coming.discard(stream)
+                self._break_off(stream)
                 for key in self._waiters.pop(stream, ()):
                     self._lose(key, stream)
+
+    def _begin_passing(self, stream: int) -> None:
+        if self._routes is None or self._placed is None:
+            return
+        (arena, offset, view), self._placed = self._placed, None
+        if len(view) < PASSED_BYTES:
+            return
+        size = self._mirrors[arena].nbytes
+        begun = [ferry.pass_on((arena, offset, len(view)), view, size) for ferry in self._routes(arena)]
+        if begun:
+            self._passing[stream] = [passing for passing in begun if passing is not None]
+
+    def _break_off(self, stream: int) -> None:
+        """Bytes that were to be passed on will not come."""
+        for passing in self._passing.pop(stream, ()):
+            if passing.ferry._passed.get(passing.place) == passing.stream:
+                passing.ferry._stop_passing(passing.place)
+                passing.ferry._wake()
 
     def _unpack(self, payload: bytearray) -> None:
         envelope = _decode(payload)

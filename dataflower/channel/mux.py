@@ -103,7 +103,15 @@ class Arrived:
     stream: int
 
 
-MuxEvent = Message | Opened | Completed | Aborted | Arrived
+@dataclass(frozen=True, slots=True)
+class Grew:
+    """So many bytes of a stream are there, from its beginning."""
+
+    stream: int
+    nbytes: int
+
+
+MuxEvent = Message | Opened | Grew | Completed | Aborted | Arrived
 Place = Callable[[int, int, int], memoryview]
 """(arena, offset, bytes) -> writable memory of just that size; ValueError if there is none."""
 
@@ -130,12 +138,15 @@ class Limit:
 
 
 class _Out:
-    """A stream that goes out. `seq`: its OPEN; `at`: how far it has been handed to the connection."""
+    """A stream that goes out. `seq`: its OPEN; `at`: how far it has been handed to the connection; `ready`: how far
+    its bytes are there.
+    """
 
-    __slots__ = ("at", "limit", "seq", "top", "view")
+    __slots__ = ("at", "limit", "ready", "seq", "top", "view")
 
-    def __init__(self, view: memoryview, seq: int, limit: Limit | None) -> None:
+    def __init__(self, view: memoryview, seq: int, limit: Limit | None, ready: int) -> None:
         self.view = view
+        self.ready = ready
         self.limit = limit
         self.seq = seq
         self.at = 0
@@ -219,15 +230,27 @@ class Mux:
             raise ValueError(f"a message of {len(payload)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
         self._keep(HEADER.pack(Kind.MESSAGE, len(payload), 0, 0) + payload)
 
-    def open(self, view: memoryview, arena: int, offset: int, limit: Limit | None = None) -> int:
-        """Begin a stream of these bytes, for that place; returns its number. They must not change before it is over."""
+    def open(
+        self, view: memoryview, arena: int, offset: int, limit: Limit | None = None, *, ready: int | None = None
+    ) -> int:
+        """Begin a stream of these bytes, for that place; returns its number. They must not change before it is over.
+
+        `ready`: how many of them are there, until `extend` says more; None: all.
+        """
         self._last_stream += 1
         stream = self._last_stream
         frame = HEADER.pack(Kind.OPEN, _PLACE.size, stream, len(view)) + _PLACE.pack(arena, offset)
         self._keep(frame)
-        self._out[stream] = _Out(view, self._confirmed + len(self._kept), limit)
+        there = len(view) if ready is None else ready
+        self._out[stream] = _Out(view, self._confirmed + len(self._kept), limit, there)
         self._turns.append(stream)
         return stream
+
+    def extend(self, stream: int, ready: int) -> None:
+        """More bytes of a stream are there; no-op if it is over."""
+        out = self._out.get(stream)
+        if out is not None:
+            out.ready = max(out.ready, min(ready, len(out.view)))
 
     def abort(self, stream: int) -> None:
         """End a stream early, if it isn't over: its memory is needed for other things."""
@@ -321,14 +344,17 @@ class Mux:
             out = self._out.get(stream)
             if out is None:
                 continue
-            limit, size = out.limit, self._chunk
+            limit, size = out.limit, min(self._chunk, out.ready - out.at)
+            if not size:
+                turns.append(stream)
+                continue
             if limit is not None:
                 if limit.free_at() > now:
                     self.due = min(self.due, limit.free_at())
                     turns.append(stream)
                     continue
                 size = min(size, limit.chunk)
-                limit.took(min(size, len(out.view) - out.at), now)
+                limit.took(size, now)
             chunk = out.view[out.at : out.at + size]
             self._push(HEADER.pack(Kind.DATA, len(chunk), stream, out.at))
             self._pieces.append(chunk)
@@ -512,6 +538,8 @@ class Mux:
             del self._in[stream]
             self._ack_due = True
             self._tell(Completed(stream))
+        else:
+            self._tell(Grew(stream, entry.got))
 
     # --- the other side's confirmations ----------------------------------------------------------------------
 

@@ -63,6 +63,8 @@ class StartContainer(Struct, frozen=True):
     stage: Stage
     hardware: str = ""
     """The kind of device that a plan wants it on; empty: any."""
+    followers: tuple[Stage, ...] = ()
+    """The stages that read its outputs."""
 
 
 class StopContainer(Struct, frozen=True):

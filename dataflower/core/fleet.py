@@ -163,7 +163,8 @@ class Fleet:
         own = pool.stage.start_timeout_s
         limit = self._start_timeout_s if own is None else own
         container.start_limit = self._timers.at(now + limit, lambda at: self._late(container, limit, at))
-        self._say(StartContainer(container.number, pool.key, pool.stage, container.hardware))
+        followers = tuple(follower.stage for follower in pool.followers)
+        self._say(StartContainer(container.number, pool.key, pool.stage, container.hardware, followers))
 
     def _has_room(self, pool: Pool, now: float) -> bool:
         """Whether the host can take one more container; if not, another pool's longest idle one is sent away, or a

@@ -32,7 +32,7 @@ from dataflower.host.launcher import Launcher
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.meeting import Credentials, Refused, meet_owner
 from dataflower.host.peer_wire import Bye, DropArena, Ended, Greeting, Kill, Order, Sending, Stop
-from dataflower.host.remote_peer import refs_of
+from dataflower.host.remote_peer import refs_from, refs_of
 from dataflower.host.settings import HostConfig
 from dataflower.wire import (
     ArenaMade,
@@ -45,7 +45,6 @@ from dataflower.wire import (
     TaskFailed,
     TensorRef,
     Times,
-    TokenSent,
     Withdraw,
     Withdrawn,
 )
@@ -327,7 +326,7 @@ class Owner:
         else:
             peer.check(message)
         guest = self.guests.get(peer.number)
-        streams = self._say(peer.number, payload, _refs_from(message))
+        streams = self._say(peer.number, payload, refs_from(message))
         if guest is not None:
             guest.behind.update(streams)
             self._tell_over(guest, message)
@@ -520,11 +519,3 @@ def _refs_to(message: wire.ToContainer) -> list[TensorRef]:
     if isinstance(message, wire.Feed):
         values.extend(message.values)
     return [ref for value in values for ref in refs_of(value)]
-
-
-def _refs_from(message: wire.FromContainer) -> list[TensorRef]:
-    if isinstance(message, BatchDone):
-        return [ref for result in message.results for ref in _refs_from(result)]
-    if isinstance(message, (TaskDone, TokenSent)):
-        return [ref for value in message.outputs.values() for ref in refs_of(value)]
-    return []

@@ -46,12 +46,14 @@ class Messenger(Protocol):
 class RemotePeer(Peer):
     """A container on another host."""
 
-    __slots__ = ("_known", "_messenger")
+    __slots__ = ("_known", "_messenger", "readers")
 
     def __init__(
         self, messenger: Messenger, command: StartContainer, memory: Memory, peers: Mapping[int, Peer]
     ) -> None:
         self._messenger = messenger
+        self.readers: tuple[str, ...] = ()
+        """Other hosts on which its outputs are read."""
         self._known: set[int] = set()
         """Arenas of others that it was told of."""
         self._settle(command, memory, peers, _MIRRORED_BYTES)
@@ -120,3 +122,12 @@ def _refs_of_task(task: RunTask) -> list[TensorRef]:
         for value in values:
             refs.extend(refs_of(value))
     return refs
+
+
+def refs_from(message: wire.FromContainer) -> list[TensorRef]:
+    """Everything that a container's message refers to."""
+    if isinstance(message, wire.BatchDone):
+        return [ref for result in message.results for ref in refs_from(result)]
+    if isinstance(message, (wire.TaskDone, wire.TokenSent)):
+        return [ref for value in message.outputs.values() for ref in refs_of(value)]
+    return []

@@ -33,7 +33,7 @@ from dataflower.host.links import Memory, Peer
 from dataflower.host.meeting import SESSION_BYTES, Credentials, Refused, meet_lender
 from dataflower.host.peer_wire import Bye, DropArena, Ended, Order, Sending, Welcome
 from dataflower.host.placement import Placement
-from dataflower.host.remote_peer import RemotePeer
+from dataflower.host.remote_peer import RemotePeer, refs_from
 from dataflower.host.settings import HostConfig
 from dataflower.wire import ArenaMade, BatchDone, TaskDone, TaskFailed, TensorRef, Times
 
@@ -71,6 +71,7 @@ class Session:
         """How far the lender's clock is ahead."""
         self.containers: dict[int, RemotePeer] = {}
         self.is_over = False
+        self._remotes = remotes
         self._memory = memory
         self._listener = listener
         self._flush = flush
@@ -81,6 +82,8 @@ class Session:
             self._forgotten,
             limits=remotes.limits,
             outflows=remotes.outflows,
+            routes=self._routes,
+            wake=flush,
         )
 
     def tell(self, container: int, body: bytes, refs: Iterable[TensorRef] = (), *, urgent: bool = False) -> None:
@@ -100,6 +103,10 @@ class Session:
     def _forgotten(self, arena: int) -> None:
         raise ValueError("took an arena away, which is not its to decide")
 
+    def _routes(self, arena: int) -> list[Ferry]:
+        peer = self.containers.get(arena >> 16)
+        return [] if peer is None else self._remotes.ferries(peer.readers)
+
     def _deliver(self, number: int, body: bytes) -> None:
         message = peer_wire.decode_report(body)
         peer = self.containers.get(number)
@@ -118,6 +125,10 @@ class Session:
         elif isinstance(message, ArenaMade):
             self._listener.heard(peer, message, [self.ferry.descriptor(message.arena)])
         else:
+            if peer.readers:
+                for ref in refs_from(message):
+                    for ferry in self._remotes.ferries(peer.readers):
+                        ferry.claim(ref)
             self._listener.heard(peer, self._here(message), [])
 
     def _here(self, message: wire.FromContainer) -> wire.FromContainer:
@@ -189,6 +200,11 @@ class Remote:
         session.containers[command.container] = peer
         session.tell(command.container, peer_wire.encode(Order(command.key, command.stage)))
         return peer
+
+    @property
+    def ferry(self) -> Ferry | None:
+        """What carries bytes there; None if there is no connection."""
+        return None if self._connection is None or self._session.is_over else self._session.ferry
 
     def released(self, slots: tuple[tuple[int, int], ...]) -> None:
         """These slots will be written again."""
@@ -343,11 +359,27 @@ class Remotes:
         except FailedPrecondition as error:  # it was applied when this server still knew that host
             raise ConnectionError(error.message) from error
         if name:
-            return self._remotes[name].start(command, peers)
+            peer = self._remotes[name].start(command, peers)
+            peer.readers = self._readers(command, name)
+            return peer
         rate = command.stage.resources.bandwidth
         if rate is not None:
             self.limits[command.container] = Limit(rate)
         return None
+
+    def _readers(self, command: StartContainer, own: str) -> tuple[str, ...]:
+        """The hosts, other than this and its own, on which outputs of a container are read."""
+        workflow = command.key.rpartition("@")[0]
+        try:
+            names = dict.fromkeys(self.placement.of(workflow, stage) for stage in command.followers)
+        except FailedPrecondition:
+            return ()  # such a stage can't start either
+        return tuple(name for name in names if name not in ("", own))
+
+    def ferries(self, names: Iterable[str]) -> list[Ferry]:
+        """Of those of these hosts that are connected."""
+        found = (self._remotes[name].ferry for name in names)
+        return [ferry for ferry in found if ferry is not None]
 
     def ended(self, container: int) -> None:
         """A container of this host is gone."""

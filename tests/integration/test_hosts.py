@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import trustme
 import workflows_for_tests as w
-from hosts_rig import config, pair
+from hosts_rig import PATIENCE_S, config, pair, trio
 
 from dataflower.core.pressure import Pressure
 from dataflower.errors import DataflowerError, FailedPrecondition, InvalidArgument, InvocationFailed
@@ -284,3 +284,44 @@ async def test_cancels_and_crashes_while_outputs_travel_leave_nothing_behind() -
         (pid,) = hosts.lender.container_pids().values()
         os.kill(pid, signal.SIGKILL)
         assert (await told.result())["y"].nbytes == 1_600_000, "it had handed its outputs over"
+
+
+async def test_from_one_host_over_there_to_another_bytes_go_on_while_they_come() -> None:
+    """Of 2 MB that come at 2 MB a second, much is at its reader's host before all of it is here."""
+    slow = Resources(host="b", bandwidth=2e6)
+    stages = [
+        w.stage("make", "fill", {"n": "inputs.x"}, resources=slow),
+        w.stage("read", "checksum", {"x": "make.out"}, resources=Resources(host="c")),
+    ]
+    async with trio() as (owner, _, reader):
+        await owner.apply(w.workflow("far", stages, {"y": "read.out"}), "far")
+        assert (await (await owner.invoke("far", {"x": 10})).result())["y"] == 45
+        call = await owner.invoke("far", {"x": 500_000})
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(peer.bytes_in for peer in reader.peers()) < 500_000:
+                await asyncio.sleep(0.005)
+        assert owner.peers()[0].bytes_in < 2_000_000, "not all of it is here"
+        assert (await call.result())["y"] == 500_000 * 499_999 // 2
+        there = {peer.name: peer.bytes_out for peer in owner.peers()}
+        assert 2_000_000 <= there["c"] < 2_100_000, "and it went there once"
+
+
+async def test_a_call_that_is_cancelled_leaves_nothing_of_what_was_passed_on() -> None:
+    slow = Resources(host="b", bandwidth=2e6)
+    stages = [
+        w.stage("make", "fill", {"n": "inputs.x"}, resources=slow, scaling=Scaling(max_replicas=1)),
+        w.stage("read", "checksum", {"x": "make.out"}, resources=Resources(host="c")),
+    ]
+    async with trio() as (owner, _, reader):
+        await owner.apply(w.workflow("far", stages, {"y": "read.out"}), "far")
+        assert (await (await owner.invoke("far", {"x": 10})).result())["y"] == 45
+        call = await owner.invoke("far", {"x": 500_000})
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(peer.bytes_in for peer in reader.peers()) < 500_000:
+                await asyncio.sleep(0.005)
+        call.cancel()
+        for n in (400_000, 500_000):
+            assert (await (await owner.invoke("far", {"x": n})).result())["y"] == n * (n - 1) // 2
+        async with asyncio.timeout(PATIENCE_S):
+            while owner.statistics().core.slots or owner.statistics().core.tasks:
+                await asyncio.sleep(0.005)
