@@ -1,8 +1,8 @@
 // One decode step of a Llama: all layers, for a batch of sequences with one token each.
 //
 // torch takes some thirty operators for a layer, each of which starts and ends a team of threads. Here a layer is five
-// phases of a job that the threads work off together (see pool.h). Values between products stay in fp32; weights and
-// the cache of keys and values are bf16.
+// phases of a job that the threads work off together (see pool.h). What goes into a product is bf16, like weights, keys
+// and values; what comes out of it stays in fp32 until the next.
 
 #include <pthread.h>
 
@@ -59,15 +59,18 @@ struct Step {
 namespace {
 
 constexpr int kRanks = 64 * 8;  // columns of one adapter at one place, at most
+constexpr int kMembers = 4;     // queries with the same keys that are worked on together
 enum Phase { kProject, kAttend, kMix, kGate, kMerge, kPhasesOfLayer };
 
 struct Scratch {
-  std::vector<float> h, t, scores, out, wide;
+  std::vector<Bf16> h, q, powers;
+  std::vector<float> t, scores, out;
   bool ready = false;
 };
 
 struct Buffers {
-  std::vector<float> x, qkv, mixed, act, cos, sin;
+  std::vector<float> x, qkv, cos, sin;
+  std::vector<Bf16> mixed, act;
 };
 
 struct Work {
@@ -76,8 +79,9 @@ struct Work {
   Buffers& own;
 };
 
-float* fit(std::vector<float>& buffer, int64_t size) {
-  if (int64_t(buffer.size()) < size) buffer.assign(size, 0.0f);
+template <class T>
+T* fit(std::vector<T>& buffer, int64_t size) {
+  if (int64_t(buffer.size()) < size) buffer.assign(size, T{});
   return buffer.data();
 }
 
@@ -88,7 +92,7 @@ const Bf16* block_of(const Linear& linear, int64_t block) {
 }
 
 // h = rms_norm(x) * weight.
-void normalise(const Model& model, const Bf16* weight, const float* x, int64_t rows, float* h) {
+void normalise(const Model& model, const Bf16* weight, const float* x, int64_t rows, Bf16* h) {
   const int64_t width = model.width;
   for (int64_t row = 0; row < rows; ++row, x += width, h += width) {
     Floats squares = {};
@@ -97,7 +101,7 @@ void normalise(const Model& model, const Bf16* weight, const float* x, int64_t r
       squares += value * value;
     }
     const float factor = 1.0f / std::sqrt(sum(squares) / float(width) + model.epsilon);
-    for (int64_t i = 0; i < width; i += kLanes) store(h + i, load<Floats>(x + i) * factor * widen(weight + i));
+    for (int64_t i = 0; i < width; i += kLanes) narrow(h + i, load<Floats>(x + i) * factor * widen(weight + i));
   }
 }
 
@@ -111,13 +115,13 @@ Columns columns(const Lora& lora, const Step& step, int64_t row) {
 }
 
 // t (rows, kRanks) = what each row's adapter makes of its inputs h.
-void shrink(const Lora& lora, const Step& step, const float* h, int64_t inputs, float* t) {
+void shrink(const Lora& lora, const Step& step, const Bf16* h, int64_t inputs, float* t) {
   for (int64_t row = 0; row < step.rows; ++row, h += inputs, t += kRanks) {
     const Columns mine = columns(lora, step, row);
     for (int64_t column = mine.first; column < mine.last; ++column) {
       const Bf16* down = lora.down + column * inputs;
       Floats total = {};
-      for (int64_t i = 0; i < inputs; i += kLanes) total += load<Floats>(h + i) * widen(down + i);
+      for (int64_t i = 0; i < inputs; i += kLanes) total += widen(h + i) * widen(down + i);
       t[column - mine.first] = sum(total);
     }
   }
@@ -146,7 +150,7 @@ const Lora* adapters(const Step& step, int64_t layer, Place place) {
 }
 
 // A block of the outputs of a place of a layer into scratch.out, `index`-th (rows, 64) there.
-float* place(const Work& work, int64_t layer, Place where, int64_t block, const float* input, Scratch& scratch,
+float* place(const Work& work, int64_t layer, Place where, int64_t block, const Bf16* input, Scratch& scratch,
              int index = 0) {
   const Linear& linear = work.model.layer[layer].linear[where];
   const int64_t rows = work.step.rows;
@@ -159,70 +163,80 @@ float* place(const Work& work, int64_t layer, Place where, int64_t block, const 
   return out;
 }
 
-const float* normed(const Work& work, const Bf16* weight, Scratch& scratch) {
-  float* h = fit(scratch.h, work.step.rows * work.model.width);
+const Bf16* normed(const Work& work, const Bf16* weight, Scratch& scratch) {
+  Bf16* h = fit(scratch.h, work.step.rows * work.model.width);
   if (!scratch.ready) normalise(work.model, weight, work.own.x.data(), work.step.rows, h);
   return h;
 }
 
 void project(const Work& work, int64_t layer, int64_t block, Scratch& scratch) {
-  const float* h = normed(work, work.model.layer[layer].norm, scratch);
+  const Bf16* h = normed(work, work.model.layer[layer].norm, scratch);
   const float* out = place(work, layer, kQkv, block, h, scratch);
   const int64_t outputs = work.model.layer[layer].linear[kQkv].outputs;
   for (int64_t row = 0; row < work.step.rows; ++row)
     std::memcpy(&work.own.qkv[row * outputs + block * kBlock], out + row * kBlock, sizeof(float) * kBlock);
 }
 
-void rotate(const float* from, const float* cos, const float* sin, int64_t size, float factor, float* to) {
+void rotate(const float* from, const float* cos, const float* sin, int64_t size, float factor, Bf16* to) {
   const int64_t half = size / 2;
   for (int64_t i = 0; i < size; i += kLanes) {
     const float* other = from + (i < half ? i + half : i - half);
-    store(to + i, (load<Floats>(from + i) * load<Floats>(cos + i) + load<Floats>(other) * load<Floats>(sin + i)) * factor);
+    const Floats turned = load<Floats>(from + i) * load<Floats>(cos + i) + load<Floats>(other) * load<Floats>(sin + i);
+    narrow(to + i, turned * factor);
   }
 }
 
 // scores (tokens) = keys (tokens, size) times q; sixteen at once, beyond the end as well.
-void score(const Bf16* keys, const float* q, int64_t tokens, int64_t size, float* scores) {
+void score(const Bf16* keys, const Bf16* q, int64_t tokens, int64_t size, float* scores) {
   for (int64_t first = 0; first < tokens; first += kLanes) {
     Floats totals[kLanes];
-    const int64_t count = std::min<int64_t>(kLanes, tokens - first);
     for (int64_t t = 0; t < kLanes; ++t) {
+      const Bf16* key = keys + std::min(first + t, tokens - 1) * size;
       totals[t] = Floats{};
-      if (t >= count) continue;
-      const Bf16* key = keys + (first + t) * size;
-      for (int64_t i = 0; i < size; i += kLanes) totals[t] += widen(key + i) * load<Floats>(q + i);
+      for (int64_t i = 0; i < size; i += 2 * kLanes) totals[t] = multiply(totals[t], load<Words>(key + i), load<Words>(q + i));
     }
     store(scores + first, sums(totals));
   }
 }
 
-// Softmax of `tokens` scores in place, without the division: returns the sum. Room for whole vectors.
-float soften(float* scores, int64_t tokens) {
-  float most = scores[0];
-  for (int64_t t = 1; t < tokens; ++t) most = scores[t] > most ? scores[t] : most;
+// Softmax of `tokens` scores, without the division: its sum is returned. Both have room for whole vectors.
+float soften(float* scores, int64_t tokens, Bf16* powers) {
   for (int64_t t = tokens; t % kLanes; ++t) scores[t] = -INFINITY;
+  Floats most = load<Floats>(scores);
+  for (int64_t t = kLanes; t < tokens; t += kLanes) {
+    const Floats value = load<Floats>(scores + t);
+    most = value > most ? value : most;
+  }
+  float peak = most[0];
+  for (int lane = 1; lane < kLanes; ++lane) peak = most[lane] > peak ? most[lane] : peak;
   Floats total = {};
   for (int64_t t = 0; t < tokens; t += kLanes) {
     const Floats value = load<Floats>(scores + t);
-    Floats power = exponential(value - most);
-    power = value == -INFINITY ? Floats{} : power;
+    const Floats power = value == -INFINITY ? Floats{} : exponential(value - peak);
     total += power;
-    store(scores + t, power);
+    narrow(powers + t, power);
   }
   return sum(total);
 }
 
-// out (size) = weights (tokens) times values (tokens, size), times a factor.
-void combine(const Bf16* values, const float* weights, int64_t tokens, int64_t size, float factor, float* out) {
+// out (members, size) = powers (members, room) times values (tokens, size), times a factor for each member.
+template <int kMembers>
+void combine(const Bf16* values, const Bf16* powers, int64_t room, int64_t tokens, int64_t size, const float* factors,
+             Bf16* out) {
   for (int64_t i = 0; i < size; i += 2 * kLanes) {
-    Floats total[4] = {};  // sums that do not wait for each other
-    for (int64_t t = 0; t < tokens; ++t) {
-      const Bf16* value = values + t * size + i;
-      total[t % 2 * 2] += widen(value) * weights[t];
-      total[t % 2 * 2 + 1] += widen(value + kLanes) * weights[t];
+    Floats total[kMembers][2] = {};
+    for (int64_t t = 0; t < tokens; t += 2) {  // beyond an odd end a power is 0
+      const WideHalves a = load<WideHalves>(values + t * size + i);
+      const WideHalves b = load<WideHalves>(values + std::min(t + 1, tokens - 1) * size + i);
+      const Words low = first_pairs(a, b), high = last_pairs(a, b);
+      for (int member = 0; member < kMembers; ++member) {
+        const Words power = pair_at(powers + member * room + t);
+        total[member][0] = multiply(total[member][0], low, power);
+        total[member][1] = multiply(total[member][1], high, power);
+      }
     }
-    store(out + i, (total[0] + total[2]) * factor);
-    store(out + i + kLanes, (total[1] + total[3]) * factor);
+    for (int member = 0; member < kMembers; ++member)
+      for (int v = 0; v < 2; ++v) narrow(out + member * size + i + v * kLanes, total[member][v] * factors[member]);
   }
 }
 
@@ -250,26 +264,33 @@ void attend(const Work& work, int64_t layer, int64_t item, Scratch& scratch) {
   const int64_t one = step.room_tokens * size, all = step.room_rows * model.kv_heads * one;
   Bf16* keys = step.dense + 2 * layer * all + (step.kv_rows[row] * model.kv_heads + head) * one;
   Bf16* values = keys + all;
-  float* wide = fit(scratch.wide, size);
-  rotate(qkv + (model.heads + head) * size, cos, sin, size, 1.0f, wide);
+  rotate(qkv + (model.heads + head) * size, cos, sin, size, 1.0f, keys + position * size);
   const float* value = qkv + (model.heads + model.kv_heads + head) * size;
-  for (int64_t i = 0; i < size; i += kLanes) {
-    narrow(keys + position * size + i, load<Floats>(wide + i));
-    narrow(values + position * size + i, load<Floats>(value + i));
-  }
-  float* scores = fit(scratch.scores, (step.room_tokens + kLanes));
-  for (int64_t member = 0; member < group; ++member) {
-    const int64_t query = head * group + member;
-    rotate(qkv + query * size, cos, sin, size, 1.0f / std::sqrt(float(size)), wide);
-    score(keys, wide, tokens, size, scores);
-    const float factor = 1.0f / soften(scores, tokens);
-    float* out = &work.own.mixed[row * model.heads * size + query * size];
-    combine(values, scores, tokens, size, factor, out);
+  for (int64_t i = 0; i < size; i += kLanes) narrow(values + position * size + i, load<Floats>(value + i));
+  const int64_t room = (tokens + kLanes - 1) / kLanes * kLanes;
+  float* scores = fit(scratch.scores, room);
+  Bf16* powers = fit(scratch.powers, kMembers * room);
+  for (int64_t first = 0; first < group; first += kMembers) {
+    const int64_t count = std::min<int64_t>(kMembers, group - first), query = head * group + first;
+    float factors[kMembers];
+    for (int64_t member = 0; member < count; ++member) {
+      Bf16* q = fit(scratch.q, size);
+      rotate(qkv + (query + member) * size, cos, sin, size, 1.0f / std::sqrt(float(size)), q);
+      score(keys, q, tokens, size, scores);
+      factors[member] = 1.0f / soften(scores, tokens, powers + member * room);
+    }
+    Bf16* out = &work.own.mixed[(row * model.heads + query) * size];
+    switch (count) {
+      case 1: combine<1>(values, powers, room, tokens, size, factors, out); break;
+      case 2: combine<2>(values, powers, room, tokens, size, factors, out); break;
+      case 3: combine<3>(values, powers, room, tokens, size, factors, out); break;
+      default: combine<kMembers>(values, powers, room, tokens, size, factors, out);
+    }
   }
 }
 
 // x += the product of a block: the end of the attention, and of the rest of a layer.
-void add(const Work& work, int64_t layer, Place where, int64_t block, const float* input, Scratch& scratch) {
+void add(const Work& work, int64_t layer, Place where, int64_t block, const Bf16* input, Scratch& scratch) {
   const float* out = place(work, layer, where, block, input, scratch);
   for (int64_t row = 0; row < work.step.rows; ++row) {
     float* x = &work.own.x[row * work.model.width + block * kBlock];
@@ -279,14 +300,14 @@ void add(const Work& work, int64_t layer, Place where, int64_t block, const floa
 
 void gate(const Work& work, int64_t layer, int64_t block, Scratch& scratch) {
   const Model& model = work.model;
-  const float* h = normed(work, model.layer[layer].mlp_norm, scratch);
+  const Bf16* h = normed(work, model.layer[layer].mlp_norm, scratch);
   const float* gates = place(work, layer, kGateUp, block, h, scratch);
   const float* ups = place(work, layer, kGateUp, block + model.inner / kBlock, h, scratch, 1);
   for (int64_t row = 0; row < work.step.rows; ++row) {
-    float* act = &work.own.act[row * model.inner + block * kBlock];
+    Bf16* act = &work.own.act[row * model.inner + block * kBlock];
     for (int v = 0; v < kBlock; v += kLanes) {
       const Floats value = load<Floats>(gates + row * kBlock + v);
-      store(act + v, value / (1.0f + exponential(-value)) * load<Floats>(ups + row * kBlock + v));
+      narrow(act + v, value / (1.0f + exponential(-value)) * load<Floats>(ups + row * kBlock + v));
     }
   }
 }
@@ -294,7 +315,7 @@ void gate(const Work& work, int64_t layer, int64_t block, Scratch& scratch) {
 void speak(const Work& work, int64_t block, Scratch& scratch) {
   const Linear& head = work.model.head;
   const int64_t rows = work.step.rows;
-  const float* h = normed(work, work.model.norm, scratch);
+  const Bf16* h = normed(work, work.model.norm, scratch);
   scratch.ready = true;
   float* out = fit(scratch.out, 2 * rows * kBlock);
   product(block_of(head, block), h, head.inputs, int(rows), out);
@@ -375,7 +396,7 @@ void dataflower_decode(const dataflower::Model* model, const dataflower::Step* s
 }
 
 // out (rows, outputs) = x (rows, inputs) times a weight: to compare with oneDNN's own product.
-void dataflower_product(const dataflower::Linear* linear, const float* x, int64_t rows, float* out) {
+void dataflower_product(const dataflower::Linear* linear, const dataflower::Bf16* x, int64_t rows, float* out) {
   using namespace dataflower;
   std::vector<float> block(rows * kBlock);
   for (int64_t first = 0; first < linear->outputs; first += kBlock) {

@@ -13,6 +13,7 @@ typedef float Floats __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint16_t WideHalves __attribute__((vector_size(64)));
 
 template <class V>
 inline V load(const void* from) {
@@ -45,6 +46,17 @@ inline float widen(Bf16 value) {
   float wide;
   std::memcpy(&wide, &bits, sizeof wide);
   return wide;
+}
+
+// (a0, b0), (a1, b1), ... of the first half of two vectors, and of the last.
+inline Words first_pairs(WideHalves a, WideHalves b) {
+  return (Words)__builtin_shufflevector(a, b, 0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10,
+                                        42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47);
+}
+
+inline Words last_pairs(WideHalves a, WideHalves b) {
+  return (Words)__builtin_shufflevector(a, b, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56,
+                                        25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63);
 }
 
 inline float rounded(float value) {
