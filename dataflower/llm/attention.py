@@ -36,7 +36,6 @@ class StepAttention:
     """What all layers of one step share. Make it with `plan`."""
 
     store: KvStore
-    slots: torch.Tensor
     decode: int
     """The batch begins with so many sequences that decode one token each."""
     length: int
@@ -50,6 +49,8 @@ class StepAttention:
     place: torch.Tensor | None
     """Place in the batch -> row, if `pick` is set."""
     masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
+    slots: torch.Tensor | None = None
+    """Where each token's keys and values go; worked out when it is first needed."""
 
     def attend(
         self,
@@ -76,11 +77,23 @@ class StepAttention:
         """
         dense = self.store.dense[layer]
         size = kv.shape[-1]
+        if self.slots is None:
+            self.slots = self._find_slots()
         dense.view(-1, size).index_copy_(0, self.slots, kv.reshape(-1, size))
         q = q * scale
         parts = [self._decode(q, dense, window, softcap)] if self.decode else []
         parts += [self._prefill(q, dense, span, window, softcap) for span in self.spans]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _find_slots(self) -> torch.Tensor:
+        rows, tokens = self.store.room
+        heads = self.store.shape.heads
+        row = torch.tensor([*self.rows, *(span.row for span in self.spans for _ in range(span.count))])
+        head = torch.arange(2 * heads)
+        # Where (keys or values, row, head, token) lies in a layer, counted in heads of one token.
+        base = (head // heads * rows)[None, :] + row[:, None]
+        slots = (base * heads + (head % heads)[None, :]) * tokens + self.positions.cpu()[:, None]
+        return slots.view(-1).to(self.store.device)
 
     def _decode(self, q: torch.Tensor, dense: torch.Tensor, window: int | None, softcap: float | None) -> torch.Tensor:
         heads, size = dense.shape[2], dense.shape[4]
@@ -144,13 +157,6 @@ def plan(store: KvStore, spans: Listing[Span], positions: torch.Tensor) -> StepA
     decode = 0
     while decode < len(spans) and spans[decode].count == 1 and spans[decode].first == decode:
         decode += 1
-    rows, tokens = store.room
-    heads = store.shape.heads
-    row = torch.tensor([span.row for span in spans for _ in range(span.count)])
-    head = torch.arange(2 * heads)
-    # Where (keys or values, row, head, token) lies in a layer, counted in heads of one token.
-    base = (head // heads * rows)[None, :] + row[:, None]
-    slots = ((base * heads + (head % heads)[None, :]) * tokens + positions.cpu()[:, None]).view(-1)
     in_order = [span.row for span in spans[:decode]]
     pick = place = None
     if in_order != list(range(decode)):
@@ -160,9 +166,7 @@ def plan(store: KvStore, spans: Listing[Span], positions: torch.Tensor) -> StepA
         pick = torch.tensor(order, device=store.device)
         place = torch.tensor(in_order, device=store.device)
     length = -(-max((span.start + 1 for span in spans[:decode]), default=0) // LENGTHS) * LENGTHS
-    return StepAttention(
-        store, slots.to(store.device), decode, length, list(spans[decode:]), positions, in_order, pick, place
-    )
+    return StepAttention(store, decode, length, list(spans[decode:]), positions, in_order, pick, place)
 
 
 def _softmax_product(

@@ -90,6 +90,7 @@ class FusedDecode:
             body.layers[0].down.inputs, model.epsilon, model.rope_scale, model.frequencies.data_ptr(),
             body.embedding.data_ptr(), body.norm.data_ptr(), _linear(body.head), ctypes.addressof(self._layers),
         )  # fmt: skip
+        self._logits = torch.empty((0, self._vocabulary))
         self._stacks: weakref.WeakKeyDictionary[Stack, _Adapters] = weakref.WeakKeyDictionary()
 
     def takes(self, attention: StepAttention, tokens: int, wanted: int) -> bool:
@@ -99,9 +100,11 @@ class FusedDecode:
     def __call__(
         self, tokens: torch.Tensor, positions: torch.Tensor, attention: StepAttention, lora: LoraBatch | None
     ) -> torch.Tensor:
-        """Logits (tokens, vocabulary) in fp32; the tokens' keys and values are written."""
+        """Logits (tokens, vocabulary) in fp32, good until the next call; the tokens' keys and values are written."""
         count, store = len(tokens), attention.store
-        logits = torch.empty((count, self._vocabulary), dtype=torch.float32)
+        if len(self._logits) < count:  # kept: fresh memory of this size is cleared page by page at each step
+            self._logits = torch.empty((count, self._vocabulary), dtype=torch.float32)
+        logits = self._logits[:count]
         rows = (ctypes.c_int64 * count)(*attention.rows)
         adapters = None if lora is None else self._adapters(lora.stack)
         step = _Step(

@@ -64,7 +64,10 @@ class Model(Protocol):
         lora: LoraBatch | None,
         wanted: torch.Tensor,
     ) -> torch.Tensor:
-        """Logits (wanted, vocabulary) after the tokens at the indices `wanted` of `tokens` (n,) at `positions` (n,)."""
+        """Logits (wanted, vocabulary) after the tokens at the indices `wanted` of `tokens` (n,) at `positions` (n,).
+
+        They are good until the next call.
+        """
         ...
 
 

@@ -78,11 +78,11 @@ def logprob(logits: torch.Tensor, token: int, top: int) -> Logprob:
 def _likeliest(logits: torch.Tensor) -> tuple[list[float], list[int]]:
     """The largest of each row (NaN if there is one), and where it is."""
     if logits.device.type != "cpu" or logits.dtype is not torch.float32:
-        best, tokens = logits.max(-1)
-        return best.tolist(), tokens.tolist()
+        best, places = logits.max(-1)
+        return best.tolist(), places.tolist()
     values = logits.numpy()  # a few times as fast as torch, and wakes no team of threads that would spin afterwards
-    places = values.argmax(-1)
-    return values[range(len(places)), places].tolist(), places.tolist()
+    tokens: list[int] = values.argmax(-1).tolist()
+    return [float(values[row, token]) for row, token in enumerate(tokens)], tokens
 
 
 def _choose(logits: torch.Tensor, chooser: Chooser) -> int:

@@ -90,7 +90,7 @@ def step(model, lengths, adapters):
     tokens = torch.randint(0, 300, (len(order),), generator=chance)
     with torch.inference_mode():
         logits = model.forward(tokens, positions, plan(store, spans, positions), lora, torch.arange(len(order)))
-    return logits.float(), store.dense.float()
+    return logits.float().clone(), store.dense.float()
 
 
 @pytest.mark.usefixtures("_threads", "compiled")
