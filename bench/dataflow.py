@@ -8,7 +8,8 @@ over numbers of clients. `p99_cut` is 1 - ours / theirs; `best` and `least` are 
 
 On two hosts (`--hosts 2`, the default but for `--quick`) the steps of the paper's worker 1 run on another host, in a
 network namespace of its own, and each container may send to the other host what the paper allows it; worker-side
-scheduling then sends what is read over there to a store on another machine, at the same rate.
+scheduling then sends what is read over there to a store on another machine, at the same rate. On three (`--hosts 3`)
+those of its worker 2 have a host of their own, too.
 
 Times and bytes of the paper are scaled alike (`--scale`), and rates accordingly: about 20 minutes at the default, 100
 at 1. See bench/baseline.
@@ -32,7 +33,7 @@ from bench.baseline.orchestrator import Kind, Orchestrator
 from bench.baseline.workloads import BENCHMARKS, Benchmark
 from bench.engine import call, engine
 from bench.report import Report, finish, percentile
-from bench.second_host import NAME, TOKEN, second_host
+from bench.second_host import NAME, THIRD, TOKEN, second_host
 from dataflower.testing.container_driver import ZygoteDriver
 
 Invoke = Callable[[], Awaitable[object]]
@@ -127,9 +128,10 @@ async def measure(
     """One workflow in all systems; in ours alone without a zygote for the others."""
     async with AsyncExitStack() as stack:
         settings: dict[str, Any] = {"cpus": 64, "max_containers": 128}
-        if options.second is not None:
-            settings |= {"host_name": "a", "peers": (options.second.peer,), "peer_token": TOKEN}
-        source = benchmark.workflow(options.scale, "" if options.second is None else NAME)
+        if options.others:
+            peers = tuple(other.peer for other in options.others.values())
+            settings |= {"host_name": "a", "peers": peers, "peer_token": TOKEN}
+        source = benchmark.workflow(options.scale, tuple(options.others))
         host = await stack.enter_async_context(engine(source, **settings))
         systems: dict[str, Invoke] = {OURS: lambda: call(host, benchmark.name, {"request": "1"})}
         for kind in Kind if zygote is not None else ():
@@ -165,9 +167,10 @@ async def run(report: Report, options: argparse.Namespace) -> None:
     reason = "" if store.binary() else store.MISSING
     with ExitStack() as stack:
         zygote = stack.enter_context(ZygoteDriver(preload=("numpy", "redis"))) if not reason else None
-        options.second = stack.enter_context(second_host()) if options.hosts > 1 else None
-        if options.second is not None:
-            print(f"two hosts: {options.second.words}")
+        names = (NAME, THIRD)[: options.hosts - 1]
+        options.others = {name: stack.enter_context(second_host(name=name)) for name in names}
+        for name, other in options.others.items():
+            print(f"another host, {name}: {other.words}")
         for benchmark in [BENCHMARKS[name] for name in options.only or BENCHMARKS]:
             await measure(benchmark, zygote, results, options)
     results.report(report)
@@ -186,7 +189,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=0.2, help="of the paper's times and bytes (default %(default)s)")
     parser.add_argument("--requests", type=int, default=100, help="in each open loop (default %(default)s)")
     parser.add_argument("--only", action="append", choices=[*BENCHMARKS], help="this workflow (may be repeated)")
-    parser.add_argument("--hosts", type=int, choices=(1, 2), help="default 2, with --quick 1")
+    parser.add_argument("--hosts", type=int, choices=(1, 2, 3), help="default 2, with --quick 1")
     options = parser.parse_args()
     options.hosts = options.hosts or (1 if options.quick else 2)
     options.turns, options.closed = 4, 6

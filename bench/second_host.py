@@ -1,4 +1,4 @@
-"""Another host for benchmarks: a server that lends containers, in a network namespace of its own where possible."""
+"""Other hosts for benchmarks: servers that lend containers, in network namespaces of their own where possible."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from bench.engine import GIB, ROOT
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import HostConfig
 
-NAME = "b"
+NAME, THIRD = "b", "c"
+"""Names of the hosts that there can be, besides the first."""
 TOKEN = "between the hosts of one benchmark"
 LINK = "1gbit"
 ECHO_BYTES, SINK_BYTES = 1 << 10, 64 << 20
-_HERE, _THERE, _PORT = "10.79.5.1", "10.79.5.2", 8003
+_NETWORKS = {NAME: "10.79.5", THIRD: "10.79.6"}
+_PORT = 8003
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,20 @@ class SecondHost:
 
 
 @contextmanager
-def second_host(link: str = LINK) -> Iterator[SecondHost]:
+def second_host(link: str = LINK, name: str = NAME) -> Iterator[SecondHost]:
     """A running one; gone afterwards. `link`: how fast the line to it is, as `tc` writes it; empty: no limit."""
-    namespace = f"dfb{os.getpid()}"
-    apart = _join(namespace, link)
+    namespace = f"df{name}{os.getpid()}"
+    apart = _join(namespace, link, _NETWORKS[name])
     prefix = ("ip", "netns", "exec", namespace) if apart else ()
-    address, port = (_THERE, _PORT) if apart else ("127.0.0.1", 0)
-    command = (*prefix, sys.executable, "-P", "-m", "bench.second_host", address, str(port))
+    address, port = (f"{_NETWORKS[name]}.2", _PORT) if apart else ("127.0.0.1", 0)
+    command = (*prefix, sys.executable, "-P", "-m", "bench.second_host", address, str(port), name)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=_environment())
     try:
         assert process.stdout is not None
         port, short, long = map(int, process.stdout.readline().split())
         speed = f"{link} each way" if link else "a line without a limit"
         words = f"network namespaces, {speed}" if apart else "loopback (network namespaces need root and `ip`)"
-        yield SecondHost(f"{NAME}={address}:{port}", words, {"1KB": (address, short), "64MB": (address, long)})
+        yield SecondHost(f"{name}={address}:{port}", words, {"1KB": (address, short), "64MB": (address, long)})
     finally:
         process.terminate()
         process.wait()
@@ -70,7 +72,7 @@ def _run(*command: str) -> bool:
     return not subprocess.run(command, check=False, capture_output=True, timeout=20).returncode
 
 
-def _join(namespace: str, link: str) -> bool:
+def _join(namespace: str, link: str, network: str) -> bool:
     """A namespace and a line to it; False if there can't be one."""
     if os.geteuid() or not all(map(shutil.which, ("ip", "tc"))) or not _run("ip", "netns", "add", namespace):
         return False
@@ -78,9 +80,9 @@ def _join(namespace: str, link: str) -> bool:
     shape = ("root", "tbf", "rate", link, "burst", "256kb", "latency", "50ms")
     steps = (
         ("ip", "link", "add", ours, "type", "veth", "peer", "name", "line", "netns", namespace),
-        ("ip", "addr", "add", f"{_HERE}/30", "dev", ours),
+        ("ip", "addr", "add", f"{network}.1/30", "dev", ours),
         ("ip", "link", "set", ours, "up"),
-        ("ip", "-n", namespace, "addr", "add", f"{_THERE}/30", "dev", "line"),
+        ("ip", "-n", namespace, "addr", "add", f"{network}.2/30", "dev", "line"),
         ("ip", "-n", namespace, "link", "set", "line", "up"),
         ("ip", "-n", namespace, "link", "set", "lo", "up"),
     )
@@ -116,9 +118,9 @@ def _sink(address: str, nbytes: int) -> int:
     return port
 
 
-async def _serve(address: str, port: int) -> None:
+async def _serve(address: str, port: int, name: str) -> None:
     settings = HostConfig(
-        host_name=NAME,
+        host_name=name,
         peer_address=address,
         peer_port=port,
         peer_token=TOKEN,
@@ -135,4 +137,4 @@ async def _serve(address: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(sys.argv[1], int(sys.argv[2])))
+    uvloop.run(_serve(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

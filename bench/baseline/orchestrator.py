@@ -72,7 +72,7 @@ class Orchestrator:
     def __init__(
         self, kind: Kind, benchmark: Benchmark, zygote: ZygoteDriver, address: Address, scale: float, *, hosts: int = 1
     ) -> None:
-        """Its containers are forked from `zygote`; `address`: of its store. On two `hosts`, what is read on the other
+        """Its containers are forked from `zygote`; `address`: of its store. On several `hosts`, what is read on another
         one goes through a store on another machine: its containers send to it as fast as they may, and no faster.
         """
         self._hosts = hosts
@@ -152,7 +152,7 @@ class Orchestrator:
         await self._store.unlink(*keys)
 
     def _container(self, step: Step, number: int) -> ContainerDriver:
-        limited = self._kind is Kind.CENTRAL or (self._hosts > 1 and self._benchmark.crosses(step))
+        limited = self._kind is Kind.CENTRAL or (self._hosts > 1 and self._benchmark.crosses(step, self._hosts))
         params = {
             "function": step.function,
             "constants": step.params(self._scale),

@@ -8,7 +8,7 @@ fast they compute. The bytes are real: written, handed over and read. Sizes that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 BYTES_PER_S_AND_CORE = 50e6
@@ -31,7 +31,7 @@ class Step:
     parts: int = 0
     replicas: int = 2
     worker: int = 0
-    """On which of the paper's three workers it runs; of two hosts, those of worker 2 are on the first."""
+    """On which of the paper's three workers it runs; on two hosts, those of worker 2 are on the first."""
 
     @property
     def bandwidth(self) -> float:
@@ -59,26 +59,28 @@ class Benchmark:
     clients: tuple[int, ...]
     """Of the closed loop: how many, one measurement each."""
 
-    def workflow(self, scale: float, second: str = "") -> str:
-        """The workflow for dataflower, as YAML. `second`: the name of another host, for the steps of worker 1."""
-        lines = [self._stage(step, scale, second) for step in self.steps]
+    def workflow(self, scale: float, others: Sequence[str] = ()) -> str:
+        """The workflow for dataflower, as YAML. `others`: names of further hosts, for the steps of workers 1 and 2."""
+        lines = [self._stage(step, scale, others) for step in self.steps]
         last = self.steps[-1].name
         return (
             f"apiVersion: dataflower/v1\nkind: Workflow\nmetadata: {{name: {self.name}}}\n"
             f"inputs: {{request: {{type: string}}}}\nstages:\n{''.join(lines)}outputs: {{result: {last}.out}}\n"
         )
 
-    def crosses(self, step: Step) -> bool:
-        """Whether, on two hosts, anybody who reads its output is on the other one; the caller is on the first."""
+    def crosses(self, step: Step, hosts: int) -> bool:
+        """Whether, on so many hosts, anybody who reads its output is on another one; the caller is on the first."""
         readers = [one for one in self.steps if step.name in {text.rpartition(" ")[2] for text in one.inputs}]
-        return any(one.worker % 2 != step.worker % 2 for one in readers) or (not readers and step.worker % 2 == 1)
+        own = step.worker % hosts
+        return any(one.worker % hosts != own for one in readers) or (not readers and own > 0)
 
-    def _stage(self, step: Step, scale: float, second: str) -> str:
+    def _stage(self, step: Step, scale: float, others: Sequence[str]) -> str:
         inputs = [f"x{i}: {self._source(text)}" for i, text in enumerate(step.inputs)] or ["x0: inputs.request"]
         params = ", ".join(f"{name}: {value!r}" for name, value in step.params(scale).items())
         resources = ""
-        if second:
-            place = f"host: {second}, " if step.worker % 2 else ""
+        if others:
+            number = step.worker % (1 + len(others))
+            place = f"host: {others[number - 1]}, " if number else ""
             resources = f"    resources: {{{place}bandwidth: {step.bandwidth:.0f}}}\n"
         return (
             f"  {step.name}:\n    function: {step.function}\n    inputs: {{{', '.join(inputs)}}}\n"
