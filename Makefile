@@ -10,9 +10,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SOURCES := dataflower functions tools bench tests
-# What runs on compiled modules differently, if anything does
-NATIVE_TESTS := tests/unit/core tests/unit/container tests/unit/channel tests/unit/host tests/property tests/fault \
-	tests/integration/test_container.py tests/integration/test_runtime.py
+# What runs on compiled modules differently, if anything does; with QUICK=1, as in CI, the first few
+NATIVE_QUICK := tests/conformance tests/unit/core tests/unit/container tests/property tests/integration/test_container.py
+NATIVE_TESTS := $(NATIVE_QUICK) tests/unit/channel tests/unit/host tests/fault tests/integration/test_runtime.py
+# Where a wheel with them is tried: installed beside a copy of the tests, so that nothing is compiled in the checkout
+TRIAL := build/trial
 BENCHES := $(patsubst bench/%.py,bench-%,$(shell grep -lE '^from bench.report import .*finish' bench/*.py))
 # Files of tests that run at the same time; 0: one after the other in one process (wanted by --pdb)
 JOBS ?= 2
@@ -20,7 +22,8 @@ TESTS := $(foreach kind,unit property conformance integration fault,$(wildcard t
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check proto models adapters bench $(BENCHES) bench-peers fmt clean install native test-native pure
+.PHONY: help demo test check proto models adapters bench $(BENCHES) bench-peers fmt clean install
+.PHONY: native pure wheel test-native
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,14 +61,25 @@ $(BENCHES): bench-%: $(VENV)/.installed-dev models
 
 bench-peers: $(PEERS)/.installed ## install what the benches compare with, in an environment of its own
 
-native: $(VENV)/.installed-dev ## compile the modules on a token's way and the decoding of language models (needs a C++ compiler, takes minutes)
+native: $(VENV)/.installed-dev ## compile the modules on a token's way and the decoding of language models, in place (needs a C++ compiler)
 	@$(BIN)/python -m tools.native
-
-test-native: native ## test the compiled modules, then go back to plain Python
-	@$(BIN)/python -m pytest $(NATIVE_TESTS) $(ARGS); status=$$?; $(BIN)/python -m tools.native --remove; exit $$status
 
 pure: $(VENV)/.installed-dev ## back to plain Python
 	@$(BIN)/python -m tools.native --remove
+
+wheel: $(VENV)/.installed-dev ## make a wheel for this platform, compiled modules included, in dist/
+	@$(BIN)/python -m tools.native --wheel dist
+
+test-native: $(VENV)/.installed-dev ## make such a wheel, install it elsewhere, and test it there
+	@rm -rf $(TRIAL) && mkdir -p $(TRIAL)
+	@$(BIN)/python -m tools.native --wheel $(TRIAL)
+	@$(PIP) install --quiet --no-deps --target $(TRIAL) $(TRIAL)/*.whl
+	@cp -r pyproject.toml Makefile README.md bench docs proto tests tools workflows profiles $(TRIAL)
+	@cd $(TRIAL) && export PYTHONPATH=$$PWD python=$(abspath $(BIN))/python && \
+		$$python -m dataflower.cli version | grep compiled && \
+		$$python -m bench.hop --quick --alone && \
+		$$python -m pytest --numprocesses $(JOBS) --dist loadfile $(if $(QUICK),$(NATIVE_QUICK),$(NATIVE_TESTS)) $(ARGS); \
+		status=$$?; cd $(CURDIR) && rm -rf $(TRIAL); exit $$status
 
 fmt: $(VENV)/.installed-dev ## format and mend what can be mended
 	$(BIN)/ruff format $(SOURCES)

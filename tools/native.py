@@ -1,8 +1,9 @@
-"""Compile the modules on the way of a token to machine code, in place, with mypyc: `python -m tools.native`.
+"""Compile the modules on the way of a token to machine code with mypyc: `python -m tools.native`.
 
-Python runs the same sources when nothing is compiled; compiled, a hop takes about half the time. `--remove` takes the
-compiled modules away; `--check` fails if one of them is older than its source. The decode step of language models
-(`dataflower.llm.kernels`) is compiled and removed with them.
+Python runs the same sources when nothing is compiled; compiled, a hop takes about half the time. In place by default,
+and the decode step of language models (`dataflower.llm.kernels`) with it; `--remove` takes all of that away, `--check`
+fails if a compiled module is older than its source. `--wheel DIR` makes a wheel that holds the modules and leaves the
+checkout as it is; `setup.py` is the way there.
 """
 
 from __future__ import annotations
@@ -14,62 +15,52 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from dataflower.errors import DataflowerError
-from dataflower.llm.kernels import library
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 LIBRARY = "dataflower.native"
 """What the modules share; its name goes into the library's file name."""
+SWITCH = "DATAFLOWER_NATIVE"
+"""Environment variable; with 1 `setup.py` compiles."""
 # Not channel/plain.py, which walks through users' values: compiled code has no limit for recursion but the stack's end.
 MODULES = (
     "dataflower/core/*.py",
+    "dataflower/channel/begun.py",
     "dataflower/channel/link.py",
+    "dataflower/channel/tensor.py",
     "dataflower/container/batch_unit.py",
     "dataflower/container/data_unit.py",
     "dataflower/container/function_unit.py",
     "dataflower/container/outputs.py",
+    "dataflower/container/relay.py",
     "dataflower/container/running.py",
     "dataflower/container/stream.py",
     "dataflower/container/target.py",
     "dataflower/host/engine.py",
+    "dataflower/host/inputs.py",
+    "dataflower/host/invocations.py",
     "dataflower/host/links.py",
+    "dataflower/host/promises.py",
+    "dataflower/host/recording.py",
     "dataflower/host/remote_peer.py",
+    "dataflower/host/values.py",
 )
-BUILD = """
-from concurrent.futures import ThreadPoolExecutor
-import os, sys
-from mypyc.build import mypycify
-from setuptools import setup
-from setuptools._distutils.ccompiler import CCompiler
-
-def compile_side_by_side(
-    self, sources, output_dir=None, macros=None, include_dirs=None, debug=0, extra_preargs=None, extra_postargs=None,
-    depends=None,
-):
-    # In place of the method that compiles one file after the other.
-    macros, objects, extra_postargs, pp_opts, build = self._setup_compile(
-        output_dir, macros, include_dirs, sources, depends, extra_postargs
-    )
-    arguments = self._get_cc_args(pp_opts, debug, extra_preargs)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(lambda o: self._compile(o, *build[o], arguments, extra_postargs, pp_opts), build))
-    return objects
-
-CCompiler.compile = compile_side_by_side
-options = {{"opt_level": "2", "debug_level": "0", "multi_file": True}}
-modules = mypycify(sys.argv[2:], group_name={library!r}, target_dir=sys.argv[1], **options)
-command = ["build_ext", "--build-lib", sys.argv[1], "--build-temp", sys.argv[1] + "/temp"]
-setup(name="dataflower-native", py_modules=[], packages=[], ext_modules=modules, script_args=command)
-"""
+SHIPPED = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "dataflower", "functions", "tools")
+"""What a wheel is made from."""
 
 
 def sources() -> list[Path]:
-    """What is compiled."""
-    found = [path for pattern in MODULES for path in sorted(ROOT.glob(pattern))]
-    return [path for path in found if path.name != "__init__.py"]
+    """What is compiled. Raises SystemExit if a module of the list has moved."""
+    found: list[Path] = []
+    for pattern in MODULES:
+        matching = [path for path in sorted(ROOT.glob(pattern)) if path.name != "__init__.py"]
+        if not matching:
+            raise SystemExit(f"{pattern} is not there any more: mend MODULES in tools/native.py")
+        found += matching
+    return found
 
 
 def compiled() -> list[Path]:
@@ -94,31 +85,101 @@ def remove() -> None:
     """Back to plain Python."""
     for path in compiled():
         path.unlink()
+    from dataflower.llm.kernels import library
+
     library.remove()
 
 
-def build() -> None:
-    """Compile everything at once: calls between these modules then cost next to nothing."""
-    remove()
+def extensions(place: str) -> list[Any]:
+    """What setuptools is to build, all in one: calls between these modules then cost next to nothing.
+
+    C code goes to `place`. To be called in the root of the sources, by `setup.py`.
+    """
+    from mypyc.build import mypycify
+    from setuptools._distutils.ccompiler import CCompiler  # type: ignore[attr-defined]
+
+    CCompiler.compile = _compile_side_by_side
+    # The headers of a group lie in the folder of its package.
+    os.environ["CPATH"] = os.pathsep.join(
+        filter(None, (os.path.join(place, *LIBRARY.split(".")[:-1]), os.environ.get("CPATH", "")))
+    )
     names = [str(path.relative_to(ROOT)) for path in sources()]
-    with tempfile.TemporaryDirectory() as place:
-        # The headers of a group lie in the folder of its package.
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "CPATH": str(Path(place, *LIBRARY.split(".")[:-1]))}
-        command = [sys.executable, "-c", BUILD.format(library=LIBRARY), place, *names]
-        done = subprocess.run(
-            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    config = str(Path(__file__).with_suffix(".ini").relative_to(ROOT))
+    return list(
+        mypycify(
+            ["--config-file", config, *names],
+            group_name=LIBRARY,
+            target_dir=place,
+            opt_level="2",
+            debug_level="0",
+            multi_file=True,
         )
-        if done.returncode:
-            raise SystemExit(f"{done.stdout}\nnothing was compiled; a C compiler and Python's headers are needed")
+    )
+
+
+def _compile_side_by_side(self: Any, sources: list[str], output_dir: Any = None, *rest: Any, **named: Any) -> list[str]:
+    """In place of setuptools' method, which compiles one file after the other."""
+    order = ("macros", "include_dirs", "debug", "extra_preargs", "extra_postargs", "depends")
+    given = dict.fromkeys(order) | dict(zip(order, rest, strict=False)) | named
+    _, objects, extra, options, build = self._setup_compile(
+        output_dir, given["macros"], given["include_dirs"], sources, given["depends"], given["extra_postargs"]
+    )
+    arguments = self._get_cc_args(options, given["debug"], given["extra_preargs"])
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda o: self._compile(o, *build[o], arguments, extra, options), build))
+    return list(objects)
+
+
+def _run(command: list[str], **where: Any) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **where)
+    if done.returncode:
+        raise SystemExit(f"{done.stdout}\nnothing was compiled; a C compiler and Python's headers are needed")
+
+
+def build() -> None:
+    """Compile in place."""
+    remove()
+    with tempfile.TemporaryDirectory() as place:
+        command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", place, "--build-temp", place]
+        _run(command, cwd=ROOT, env={**os.environ, SWITCH: "1", "DATAFLOWER_NATIVE_BUILD": place})
         for path in Path(place, "dataflower").rglob(f"*{SUFFIX}"):
             shutil.copy(path, ROOT / path.relative_to(place))
 
 
+def _build_kernels() -> None:
+    from dataflower.errors import DataflowerError
+    from dataflower.llm.kernels import library
+
+    try:
+        print(f"{library.build().relative_to(ROOT)} compiled")
+    except DataflowerError as error:  # a C compiler will do for the modules
+        print(f"language models decode with torch's operators: {error.message}", file=sys.stderr)
+
+
+def wheel(directory: Path) -> Path:
+    """Make a wheel with the compiled modules, from a copy of the sources. Gives where it lies."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        copy, made = Path(place, "sources"), Path(place, "wheel")
+        copy.mkdir()
+        for name in SHIPPED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+            else:
+                shutil.copy(ROOT / name, copy / name)
+        options = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--wheel-dir"]
+        command = [sys.executable, "-m", "pip", "wheel", *options, str(made), str(copy)]
+        _run(command, env={**os.environ, SWITCH: "1"})
+        (found,) = made.glob("*.whl")
+        return Path(shutil.copy(found, directory))
+
+
 def main() -> int:
-    """Compile, check or remove."""
+    """Compile, check, remove, or make a wheel."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="fail if a compiled module is older than its source")
     parser.add_argument("--remove", action="store_true", help="back to plain Python")
+    parser.add_argument("--wheel", type=Path, metavar="DIR", help="make a wheel that holds them, in this folder")
     options = parser.parse_args()
     if options.remove:
         remove()
@@ -127,13 +188,12 @@ def main() -> int:
         if wrong:
             print("\n".join(wrong), "run `make native` again, or `make pure`", sep="\n", file=sys.stderr)
         return bool(wrong)
+    elif options.wheel is not None:
+        print(wheel(options.wheel))
     else:
         build()
         print(f"{len(sources())} modules compiled")
-        try:
-            print(f"{library.build().relative_to(ROOT)} compiled")
-        except DataflowerError as error:  # a C compiler will do for the modules
-            print(f"language models decode with torch's operators: {error.message}", file=sys.stderr)
+        _build_kernels()
     return 0
 
 

@@ -18,16 +18,13 @@ import numpy as np
 
 from dataflower.channel import plain
 from dataflower.channel.arena import Arena
+from dataflower.channel.torches import INLINE_TENSOR_BYTES, Array, Bf16Bits, to_torch
 from dataflower.channel.views import NUMPY_DTYPES, Views
 from dataflower.spec.function import DTYPES
 from dataflower.wire import EXT_INLINE_TENSOR, EXT_TENSOR, TensorRef, Value
 
-INLINE_TENSOR_BYTES = 8192
-"""Tensors up to this size ride inside the message."""
 INLINE_BODY_BYTES = 32768
 """Longer bodies go to the arena."""
-
-Array = np.ndarray[Any, Any]
 
 _pack = msgpack.packb
 _unpack = msgpack.unpackb
@@ -36,12 +33,6 @@ _unpack = msgpack.unpackb
 _pack_plain = msgpack.Packer().pack
 _ONE_TENSOR = _pack(msgpack.ExtType(EXT_TENSOR, _pack(0)))
 """Body of a value that is an array by reference and nothing else, which is what most large values are."""
-
-
-class Bf16Bits(Array):
-    """BF16 data in a process without torch: the raw bits as uint16, encoded as BF16 again. No arithmetic."""
-
-    __array_ufunc__ = None  # type: ignore[assignment]
 
 
 class _Encoder:
@@ -288,33 +279,6 @@ def empty(
         if dtype == "bfloat16":
             return arena.array(shape, NUMPY_DTYPES["BF16"], cancelled=cancelled).view(Bf16Bits)
     return arena.array(shape, dtype, cancelled=cancelled)
-
-
-class _Alias:
-    """The memory of a read-only array under numpy's array interface as if it were writable; keeps the array alive."""
-
-    __slots__ = ("__array_interface__", "view")
-
-    def __init__(self, view: Array) -> None:
-        self.view = view
-        interface = dict(view.__array_interface__)
-        interface["data"] = (interface["data"][0], False)
-        self.__array_interface__ = interface
-
-
-def to_torch(view: Array) -> Any:
-    """A torch tensor on the same memory (arrays of up to INLINE_TENSOR_BYTES are copied); `Bf16Bits` become bfloat16.
-
-    Treat it as read-only: torch can't know that it is, and an in-place write to shared memory kills this process.
-    """
-    import torch
-
-    source = view.view(np.ndarray)
-    if not source.flags.writeable:  # torch would warn; the alias says the same in this docstring
-        source = source.copy() if source.nbytes <= INLINE_TENSOR_BYTES else np.asarray(_Alias(source))
-    if isinstance(view, Bf16Bits):
-        return torch.from_numpy(source.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(source)
 
 
 def _bf16(array: Array) -> Any:

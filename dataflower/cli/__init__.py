@@ -12,9 +12,9 @@ import sys
 def main() -> None:
     """Entry point of the `dataflower` script; ends the process with the exit codes of `cli.exits`."""
     if sys.argv[1:] in (["version"], ["--version"]):
-        from dataflower import __version__
+        from dataflower.cli.compiled import title
 
-        print(f"dataflower {__version__}")
+        print(title())
         return
     try:
         from dataflower.cli.group import app

@@ -67,13 +67,16 @@ def python() -> Finding:
 
 
 def compiled(package: Path | None = None) -> Finding:
-    """Which modules on the way of a token are machine code, and whether each still is what its source says."""
+    """Which modules on the way of a token are machine code, and whether each still is what its source says.
+
+    Only a checkout can be at odds with itself: a wheel brings both, and pip dates them in any order.
+    """
     package = package or Path(wire.__file__).parent
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     pairs = [(path.with_name(path.name.removesuffix(suffix) + ".py"), path) for path in package.rglob(f"*{suffix}")]
     sources = {source: path for source, path in sorted(pairs) if source.exists()}
     old = [source for source, path in sources.items() if source.stat().st_mtime > path.stat().st_mtime]
-    if old:
+    if old and (package.parent / "pyproject.toml").exists():
         return Finding(
             "compiled modules",
             Grade.WARNING,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dataflower.cli.compiled import modules, title
 from dataflower.cli.terminal import Format, emit
 
 
@@ -19,5 +20,10 @@ def version(
     """
     from dataflower import __version__
 
-    facts = {"dataflower": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    emit(facts, output, lambda: f"dataflower {__version__}")
+    facts = {
+        "dataflower": __version__,
+        "modules": modules(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    emit(facts, output, title)

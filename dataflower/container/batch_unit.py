@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from dataflower.channel.arena import Arena
 from dataflower.clock import SystemClock
-from dataflower.container import loops
+from dataflower.container import coroutines, loops
 from dataflower.container.batch import BatchMember, RunningBatch, columns, split
 from dataflower.container.context import TaskContext
 from dataflower.container.failpoints import FailPoints, Point
@@ -135,7 +135,7 @@ class BatchUnit:
         if not inspect.isawaitable(result):
             return result
         try:
-            return loops.run(_await(whole, result))
+            return loops.run(coroutines.settle(whole, result))
         except asyncio.CancelledError:
             if whole.reason is not None:
                 raise Cancelled(whole.reason) from None
@@ -163,11 +163,6 @@ class BatchUnit:
             record = error_record(error)
             forget_frames(error)
             return _cancelled(member) or record
-
-
-async def _await(whole: RunningTask, awaitable: Any) -> Any:
-    whole.bind(asyncio.current_task())
-    return await awaitable
 
 
 def _cancelled(member: BatchMember) -> ErrorRecord | None:

@@ -285,14 +285,24 @@ class DataUnit:
         if then is not None and (task.reason is not None or not self._relay.forward(task.run, then, outputs)):
             then = None
         forwarded = 0 if then is None else then.task
-        self._end(task, lambda held: wire.TaskDone(task.number, outputs, task.emitted_items, times, held, forwarded))
+        number, items = task.number, task.emitted_items
+        slots = self._end(task)
+        if slots:
+            self._declare(slots, lambda held: wire.TaskDone(number, outputs, items, times, held, forwarded))
+        else:
+            self._send(wire.TaskDone(number, outputs, items, times, (), forwarded))
         if self._failpoints is not None:
             self._failpoints.hit(Point.AFTER_HANDOVER, task.run.attempt)
 
     def fail(self, task: RunningTask, error: wire.ErrorRecord) -> None:
         """Report failure or cancellation. The caller has let go of the task's inputs and the exception's frames."""
         times = wire.Times(task.received, task.fetched, task.started, task.first_output, _monotonic())
-        self._end(task, lambda held: wire.TaskFailed(task.number, error, times, held))
+        number = task.number
+        slots = self._end(task)
+        if slots:
+            self._declare(slots, lambda held: wire.TaskFailed(number, error, times, held))
+        else:
+            self._send(wire.TaskFailed(number, error, times))
 
     def finish_batch(
         self, batch: RunningBatch, results: Sequence[tuple[BatchMember, dict[str, Value] | wire.ErrorRecord]]
@@ -338,15 +348,13 @@ class DataUnit:
             if len(finished) > _FINISHED_KEPT:
                 del finished[next(iter(finished))]
 
-    def _end(self, task: RunningTask, message: Callable[[Slots], wire.FromContainer]) -> None:
+    def _end(self, task: RunningTask) -> list[tuple[int, int]]:
+        """It is over. Gives the slots that it was given, of which views may live on."""
         self._forget(task)
         slots = task.slots
         if task.streams:
             slots = [*slots, *(slot for stream in task.streams.values() for slot in stream.all_slots())]
-        if slots:
-            self._declare(slots, message)
-        else:
-            self._send(message(()))
+        return slots
 
     def _report_taken(self, stream: StreamReader, task: RunningTask) -> None:
         slots = stream.take_slots()

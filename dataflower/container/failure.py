@@ -14,7 +14,8 @@ from dataflower.wire import ErrorRecord
 
 _MESSAGE_CHARS = 4096
 _TRACEBACK_CHARS = 16384
-_OWN = str(Path(dataflower.__file__).parent) + "/"
+_OWN = (str(Path(dataflower.__file__).parent) + "/", "dataflower/")
+"""How file names of our own begin: in compiled modules they are those of the build."""
 
 
 in_sandbox = False
@@ -111,7 +112,7 @@ def _cut(description: traceback.TracebackException, seen: set[int]) -> None:
     kept = [
         frame
         for frame in description.stack
-        if not frame.filename.startswith((_OWN, "<frozen importlib")) and "/importlib/" not in frame.filename
+        if not frame.filename.startswith((*_OWN, "<frozen importlib")) and "/importlib/" not in frame.filename
     ]
     description.stack[:] = kept
     for other in (description.__cause__, description.__context__, *(description.exceptions or ())):

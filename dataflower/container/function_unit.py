@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from dataflower import wire
 from dataflower.channel.arena import Arena
 from dataflower.channel.pace import Pace
 from dataflower.clock import SystemClock
-from dataflower.container import loops
+from dataflower.container import coroutines, loops
 from dataflower.container.batch import BatchMember, RunningBatch
 from dataflower.container.batch_unit import BatchUnit
 from dataflower.container.context import TaskContext
@@ -210,34 +210,17 @@ class FunctionUnit:
 
     def _run_async(self, task: RunningTask, result: Any) -> Mapping[str, Any]:
         """Of a coroutine or asynchronous generator: on this thread's own loop, which is kept."""
-        driver = self._drive_async if isinstance(result, AsyncGeneratorType) else self._await
         try:
-            return loops.run(driver(task, result))
+            if isinstance(result, AsyncGeneratorType):
+                sort = partial(self._outputs.item, sizes=task.sizes)
+                return loops.run(coroutines.drive(task, result, sort, partial(self._data.send_item, task)))
+            return loops.run(coroutines.hand_out(task, result, partial(self._hand_out, task)))
         except asyncio.CancelledError:
             if task.reason is not None:
                 raise Cancelled(task.reason) from None
             raise
         finally:
             task.unbind()
-
-    async def _await(self, task: RunningTask, awaitable: Any) -> Mapping[str, Any]:
-        task.bind(asyncio.current_task())
-        return self._hand_out(task, await awaitable)
-
-    async def _drive_async(self, task: RunningTask, generator: AsyncGenerator[Any, Any]) -> Mapping[str, Any]:
-        if task.pace is not None:
-            task.pace.goes_on()
-        task.bind(asyncio.current_task())
-        try:
-            async for item in generator:
-                ports = self._outputs.item(item, task.sizes)
-                if not task.has_credit():
-                    await task.wait_async(task.has_credit)
-                self._data.send_item(task, ports)
-                del item, ports
-        finally:
-            await generator.aclose()
-        return {}
 
     def _wait_for_credit(self, task: RunningTask) -> None:
         if not task.has_credit():

@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from dataflower.channel.tensor import encode, to_torch
+from dataflower.channel.tensor import encode
+from dataflower.channel.torches import to_torch
 from dataflower.container import target
 from dataflower.container.target import Target
 from dataflower.spec.context import Context

@@ -110,31 +110,6 @@ class RunningTask:
                     self.changed = threading.Condition(self.lock)
                 self.changed.wait()
 
-    async def wait_async(self, condition: Callable[[], bool]) -> None:
-        """`wait` for coroutines: their loop goes on meanwhile."""
-        loop = asyncio.get_running_loop()
-        event = asyncio.Event()
-
-        def wake() -> None:
-            loop.call_soon_threadsafe(event.set)
-
-        with self.lock:
-            if condition():
-                return
-            self.wakers.append(wake)
-        try:
-            while True:
-                with self.lock:
-                    if condition():
-                        return
-                    if self.reason is not None:
-                        raise Cancelled(self.reason)
-                    event.clear()
-                await event.wait()
-        finally:
-            with self.lock:
-                self.wakers.remove(wake)
-
     def bind(self, async_task: asyncio.Task[Any] | None) -> None:
         """Called in a coroutine: cancellation goes to it from now on. Raises Cancelled."""
         assert async_task is not None

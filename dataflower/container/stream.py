@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from dataflower.container import coroutines
 from dataflower.wire import TensorRef, Value
 
 if TYPE_CHECKING:
@@ -60,10 +61,9 @@ class StreamReader:
         if shielded:
             task.leave_user()
         try:
-            if not self._items:
-                self._before_wait()
-                task.wait(self._is_ready)
-            return self._take(StopIteration)
+            if self.before_wait():
+                task.wait(self.is_ready)
+            return self.take(StopIteration)
         finally:
             if shielded:
                 task.enter_user()
@@ -71,11 +71,8 @@ class StreamReader:
     def __aiter__(self) -> StreamReader:
         return self
 
-    async def __anext__(self) -> Any:
-        if not self._items:
-            self._before_wait()
-            await self._task.wait_async(self._is_ready)
-        return self._take(StopAsyncIteration)
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
+        return coroutines.take(self._task, self)
 
     def take_slots(self) -> list[tuple[int, int]]:
         """Slots of all taken items but the newest, each once: those that a report must call held or let go."""
@@ -89,14 +86,20 @@ class StreamReader:
         """Slots of every item not reported on so far."""
         return [slot for slots in self._given for slot in slots]
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether there is something to take, or the end."""
         return bool(self._items) or self._ended
 
-    def _before_wait(self) -> None:
+    def before_wait(self) -> bool:
+        """Whether there is nothing to take yet; what was taken is reported then, for the producer may wait for that."""
+        if self._items:
+            return False
         if self._reported < self.taken:
             self._report(self, self._task)
+        return True
 
-    def _take(self, end: type[Exception]) -> Any:
+    def take(self, end: type[Exception]) -> Any:
+        """The next item; raises `end` if there is none."""
         if not self._items:
             raise end
         value = self._items.popleft()

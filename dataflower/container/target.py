@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dataflower.channel import tensor
+from dataflower.channel import torches
 from dataflower.container.loops import settle
 from dataflower.errors import FailedPrecondition
 from dataflower.spec.context import PARAMETER
@@ -52,7 +52,7 @@ def to_torch(value: Any) -> Any:
     """An array, or a list of them, as torch tensors that share its memory; anything else as it is."""
     if isinstance(value, list):
         return [to_torch(item) for item in value]
-    return tensor.to_torch(value) if hasattr(value, "__array_interface__") else value
+    return torches.to_torch(value) if hasattr(value, "__array_interface__") else value
 
 
 def find(path: str) -> Any:

@@ -88,7 +88,10 @@ class HostCore(Sendings):
         """Take in one event; `now` is CLOCK_MONOTONIC and never goes back. Returns what to do, in order."""
         out: list[Command] = []
         self._out = out
-        self._handlers[type(event)](event, now)
+        if type(event) is events.ContainerSaid:  # nearly all; called straight away where this is compiled
+            self._container_said(event, now)
+        else:
+            self._handlers[type(event)](event, now)
         if self._devices is not None and self._devices.due:
             self._take_turns(self._devices, now)
         if self._fleet.starved:

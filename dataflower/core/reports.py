@@ -50,7 +50,10 @@ class Reports(Tasks):
             container.is_disbelieved = True
             self._fleet.kill(container, f"it broke the protocol: it {wrong}")
             return
-        self._sayings[type(message)](container, message, now)
+        if type(message) is wire.TaskDone:
+            self._task_done(container, message, now)
+        else:
+            self._sayings[type(message)](container, message, now)
 
     def _hello(self, container: Container, message: wire.Hello, now: float) -> None:
         if message.version != wire.VERSION:

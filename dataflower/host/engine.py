@@ -104,8 +104,8 @@ class Receiver(Protocol):
         """So many items may have been fed."""
         ...
 
-    def on_finish(self, command: FinishInvocation) -> None:
-        """It is over."""
+    def on_finish(self, command: FinishInvocation) -> bool | None:
+        """It is over. True if its outputs were let go of already, so that `on_expire` need not be called."""
         ...
 
     def on_expire(self) -> None:
@@ -220,7 +220,10 @@ class Engine:
                 self._events += 1
                 self._commands += len(todo)
                 for command in todo:
-                    execute[type(command)](command)
+                    if type(command) is Tell:  # by far the most; called straight away where this is compiled
+                        self._tell(command)
+                    else:
+                        execute[type(command)](command)
                 if not self._backlog:
                     return
                 event = self._backlog.popleft()
@@ -504,9 +507,8 @@ class Engine:
 
     def _finish(self, command: FinishInvocation) -> None:
         receiver = self.receivers.pop(command.invocation, None)
-        if receiver is not None:
+        if receiver is not None and not receiver.on_finish(command):
             self._unread[command.invocation] = receiver
-            receiver.on_finish(command)
 
     def _expire(self, command: commands.ExpireOutputs) -> None:
         receiver = self._unread.get(command.invocation)

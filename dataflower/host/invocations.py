@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 from dataflower.core.commands import FinishInvocation
@@ -12,7 +12,9 @@ from dataflower.core.events import CancelArrived, Event, InputArrived, InputEnde
 from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Code, FailedPrecondition, Failure, InvocationFailed, NotFound
 from dataflower.host.api import OutputItem
-from dataflower.host.values import Border, Recorded, pack_blob, size_of
+from dataflower.host.reading import Referable, collect, read
+from dataflower.host.recording import Recording
+from dataflower.host.values import Border
 from dataflower.spec.function import Port
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.values import check_value
@@ -22,42 +24,7 @@ CANCELLED = Failure(Code.CANCELLED, "Cancelled", "cancelled by its caller")
 EXPIRED = "OutputsExpired"
 
 
-class Recording:
-    """What the journal will keep of an invocation's outputs, up to a size."""
-
-    __slots__ = ("_border", "_kept", "_room", "overflowed")
-
-    def __init__(self, border: Border, room_bytes: int) -> None:
-        self._border = border
-        self._kept: dict[str, Recorded] = {}
-        self._room = room_bytes
-        self.overflowed = False
-
-    def add(self, port: str, index: int, value: Value) -> None:
-        """Keep one output. Raises ValueError if it does not hold together."""
-        if self.overflowed:
-            return
-        self._room -= size_of(value)
-        if self._room < 0:
-            self.overflowed = True
-            self._kept.clear()
-        elif index < 0:
-            self._kept[port] = self._border.record(value)
-        else:
-            items = self._kept.setdefault(port, [])
-            assert isinstance(items, list)
-            items.append(self._border.record(value))
-
-    def add_stream(self, port: str) -> None:
-        """A stream ended; it may have had no items."""
-        self._kept.setdefault(port, [])
-
-    def blob(self) -> bytes | None:
-        """The outputs, None if they were too many."""
-        return None if self.overflowed else pack_blob(self._kept)
-
-
-class RunningInvocation:
+class RunningInvocation(Referable):
     """`host.api.Invocation`, and the engine's receiver of what the core says about it.
 
     Its outputs wait in shared memory until the caller takes them: by `outputs()` one at a time, or by `result()` as
@@ -118,7 +85,7 @@ class RunningInvocation:
         declared = self._port(port)
         check_value(declared, item, {})
         while not self.is_over and self._fed[port] >= self._granted[port]:
-            await self._change()
+            await self.changed()
         if self.is_over:
             if self.failure is not None:
                 raise InvocationFailed(self.failure)
@@ -142,55 +109,54 @@ class RunningInvocation:
             raise FailedPrecondition(f"input {name!r} of invocation {self._id} has been ended")
         raise NotFound(f"no open stream input {name!r} ({did_you_mean(name, self._fed, 'there is none')})")
 
-    async def outputs(self) -> AsyncIterator[OutputItem]:
+    def outputs(self) -> AsyncIterator[OutputItem]:
         """Results as they come; raises `InvocationFailed` at the end if it failed. Leaving the loop early cancels."""
-        self._begin_reading()
-        taken: dict[str, int] = {}
-        try:
-            while True:
-                while self._queue:
-                    port, index, value = self._queue.popleft()
-                    yield OutputItem(port, index, self._border.view(value))
-                    self._took(taken, port, index, value)
-                if self.is_over:
-                    break
-                await self._change()
-        finally:
-            self._reading = False
-            self.cancel()
-        if self.failure is not None:
-            raise InvocationFailed(self.failure)
+        return read(self)
 
-    def _took(self, taken: dict[str, int], port: str, index: int, value: Value) -> None:
-        """The caller asked for the next item, so it has let go of this one."""
+    def next_output(self) -> tuple[str, int, Value] | None:
+        """The next output that is there: port, index, value."""
+        return self._queue.popleft() if self._queue else None
+
+    def look_at(self, value: Value) -> Any:
+        """What a caller of `outputs` is given."""
+        return self._border.view(value)
+
+    def took(self, port: str, index: int, value: Value, before: int) -> None:
+        """The caller asked for the next item, so it has let go of this one, and of so many of the port before it."""
         if index >= 0 or value.tensors or value.spilled is not None:
-            taken[port] = taken.get(port, 0) + 1
-            self._feed(OutputTaken(self._id, port, taken[port]))
+            self._feed(OutputTaken(self._id, port, before + 1))
 
-    async def result(self) -> dict[str, Any]:
+    def result(self) -> Coroutine[Any, Any, dict[str, Any]]:
         """All outputs, streams as lists, absent ones left out (tensors copied). Raises `InvocationFailed`."""
-        self._begin_reading()
-        self._collected = {}
-        try:
-            while self._queue:
-                self._collect(*self._queue.popleft())
-            while not self.is_over:
-                await self._change()
-        finally:
-            self._reading = False
-            self.cancel()
-        if self.failure is not None:
-            raise InvocationFailed(self.failure)
-        for port in self._ended:
-            self._collected.setdefault(port, [])
-        return self._collected
+        return collect(self)
 
-    def _begin_reading(self) -> None:
+    def begin_collecting(self) -> None:
+        """Take what is there, and from now on what comes."""
+        self._collected = {}
+        while self._queue:
+            port, index, value = self._queue.popleft()
+            self._collect(port, index, value)
+
+    def collected(self) -> dict[str, Any]:
+        """What was collected, once it is over: streams without items, too."""
+        collected = self._collected
+        assert collected is not None
+        for port in self._ended:
+            collected.setdefault(port, [])
+        return collected
+
+    def begin_reading(self) -> None:
+        """One reader at a time. Raises FailedPrecondition, and InvocationFailed for outputs that have expired."""
         if self._released and self.failure is not None and self.failure.kind == EXPIRED:
             raise InvocationFailed(self.failure)
         if self._reading or self._released:
             raise FailedPrecondition(f"the outputs of invocation {self._id} are read already")
         self._reading = True
+
+    def end_reading(self) -> None:
+        """The reader has left: cancel what still runs, let go of the rest."""
+        self._reading = False
+        self.cancel()
 
     def stop(self, failure: Failure) -> None:
         """End it from elsewhere; its owner still reads what became of it."""
@@ -208,12 +174,13 @@ class RunningInvocation:
     async def wait_over(self) -> None:
         """Return when it is over."""
         while not self.is_over:
-            await self._change()
+            await self.changed()
 
-    async def _change(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
+    def changed(self) -> asyncio.Future[None]:
+        """Done when something has happened to it."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        await waiter
+        return waiter
 
     def _wake(self) -> None:
         if self._waiters:
@@ -269,7 +236,7 @@ class RunningInvocation:
         self._granted[port] = items
         self._wake()
 
-    def on_finish(self, command: FinishInvocation) -> None:  # noqa: D102
+    def on_finish(self, command: FinishInvocation) -> bool:  # noqa: D102
         self.is_over = True
         self.failure = command.failure
         self._trace = command.trace
@@ -277,6 +244,7 @@ class RunningInvocation:
         if self._collected is not None or (self._abandoned and not self._reading):
             self._release()
         self._wake()
+        return self._released
 
     def on_expire(self) -> None:  # noqa: D102
         if not self._reading and not self._released:

@@ -326,7 +326,9 @@ class Peer:
         attached = self.inbox.attached
         for _, port in then.ports:
             value = outputs[port]
-            attached.update(ref.arena for ref in value.tensors if ref.arena >> 16 != self.number)
+            for ref in value.tensors:
+                if ref.arena >> 16 != self.number:
+                    attached.add(ref.arena)
             if value.spilled is not None and value.spilled.arena >> 16 != self.number:
                 attached.add(value.spilled.arena)
 

@@ -49,14 +49,18 @@ class Promises:
         if not forwarded:
             return self._void(then)
         assert type(message) is TaskDone
-        if forwarded != then.task or any(port not in message.outputs for _, port in then.ports):
+        outputs = message.outputs
+        if forwarded != then.task:
             raise ProtocolViolation("handed on what it does not have")
+        for _, port in then.ports:
+            if port not in outputs:
+                raise ProtocolViolation("handed on what it does not have")
         del self._open[then.task]
         self.kept += 1
         receiver = self._peers.get(then.container)
         if receiver is None:
             return self._abandon(then.then)  # it is gone, and may have handed on what it was handed
-        receiver.was_given(message.outputs, then)
+        receiver.was_given(outputs, then)
         if then.then is not None:
             receiver.promises[then.task] = then.then
         return (then.container,)

@@ -39,9 +39,10 @@ from dataflower.host.api import (
 from dataflower.host.database import DatabaseJournal
 from dataflower.host.engine import Engine
 from dataflower.host.inputs import split_inputs
-from dataflower.host.invocations import Recording, RunningInvocation
+from dataflower.host.invocations import RunningInvocation
 from dataflower.host.journal import Entry, Journal, MemoryJournal
 from dataflower.host.pump import pump
+from dataflower.host.recording import Recording
 from dataflower.host.records import HostStatistics, already_exists, check_id, failure_of, record_of, state_of
 from dataflower.host.registry import Deployed, Load, Registry
 from dataflower.host.settings import HostConfig
@@ -339,7 +340,7 @@ class Runtime:
             raise already_exists(ident)
 
     def _refuse_if_draining(self) -> None:
-        if self.is_draining:
+        if self._draining or not self._started:
             raise Unavailable("the server is shutting down", retry_after_s=SHUTDOWN.retry_after_s)
 
     def _start(
@@ -362,7 +363,7 @@ class Runtime:
             feed=self._engine.feed,
             border=self._border,
             streams=deployed.streams,
-            open_inputs={name: deployed.inputs[name] for name in opened},
+            open_inputs={name: deployed.inputs[name] for name in opened} if opened else {},
             recording=Recording(self._border, recorded_bytes),
             on_over=self._on_over,
             submitted=entry.submitted,

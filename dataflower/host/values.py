@@ -29,7 +29,9 @@ def _always(released: int) -> bool:
 
 def size_of(value: Value) -> int:
     """Bytes of a value as it lies in messages and arenas."""
-    size = len(value.body) + sum(ref.nbytes for ref in value.tensors)
+    size = len(value.body)
+    for ref in value.tensors:
+        size += ref.nbytes
     return size if value.spilled is None else size + value.spilled.nbytes
 
 
@@ -50,7 +52,9 @@ class Border:
             if error.code is Code.CANCELLED:  # the arena would have had to wait
                 raise ResourceExhausted("no shared memory left for inputs; try again", retry_after_s=1.0) from error
             raise
-        size = sum(size_of(value) for value in packed.values())
+        size = 0
+        for value in packed.values():
+            size += size_of(value)
         if size > self._max:
             self.release(packed)
             raise ResourceExhausted(f"the inputs have {size} bytes, more than the allowed {self._max}")

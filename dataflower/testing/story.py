@@ -15,6 +15,9 @@ from typing import Any
 from dataflower import wire
 from dataflower.core import commands, events
 from dataflower.core.host import CoreConfig, HostCore
+from dataflower.core.instance import Instance
+from dataflower.core.ledger import Ledger
+from dataflower.core.matching import Flow
 from dataflower.core.program import compile_program
 from dataflower.errors import Code, Failure
 from dataflower.spec.function import Port
@@ -56,6 +59,12 @@ def workflow(stages: Sequence[Stage], outputs: Mapping[str, str], inputs: Sequen
     """A workflow of these stages; outputs are edges by name."""
     results = tuple(Output(name, edge(text)) for name, text in outputs.items())
     return Workflow("w", {s.name: s for s in stages}, tuple(port(text) for text in inputs), results)
+
+
+def some_task() -> Instance:
+    """A task of a workflow with one stage, for books that only count tasks."""
+    program = compile_program(workflow([stage("a", {"x": "inputs.x"})], {"r": "a.out"}))
+    return Instance(Flow("i", program, Ledger()), program.stages[1], ())
 
 
 class Story:

@@ -8,7 +8,8 @@ import os, warnings
 warnings.simplefilter("error")
 import numpy as np, torch
 from dataflower.channel.arena import Arena
-from dataflower.channel.tensor import decode, encode, to_torch
+from dataflower.channel.tensor import decode, encode
+from dataflower.channel.torches import to_torch
 from dataflower.channel.views import Views
 from dataflower.errors import InvalidArgument
 views = Views()

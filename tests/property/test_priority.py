@@ -5,10 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflower.core.instance import Instance
 from dataflower.core.pool import Pool
 from dataflower.core.priority import join, ranked, remaining_s
-from dataflower.testing.story import stage, workflow
+from dataflower.testing.story import some_task, stage, workflow
 
 times = st.floats(0.001, 10.0)
 
@@ -54,9 +53,9 @@ def test_an_earlier_deadline_never_means_a_later_place(
     pools = list(graph[0].values())
     for pool in pools:
         pool.size = data.draw(st.integers(0, 3))
-        pool.enqueue(Instance.__new__(Instance), data.draw(st.one_of(st.just(0.0), times)))
+        pool.enqueue(some_task(), data.draw(st.one_of(st.just(0.0), times)))
     chosen = data.draw(st.sampled_from(pools))
     before = ranked(pools)
     assert sorted(map(id, before)) == sorted(map(id, pools))
-    chosen.enqueue(Instance.__new__(Instance), data.draw(times))
+    chosen.enqueue(some_task(), data.draw(times))
     assert ranked(pools).index(chosen) <= before.index(chosen)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dataflower.channel.arena import Arena
-from dataflower.channel.tensor import Bf16Bits, decode, empty, encode, encode_ports
+from dataflower.channel.tensor import decode, empty, encode, encode_ports
+from dataflower.channel.torches import Bf16Bits
 from dataflower.channel.views import Views
 from dataflower.errors import InvalidArgument, ResourceExhausted
 

@@ -58,15 +58,19 @@ def test_this_machine_runs_dataflower() -> None:
 
 
 def test_compiled_modules_older_than_their_source(tmp_path: Path) -> None:
-    assert probes.compiled(tmp_path).detail.startswith("none")
-    source, machine = tmp_path / "link.py", tmp_path / f"link{sysconfig.get_config_var('EXT_SUFFIX')}"
+    package = tmp_path / "dataflower"
+    package.mkdir()
+    assert probes.compiled(package).detail.startswith("none")
+    source, machine = package / "link.py", package / f"link{sysconfig.get_config_var('EXT_SUFFIX')}"
     source.touch()
     machine.touch()
     os.utime(source, (1, 1))
-    fresh = probes.compiled(tmp_path)
+    fresh = probes.compiled(package)
     assert (fresh.grade, fresh.detail) == (Grade.OK, "1")
     os.utime(machine, (0, 0))
-    stale = probes.compiled(tmp_path)
+    assert probes.compiled(package).grade is Grade.OK  # installed from a wheel, whatever its files are dated
+    (tmp_path / "pyproject.toml").touch()
+    stale = probes.compiled(package)
     assert stale.grade is Grade.WARNING
     assert "link.py is newer" in stale.detail
     assert "make native" in stale.mend

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataflower.core.config import CoreConfig
-from dataflower.core.instance import Instance
 from dataflower.core.pool import Pool
 from dataflower.core.priority import join, ranked, remaining_s
 from dataflower.spec.workflow import Case, CaseRef, Workflow
-from dataflower.testing.story import Story, stage, workflow
+from dataflower.testing.story import Story, some_task, stage, workflow
 
 
 def pools_of(flow: Workflow, **seconds: float) -> dict[str, Pool]:
@@ -19,7 +18,7 @@ def pools_of(flow: Workflow, **seconds: float) -> dict[str, Pool]:
 
 
 def queue(pool: Pool, deadline: float) -> None:
-    pool.enqueue(Instance.__new__(Instance), deadline)
+    pool.enqueue(some_task(), deadline)
 
 
 DIAMOND = workflow(

@@ -15,8 +15,8 @@ from dataflower.channel.views import Views
 from dataflower.errors import InvalidArgument, ResourceExhausted
 from dataflower.host import logs
 from dataflower.host.inputs import split_inputs
-from dataflower.host.invocations import Recording
 from dataflower.host.processes import describe_exit
+from dataflower.host.recording import Recording
 from dataflower.host.values import Border, fingerprint, read_blob, record_inputs
 from dataflower.spec.function import Kind, Port, PortType
 
