@@ -41,7 +41,6 @@ MODULES = (
     "dataflower/container/target.py",
     "dataflower/host/engine.py",
     "dataflower/host/inputs.py",
-    "dataflower/host/invocations.py",
     "dataflower/host/links.py",
     "dataflower/host/promises.py",
     "dataflower/host/recording.py",

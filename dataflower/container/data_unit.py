@@ -32,7 +32,41 @@ from dataflower.container.relay import Relay
 from dataflower.container.running import RunningTask
 from dataflower.container.stream import StreamReader, refs_of
 from dataflower.errors import Closed, EndOfStream, InvalidArgument, PeerGone
-from dataflower.wire import Value
+from dataflower.wire import (
+    ArenaMade,
+    AttachArena,
+    BatchDone,
+    CancelTask,
+    CloseLink,
+    DetachArena,
+    ErrorRecord,
+    Feed,
+    FeedEnd,
+    FromContainer,
+    Gathered,
+    Grant,
+    Hello,
+    Opened,
+    OpenLink,
+    Prefetch,
+    ReleaseSlots,
+    RunBatch,
+    RunMany,
+    RunTask,
+    Single,
+    StartFailed,
+    Starved,
+    Taken,
+    TaskDone,
+    TaskFailed,
+    Times,
+    ToContainer,
+    TokenSent,
+    Unheld,
+    Value,
+    Withdraw,
+    Withdrawn,
+)
 
 Slots = tuple[tuple[int, int], ...]
 
@@ -92,11 +126,11 @@ class DataUnit:
         self._attached: dict[int, int] = {}
         """Arenas, and over which sockets each was announced (the host detaches it over each of these)."""
         self._relay = Relay(container, self.views)
-        self._pending: deque[wire.RunTask] = deque()
+        self._pending: deque[RunTask] = deque()
         """Tasks that came together with others (only where one thread takes tasks); those have not begun."""
         self._pending_since = 0.0
         self._running: dict[int, RunningTask] = {}
-        self._early: dict[int, list[wire.ToContainer]] = {}
+        self._early: dict[int, list[ToContainer]] = {}
         """Control messages that overtook their RunTask."""
         self._withdrawn: set[int] = set()
         """Tasks that the host has had back before this unit read them: they are dropped when they come."""
@@ -120,11 +154,11 @@ class DataUnit:
         """Tell the host that tasks may come."""
         with self._lock:
             self._ready = True
-        self._send(wire.Hello(wire.VERSION, os.getpid(), import_s, setup_s, phases.collect()))
+        self._send(Hello(VERSION, os.getpid(), import_s, setup_s, phases.collect()))
 
-    def start_failed(self, error: wire.ErrorRecord) -> None:
+    def start_failed(self, error: ErrorRecord) -> None:
         """Tell the host that no task will ever run here."""
-        self._send(wire.StartFailed(error))
+        self._send(StartFailed(error))
 
     def _stop(self) -> None:
         """A socket was closed: leave at once if user code runs, else let `next_task` end."""
@@ -161,16 +195,16 @@ class DataUnit:
                 return None
             received = _monotonic()
             message = wire.decode_to_container(payload)
-            if type(message) is wire.RunTask:
+            if type(message) is RunTask:
                 task = RunningTask(message, received)
                 if self._begin(task):
                     return task
                 if self._stopping:
                     return None
-            elif type(message) is wire.RunMany:
+            elif type(message) is RunMany:
                 pending.extend(message.tasks)
                 self._pending_since = received
-            elif type(message) is wire.RunBatch:
+            elif type(message) is RunBatch:
                 return self._begin_batch(RunningBatch(message, received))
             else:
                 self._handle(message, fds, _INBOX)
@@ -186,7 +220,7 @@ class DataUnit:
                 return False
             self._finished.pop(task.number, None)
             for entry in task.run.inputs:
-                if type(entry) is wire.Opened:
+                if type(entry) is Opened:
                     task.streams[entry.name] = StreamReader(
                         task, entry.name, entry.values, entry.ended, decode=self._take_in, report=self._report_taken
                     )
@@ -208,9 +242,9 @@ class DataUnit:
         """The task's inputs, tensors as read-only views."""
         inputs: dict[str, Any] = {}
         for entry in task.run.inputs:
-            if type(entry) is wire.Single:
+            if type(entry) is Single:
                 inputs[entry.name] = self._take_in(entry.value, task.slots)
-            elif type(entry) is wire.Gathered:
+            elif type(entry) is Gathered:
                 inputs[entry.name] = [self._take_in(value, task.slots) for value in entry.values]
             else:
                 inputs[entry.name] = task.streams[entry.name]
@@ -238,7 +272,7 @@ class DataUnit:
             failpoints.hit(Point.MID_WRITE, task.run.attempt)
         if not task.emitted_items:
             task.first_output = _monotonic()
-        self._send(wire.TokenSent(task.number, task.emitted_items, outputs))
+        self._send(TokenSent(task.number, task.emitted_items, outputs))
         task.emitted_items += 1
         task.emitted_bytes += sum(value_bytes(value) for value in outputs.values())
 
@@ -271,14 +305,14 @@ class DataUnit:
         Gives whether it was cancelled.
         """
         if task.reason is None:
-            self._send(wire.Starved(task.number, released))
+            self._send(Starved(task.number, released))
         return task.reason is not None
 
     def finish(self, task: RunningTask, outputs: dict[str, Value]) -> None:
         """Report success. The caller has let go of the task's inputs."""
         ended = _monotonic()
         first = task.first_output or (ended if outputs else 0.0)
-        times = wire.Times(task.received, task.fetched, task.started, first, ended)
+        times = Times(task.received, task.fetched, task.started, first, ended)
         if self._failpoints is not None:
             self._failpoints.hit(Point.MID_WRITE, task.run.attempt)
         then = task.run.then
@@ -288,24 +322,24 @@ class DataUnit:
         number, items = task.number, task.emitted_items
         slots = self._end(task)
         if slots:
-            self._declare(slots, lambda held: wire.TaskDone(number, outputs, items, times, held, forwarded))
+            self._declare(slots, lambda held: TaskDone(number, outputs, items, times, held, forwarded))
         else:
-            self._send(wire.TaskDone(number, outputs, items, times, (), forwarded))
+            self._send(TaskDone(number, outputs, items, times, (), forwarded))
         if self._failpoints is not None:
             self._failpoints.hit(Point.AFTER_HANDOVER, task.run.attempt)
 
-    def fail(self, task: RunningTask, error: wire.ErrorRecord) -> None:
+    def fail(self, task: RunningTask, error: ErrorRecord) -> None:
         """Report failure or cancellation. The caller has let go of the task's inputs and the exception's frames."""
-        times = wire.Times(task.received, task.fetched, task.started, task.first_output, _monotonic())
+        times = Times(task.received, task.fetched, task.started, task.first_output, _monotonic())
         number = task.number
         slots = self._end(task)
         if slots:
-            self._declare(slots, lambda held: wire.TaskFailed(number, error, times, held))
+            self._declare(slots, lambda held: TaskFailed(number, error, times, held))
         else:
-            self._send(wire.TaskFailed(number, error, times))
+            self._send(TaskFailed(number, error, times))
 
     def finish_batch(
-        self, batch: RunningBatch, results: Sequence[tuple[BatchMember, dict[str, Value] | wire.ErrorRecord]]
+        self, batch: RunningBatch, results: Sequence[tuple[BatchMember, dict[str, Value] | ErrorRecord]]
     ) -> None:
         """Report several tasks of a batch at once: all of them, or those that are done while others wait for room.
 
@@ -319,17 +353,17 @@ class DataUnit:
             batch.waiting.remove(member)
         slots = [slot for member, _ in results for slot in member.slots]
 
-        def message(held: Slots) -> wire.FromContainer:
-            said: list[wire.TaskDone | wire.TaskFailed] = []
+        def message(held: Slots) -> FromContainer:
+            said: list[TaskDone | TaskFailed] = []
             for member, result in results:
                 first = ended if isinstance(result, dict) and result else 0.0
-                times = wire.Times(member.received, whole.fetched, whole.started, first, ended)
+                times = Times(member.received, whole.fetched, whole.started, first, ended)
                 own = held if not said else ()
                 if isinstance(result, dict):
-                    said.append(wire.TaskDone(member.number, result, 0, times, own))
+                    said.append(TaskDone(member.number, result, 0, times, own))
                 else:
-                    said.append(wire.TaskFailed(member.number, result, times, own))
-            return wire.BatchDone(tuple(said))
+                    said.append(TaskFailed(member.number, result, times, own))
+            return BatchDone(tuple(said))
 
         if self._failpoints is not None:
             self._failpoints.hit(Point.MID_WRITE, whole.run.attempt)
@@ -360,13 +394,13 @@ class DataUnit:
         slots = stream.take_slots()
         number, name, taken = task.number, stream.name, stream.taken
         if slots:
-            self._declare(slots, lambda held: wire.Taken(number, name, taken, held))
+            self._declare(slots, lambda held: Taken(number, name, taken, held))
         else:
-            self._send(wire.Taken(number, name, taken))
+            self._send(Taken(number, name, taken))
 
     # --- views that outlive their task
 
-    def _declare(self, slots: Iterable[tuple[int, int]], message: Callable[[Slots], wire.FromContainer]) -> None:
+    def _declare(self, slots: Iterable[tuple[int, int]], message: Callable[[Slots], FromContainer]) -> None:
         """Send a message that names those slots of which views live, each once until it is `Unheld`."""
         with self._report_lock:
             held = self.views.held(slots, watch=False)
@@ -389,7 +423,7 @@ class DataUnit:
                 gone = tuple(slot for slot in slots if slot in self._declared and slot not in live)
                 self._declared.difference_update(gone)
                 if gone:
-                    self._send(wire.Unheld(gone))
+                    self._send(Unheld(gone))
 
     # --- control
 
@@ -407,31 +441,31 @@ class DataUnit:
             traceback.print_exc()
             self._quit(BROKEN_STATUS)
 
-    def _handle(self, message: wire.ToContainer, fds: list[int], socket: int) -> None:
-        if isinstance(message, wire.AttachArena):
+    def _handle(self, message: ToContainer, fds: list[int], socket: int) -> None:
+        if isinstance(message, AttachArena):
             self._attach(message, fds, socket)
             return
-        if isinstance(message, wire.OpenLink):
+        if isinstance(message, OpenLink):
             (fd,) = fds
             self._relay.open(message.container, fd)
             return
         for fd in fds:
             os.close(fd)
-        if isinstance(message, wire.ReleaseSlots):
+        if isinstance(message, ReleaseSlots):
             self.arena.release(message.slots)
-        elif isinstance(message, wire.DetachArena):
+        elif isinstance(message, DetachArena):
             self._detach(message.arena, socket)
-        elif isinstance(message, wire.CloseLink):
+        elif isinstance(message, CloseLink):
             self._relay.close(message.container)
-        elif isinstance(message, wire.Withdraw):
+        elif isinstance(message, Withdraw):
             self._withdraw(message)
-        elif isinstance(message, wire.Prefetch):
+        elif isinstance(message, Prefetch):
             for ref in message.refs:
                 self.views.prefetch(ref)
-        elif not isinstance(message, wire.RunBatch | wire.RunMany):
+        elif not isinstance(message, RunBatch | RunMany):
             self._tell(message)
 
-    def _withdraw(self, message: wire.Withdraw) -> None:
+    def _withdraw(self, message: Withdraw) -> None:
         """Give back what has not begun; stop what has, if there is a reason."""
         unbegun = []
         with self._lock:
@@ -444,11 +478,11 @@ class DataUnit:
                 elif message.reason:
                     task.cancel(message.reason)
         if unbegun:
-            self._send(wire.Withdrawn(tuple(unbegun)))
+            self._send(Withdrawn(tuple(unbegun)))
         if message.reason:
             self.arena.interrupt()
 
-    def _tell(self, message: wire.RunTask | wire.Feed | wire.FeedEnd | wire.Grant | wire.CancelTask) -> None:
+    def _tell(self, message: RunTask | Feed | FeedEnd | Grant | CancelTask) -> None:
         with self._lock:
             task = self._running.get(message.task)
             if task is None:
@@ -458,10 +492,10 @@ class DataUnit:
                         del self._early[next(iter(self._early))]
                 return
             _apply(task, message)
-        if isinstance(message, wire.CancelTask):
+        if isinstance(message, CancelTask):
             self.arena.interrupt()
 
-    def _attach(self, message: wire.AttachArena, fds: list[int], socket: int) -> None:
+    def _attach(self, message: AttachArena, fds: list[int], socket: int) -> None:
         """Other containers announce arenas too, so it may be known already."""
         (fd,) = fds
         with self._lock:
@@ -484,23 +518,23 @@ class DataUnit:
 
     def _announce(self, arena: int, nbytes: int, fd: int) -> None:
         self._relay.know(arena, nbytes, fd)
-        self._send(wire.ArenaMade(arena, nbytes), (fd,))
+        self._send(ArenaMade(arena, nbytes), (fd,))
 
-    def _send(self, message: wire.FromContainer, fds: tuple[int, ...] = ()) -> None:
+    def _send(self, message: FromContainer, fds: tuple[int, ...] = ()) -> None:
         try:
             self._tasks.send(_encode(message), fds)
         except (PeerGone, Closed):  # nobody is left to work for
             self._quit(STOPPED_STATUS)
 
 
-def _apply(task: RunningTask, message: wire.ToContainer) -> None:
-    if isinstance(message, wire.Feed):
+def _apply(task: RunningTask, message: ToContainer) -> None:
+    if isinstance(message, Feed):
         task.feed(message.name, message.values, False)
-    elif isinstance(message, wire.FeedEnd):
+    elif isinstance(message, FeedEnd):
         task.feed(message.name, (), True)
-    elif isinstance(message, wire.Grant):
+    elif isinstance(message, Grant):
         task.grant(message.items, message.bytes)
-    elif isinstance(message, wire.CancelTask):
+    elif isinstance(message, CancelTask):
         task.cancel(message.reason)
     else:
         raise InvalidArgument(f"{type(message).__name__} does not belong on the control socket")

@@ -10,7 +10,13 @@ from dataflower.channel.link import Link
 from dataflower.channel.views import Views
 from dataflower.container.stream import refs_of
 from dataflower.errors import Closed, PeerGone, WouldBlock
-from dataflower.wire import Next, RunTask, Value
+from dataflower.wire import (
+    AttachArena,
+    Next,
+    RunTask,
+    Single,
+    Value,
+)
 
 _encode = wire.encode
 
@@ -75,7 +81,7 @@ class Relay:
                 value = outputs[port]
                 if value.tensors or value.spilled is not None:
                     self._introduce(way, then.container, value)
-                inputs.append(wire.Single(name, value))
+                inputs.append(Single(name, value))
             message = RunTask(
                 then.task,
                 tuple(inputs),
@@ -102,6 +108,6 @@ class Relay:
                 fd = self._own.get(arena, -1)
                 nbytes = self._sizes[arena]
             way.link.send_nowait(
-                _encode(wire.AttachArena(arena, nbytes)), (fd if fd >= 0 else self._views.descriptor(arena),)
+                _encode(AttachArena(arena, nbytes)), (fd if fd >= 0 else self._views.descriptor(arena),)
             )
             way.known.add(arena)

@@ -5,8 +5,18 @@ References to memory are the host's to check (`host.links`), since only it knows
 
 from __future__ import annotations
 
-from dataflower import wire
 from dataflower.core.pool import Container, ContainerPhase
+from dataflower.wire import (
+    BatchDone,
+    ErrorRecord,
+    FromContainer,
+    Hello,
+    StartFailed,
+    TaskDone,
+    TaskFailed,
+    TokenSent,
+    Withdrawn,
+)
 
 LONGEST_ERROR = 1 << 16
 """Characters of an error's message and traceback together; containers shorten theirs far below."""
@@ -15,37 +25,37 @@ MOST_PHASES = 100
 _FOREVER = 1e18
 
 
-def violation(container: Container, message: wire.FromContainer, last_task: int) -> str:
+def violation(container: Container, message: FromContainer, last_task: int) -> str:
     """What is wrong with the message at this moment; empty if nothing is. `last_task`: the newest that there is.
 
     Word of a task that is another's by now is no violation: its container was handed it by one that died unheard.
     """
     kind = type(message)
-    if kind is wire.TaskDone or kind is wire.TaskFailed:
+    if kind is TaskDone or kind is TaskFailed:
         return _of_result(container, message, last_task)  # type: ignore[arg-type]
-    if kind is wire.TokenSent:
+    if kind is TokenSent:
         return _of_item(container, message, last_task)  # type: ignore[arg-type]
-    if kind is wire.BatchDone:
+    if kind is BatchDone:
         return _of_batch(container, message, last_task)  # type: ignore[arg-type]
-    if kind is wire.Withdrawn:
+    if kind is Withdrawn:
         return _of_return(container, message, last_task)  # type: ignore[arg-type]
-    if kind is wire.Hello or kind is wire.StartFailed:
+    if kind is Hello or kind is StartFailed:
         if container.phase not in (ContainerPhase.STARTING, ContainerPhase.LEAVING):
             return "told of its start a second time"
-        if kind is wire.StartFailed:
+        if kind is StartFailed:
             return _of_error(message.error)  # type: ignore[union-attr]
         return _of_start(message)  # type: ignore[arg-type]
     return ""
 
 
-def _of_start(message: wire.Hello) -> str:
+def _of_start(message: Hello) -> str:
     if len(message.phases) > MOST_PHASES:
         return f"told of its start in {len(message.phases)} phases"
     durations = (message.import_s, message.setup_s, *(part.seconds for part in message.phases))
     return "" if all(0.0 <= seconds < _FOREVER for seconds in durations) else "told of a start outside of time"
 
 
-def _of_item(container: Container, message: wire.TokenSent, last_task: int) -> str:
+def _of_item(container: Container, message: TokenSent, last_task: int) -> str:
     instance = container.find(message.task)
     if instance is None:
         return _of_stranger(message.task, last_task)
@@ -59,7 +69,7 @@ def _of_item(container: Container, message: wire.TokenSent, last_task: int) -> s
     return "sent an item without credit" if emitter.is_spent else ""
 
 
-def _of_return(container: Container, message: wire.Withdrawn, last_task: int) -> str:
+def _of_return(container: Container, message: Withdrawn, last_task: int) -> str:
     for task in message.tasks:
         instance = container.tasks.get(task)
         if instance is None:
@@ -74,7 +84,7 @@ def _of_stranger(task: int, last_task: int) -> str:
     return "" if 0 < task <= last_task else f"spoke of task {task}, which there is not"
 
 
-def _of_result(container: Container, message: wire.TaskDone | wire.TaskFailed, last_task: int) -> str:
+def _of_result(container: Container, message: TaskDone | TaskFailed, last_task: int) -> str:
     instance = container.find(message.task)
     if instance is None:
         return _of_stranger(message.task, last_task)
@@ -82,10 +92,10 @@ def _of_result(container: Container, message: wire.TaskDone | wire.TaskFailed, l
     for moment in (times.received, times.fetched, times.started, times.first_output, times.ended):
         if not 0.0 <= moment < _FOREVER:
             return "told of a time that there is not"
-    return _of_error(message.error) if isinstance(message, wire.TaskFailed) else ""
+    return _of_error(message.error) if isinstance(message, TaskFailed) else ""
 
 
-def _of_batch(container: Container, message: wire.BatchDone, last_task: int) -> str:
+def _of_batch(container: Container, message: BatchDone, last_task: int) -> str:
     seen: set[int] = set()
     for result in message.results:
         if result.task in seen:
@@ -96,5 +106,5 @@ def _of_batch(container: Container, message: wire.BatchDone, last_task: int) -> 
     return ""
 
 
-def _of_error(error: wire.ErrorRecord) -> str:
+def _of_error(error: ErrorRecord) -> str:
     return "told of an endless error" if len(error.message) + len(error.traceback) > LONGEST_ERROR else ""

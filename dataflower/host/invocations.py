@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from dataflower.core.commands import FinishInvocation
@@ -12,7 +12,6 @@ from dataflower.core.events import CancelArrived, Event, InputArrived, InputEnde
 from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Code, FailedPrecondition, Failure, InvocationFailed, NotFound
 from dataflower.host.api import OutputItem
-from dataflower.host.reading import Referable, collect, read
 from dataflower.host.recording import Recording
 from dataflower.host.values import Border
 from dataflower.spec.function import Port
@@ -24,7 +23,7 @@ CANCELLED = Failure(Code.CANCELLED, "Cancelled", "cancelled by its caller")
 EXPIRED = "OutputsExpired"
 
 
-class RunningInvocation(Referable):
+class RunningInvocation:
     """`host.api.Invocation`, and the engine's receiver of what the core says about it.
 
     Its outputs wait in shared memory until the caller takes them: by `outputs()` one at a time, or by `result()` as
@@ -85,7 +84,7 @@ class RunningInvocation(Referable):
         declared = self._port(port)
         check_value(declared, item, {})
         while not self.is_over and self._fed[port] >= self._granted[port]:
-            await self.changed()
+            await self._change()
         if self.is_over:
             if self.failure is not None:
                 raise InvocationFailed(self.failure)
@@ -109,54 +108,55 @@ class RunningInvocation(Referable):
             raise FailedPrecondition(f"input {name!r} of invocation {self._id} has been ended")
         raise NotFound(f"no open stream input {name!r} ({did_you_mean(name, self._fed, 'there is none')})")
 
-    def outputs(self) -> AsyncIterator[OutputItem]:
+    async def outputs(self) -> AsyncIterator[OutputItem]:
         """Results as they come; raises `InvocationFailed` at the end if it failed. Leaving the loop early cancels."""
-        return read(self)
+        self._begin_reading()
+        taken: dict[str, int] = {}
+        try:
+            while True:
+                while self._queue:
+                    port, index, value = self._queue.popleft()
+                    yield OutputItem(port, index, self._border.view(value))
+                    self._took(taken, port, index, value)
+                if self.is_over:
+                    break
+                await self._change()
+        finally:
+            self._reading = False
+            self.cancel()
+        if self.failure is not None:
+            raise InvocationFailed(self.failure)
 
-    def next_output(self) -> tuple[str, int, Value] | None:
-        """The next output that is there: port, index, value."""
-        return self._queue.popleft() if self._queue else None
-
-    def look_at(self, value: Value) -> Any:
-        """What a caller of `outputs` is given."""
-        return self._border.view(value)
-
-    def took(self, port: str, index: int, value: Value, before: int) -> None:
-        """The caller asked for the next item, so it has let go of this one, and of so many of the port before it."""
+    def _took(self, taken: dict[str, int], port: str, index: int, value: Value) -> None:
+        """The caller asked for the next item, so it has let go of this one."""
         if index >= 0 or value.tensors or value.spilled is not None:
-            self._feed(OutputTaken(self._id, port, before + 1))
+            taken[port] = taken.get(port, 0) + 1
+            self._feed(OutputTaken(self._id, port, taken[port]))
 
-    def result(self) -> Coroutine[Any, Any, dict[str, Any]]:
+    async def result(self) -> dict[str, Any]:
         """All outputs, streams as lists, absent ones left out (tensors copied). Raises `InvocationFailed`."""
-        return collect(self)
-
-    def begin_collecting(self) -> None:
-        """Take what is there, and from now on what comes."""
+        self._begin_reading()
         self._collected = {}
-        while self._queue:
-            port, index, value = self._queue.popleft()
-            self._collect(port, index, value)
-
-    def collected(self) -> dict[str, Any]:
-        """What was collected, once it is over: streams without items, too."""
-        collected = self._collected
-        assert collected is not None
+        try:
+            while self._queue:
+                self._collect(*self._queue.popleft())
+            while not self.is_over:
+                await self._change()
+        finally:
+            self._reading = False
+            self.cancel()
+        if self.failure is not None:
+            raise InvocationFailed(self.failure)
         for port in self._ended:
-            collected.setdefault(port, [])
-        return collected
+            self._collected.setdefault(port, [])
+        return self._collected
 
-    def begin_reading(self) -> None:
-        """One reader at a time. Raises FailedPrecondition, and InvocationFailed for outputs that have expired."""
+    def _begin_reading(self) -> None:
         if self._released and self.failure is not None and self.failure.kind == EXPIRED:
             raise InvocationFailed(self.failure)
         if self._reading or self._released:
             raise FailedPrecondition(f"the outputs of invocation {self._id} are read already")
         self._reading = True
-
-    def end_reading(self) -> None:
-        """The reader has left: cancel what still runs, let go of the rest."""
-        self._reading = False
-        self.cancel()
 
     def stop(self, failure: Failure) -> None:
         """End it from elsewhere; its owner still reads what became of it."""
@@ -174,13 +174,12 @@ class RunningInvocation(Referable):
     async def wait_over(self) -> None:
         """Return when it is over."""
         while not self.is_over:
-            await self.changed()
+            await self._change()
 
-    def changed(self) -> asyncio.Future[None]:
-        """Done when something has happened to it."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _change(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        return waiter
+        await waiter
 
     def _wake(self) -> None:
         if self._waiters:
