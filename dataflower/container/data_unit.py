@@ -33,6 +33,7 @@ from dataflower.container.running import RunningTask
 from dataflower.container.stream import StreamReader, refs_of
 from dataflower.errors import Closed, EndOfStream, InvalidArgument, PeerGone
 from dataflower.wire import (
+    VERSION,
     ArenaMade,
     AttachArena,
     BatchDone,

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from dataflower.core.batching import Waiting
 from dataflower.core.instance import Instance
-from dataflower.core.matching import Flow
 from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
-from dataflower.core.program import compile_program
 from dataflower.core.turnstile import Turnstile, Underway
 from dataflower.planner.application import Application, Module
 from dataflower.planner.simulate import Figures, Simulated, Simulation
 from dataflower.planner.synthetic import workflow_of
 from dataflower.spec.workflow import Batch
-from dataflower.testing.story import stage, workflow
+from dataflower.testing.story import some_task, stage, workflow
 
 PIPE = Application("pipe", (Module("a", "a"), Module("b", "b")), (("a", "b"),))
 TWO = workflow_of(PIPE)
-PROGRAM = compile_program(TWO.workflow).stages[1]
 MIXED = StageDispatch(
     "a", (GroupPlan(1, 1, 1.0, 1.0, "slow"), GroupPlan(1, 1, 0.1, 1.0, "fast")), until_s=1.2, worst_s=1.2
 )
@@ -93,7 +88,7 @@ def test_behind_a_function_that_takes_one_task_at_a_time_the_plan_alone_says_how
 
 
 def entry() -> Waiting:
-    return Waiting(Instance(cast(Flow, None), PROGRAM, ()), 0.0, 0.0, 0.0, 1.0)
+    return Waiting(some_task(), 0.0, 0.0, 0.0, 1.0)
 
 
 def test_what_is_over_is_forgotten() -> None:
