@@ -28,6 +28,7 @@ from dataflower.checkpoint import plan as plans
 from dataflower.checkpoint.catalog import PACKED, Catalog
 from dataflower.checkpoint.client import VARIABLE
 from dataflower.checkpoint.disk import DiskTier, Located
+from dataflower.checkpoint.loader import Progress, ignore
 from dataflower.checkpoint.plan import Plan
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.checkpoint.sources import is_url
@@ -35,6 +36,8 @@ from dataflower.checkpoint.weights import SMALL_BYTES
 from dataflower.errors import Code, DataflowerError, FailedPrecondition, Unavailable
 
 VERSION = 1
+DTYPES = ("bfloat16", "float32")
+"""In which weights can be laid out."""
 _BASE_CHARACTERS = 80
 
 
@@ -57,6 +60,13 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str = ""
 
 
+class Advance(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What the packer says before that, if it is asked to: bytes that it will write, and bytes that it has written."""
+
+    total: int = 0
+    written: int = 0
+
+
 Pack = Callable[[Wanted], Outcome]
 
 
@@ -71,6 +81,45 @@ def parse(model: str) -> Wanted | None:
 def artifact(base: str, digest: str, dtype: str) -> str:
     """Name of what is made of the model `base` with this digest, on this machine."""
     return f"{base[:_BASE_CHARACTERS]}.packed-{dtype}-{_key(digest, dtype)}"
+
+
+def existing(disk: DiskTier, base: str, digest: str, dtype: str) -> str:
+    """Name of what was made of this content for this machine, whatever the model was called; empty if nothing was."""
+    own = artifact(base, digest, dtype)
+    names = disk.names()
+    if own in names:
+        return own
+    ending = f".packed-{dtype}-{_key(digest, dtype)}"
+    return next((name for name in names if name.endswith(ending)), "")
+
+
+def packed_of(disk: DiskTier, name: str, digest: str) -> tuple[str, ...]:
+    """The dtypes in which the weights of a model lie ready for this machine; none where torch is not installed."""
+    try:
+        return tuple(dtype for dtype in DTYPES if existing(disk, name, digest, dtype))
+    except FailedPrecondition:
+        return ()
+
+
+def prepare(
+    config: StoreConfig, wanted: Wanted, *, progress: Progress = ignore, expect: Callable[[int], object] = ignore
+) -> str:
+    """Have a model's weights laid out now, so that no function has to wait for it later; blocks.
+
+    Args:
+        config: of the store.
+        wanted: the model and the dtype.
+        progress: told of bytes as they are written.
+        expect: told the number of all bytes before the first.
+
+    Returns:
+        The name of what lies ready.
+
+    Raises:
+        NotFound, FailedPrecondition, ResourceExhausted, Unavailable: see `find`.
+    """
+    disk = DiskTier(config)
+    return find(disk, wanted, lambda one: run(config, one, progress=progress, expect=expect)).name
 
 
 def source(base: str, dtype: str) -> str:
@@ -94,8 +143,8 @@ def find(disk: DiskTier, wanted: Wanted, pack: Pack) -> Plan:
             raise FailedPrecondition(f"{located.name} is too small to be packed for all")
         if located.manifest is not None:
             _check_refusals(disk, located.manifest.digest, wanted.dtype)
-            name = artifact(located.name, located.manifest.digest, wanted.dtype)
-            if name in disk.names():
+            name = existing(disk, located.name, located.manifest.digest, wanted.dtype)
+            if name:
                 return _plan(disk, name, wanted, pack, located.name)
     return _plan(disk, _made(pack, wanted), wanted, pack, "" if located is None else located.name)
 
@@ -114,20 +163,45 @@ def remove_others(disk: DiskTier, name: str, origin: str) -> None:
             catalog.rm(listed.name)
 
 
-def run(config: StoreConfig, wanted: Wanted) -> Outcome:
+def run(
+    config: StoreConfig,
+    wanted: Wanted,
+    *,
+    progress: Progress | None = None,
+    expect: Callable[[int], object] = ignore,
+) -> Outcome:
     """Run the packer; blocks. The weights that it reads are in its own memory, which goes when it is done.
+
+    `progress` and `expect`: see `prepare`.
 
     Raises:
         Unavailable: it died.
     """
     settings = msgspec.json.encode(config, enc_hook=str).decode()
     command = [sys.executable, "-P", "-m", config.packer, "--dtype", wanted.dtype, "--config", settings, wanted.model]
+    if progress is not None:
+        command.insert(4, "--progress")
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment, check=False)
+    last = b""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment) as packer:
+        assert packer.stdout is not None
+        for line in packer.stdout:
+            last = line
+            if progress is not None:
+                _tell(line, progress, expect)
     try:
-        return msgspec.json.decode(done.stdout.splitlines()[-1], type=Outcome)
-    except (IndexError, msgspec.DecodeError):
-        raise Unavailable(f"the packer of {wanted.model} ended ({done.returncode}) without an answer") from None
+        return msgspec.json.decode(last, type=Outcome)
+    except msgspec.DecodeError:
+        raise Unavailable(f"the packer of {wanted.model} ended ({packer.returncode}) without an answer") from None
+
+
+def _tell(line: bytes, progress: Progress, expect: Callable[[int], object]) -> None:
+    with contextlib.suppress(msgspec.DecodeError):  # its answer, or what a library prints
+        said = msgspec.json.decode(line, type=Advance)
+        if said.total:
+            expect(said.total)
+        if said.written:
+            progress(said.written)
 
 
 def _base(disk: DiskTier, model: str) -> Located | None:

@@ -45,15 +45,21 @@ def add(
         bool, typer.Option("--repack", help="Write the weights anew, aligned for the processor (still safetensors).")
     ] = False,
     pin: Annotated[bool, typer.Option("--pin", help="Keep it, whatever else needs room.")] = False,
+    pack: Annotated[
+        bool, typer.Option("--pack/--no-pack", help="Lay a language model's weights out for this processor now.")
+    ] = True,
     output: Output = Format.TABLE,
 ) -> None:
     """Make a model known by a name: fetch it, or use a local folder where it is. Interrupted, it goes on next time.
 
-    A GGUF file is converted to bf16 safetensors, once.
+    A GGUF file is converted to bf16 safetensors, once. Weights of a language model that has a fast path are laid out
+    for this machine's processor as well (bfloat16; `models pack` has the other), which takes seconds and as much room
+    again: otherwise the first function that uses it would wait for that.
 
     Example: dataflower models add https://example.org/models/tiny --name tiny --pin
     """
     from dataflower.checkpoint import add as adding
+    from dataflower.errors import DataflowerError
 
     catalog = _catalog()
     with _bar(name or source) as bar:
@@ -62,7 +68,53 @@ def add(
         )
     if pin:
         catalog.pin(manifest.name)
+    if pack and any(file.name == "config.json" for file in manifest.files):
+        try:
+            _packed(manifest.name, "bfloat16")
+        except DataflowerError as error:  # it has been added all the same
+            terminal().note(f"{manifest.name} is added, but could not be packed: {error.message}")
     _show([model for model in catalog.ls() if model.name == manifest.name], output)
+
+
+@models.command("pack")
+def pack_(
+    names: Annotated[list[str], typer.Argument(help="Names of models.", show_default=False)],
+    *,
+    dtype: Annotated[str, typer.Option("--dtype", help="bfloat16 or float32: what functions compute in.")] = "bfloat16",
+    output: Output = Format.TABLE,
+) -> None:
+    """Lay weights of language models out for this machine's processor, so that no function waits for that.
+
+    What was laid out before, for the same content, is kept. Exit code 1 if a model can't be.
+
+    Example: dataflower models pack smollm2 --dtype float32
+    """
+    from dataflower.checkpoint.packing import DTYPES
+    from dataflower.cli.exits import WrongUsage
+    from dataflower.spec.suggest import did_you_mean
+
+    if dtype not in DTYPES:
+        raise WrongUsage(f"--dtype: {dtype!r} ({did_you_mean(dtype, DTYPES)})")
+    made = [_packed(name, dtype) for name in names]
+    _show([model for model in _catalog().ls() if model.name in names], output)
+    if not all(made):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _packed(name: str, dtype: str) -> bool:
+    """Whether its weights lie ready; says why not."""
+    from dataflower.checkpoint import packing
+    from dataflower.errors import Code, DataflowerError
+
+    try:
+        with _bar(f"packing {name}") as bar:
+            packing.prepare(_config(), packing.Wanted(dtype, name), progress=bar.advance, expect=bar.total)
+    except DataflowerError as error:
+        if error.code is not Code.FAILED_PRECONDITION:
+            raise
+        terminal().note(f"{name} is used as it is, not packed: {error.message}")
+        return False
+    return True
 
 
 @models.command("ls")
@@ -197,10 +249,19 @@ def _show(found: Any, output: Format) -> None:
             "source": m.source,
             "location": m.location,
             "last_used": m.last_used,
+            "packed": list(_packings(m)),
         }
         for m in found
     ]
     emit(data, output, lambda: _table(found))
+
+
+def _packings(model: Listed) -> tuple[str, ...]:
+    """The dtypes in which its weights lie ready for this processor."""
+    from dataflower.checkpoint.catalog import PACKED
+    from dataflower.checkpoint.packing import packed_of
+
+    return () if model.source.startswith(PACKED) else packed_of(_catalog().disk, model.name, model.digest)
 
 
 def _table(found: list[Listed]) -> Any:
@@ -211,11 +272,12 @@ def _table(found: list[Listed]) -> Any:
     from dataflower.cli.sizes import human
 
     table = Table(box=None, pad_edge=False)
-    for column in ("NAME", "SIZE", "DIGEST", "PINNED", "LAST USED", "FROM"):
+    for column in ("NAME", "SIZE", "DIGEST", "PINNED", "PACKED", "LAST USED", "FROM"):
         table.add_column(column, overflow="fold", justify="right" if column == "SIZE" else "left")
     for m in found:
         used = datetime.fromtimestamp(m.last_used, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(m.name, human(m.nbytes), m.digest[:12], "yes" if m.pinned else "", used, m.source or m.location)
+        pinned, packed = "yes" if m.pinned else "", ", ".join(_packings(m))
+        table.add_row(m.name, human(m.nbytes), m.digest[:12], pinned, packed, used, m.source or m.location)
     return table
 
 

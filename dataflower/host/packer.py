@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -41,9 +41,12 @@ DTYPES = {"bfloat16": "BF16", "float32": "F32", "uint8": "U8"}
 _HEADER_BYTES = 64 * 1024
 _HEADER_BYTES_A_TENSOR = 512
 _PR_SET_PDEATHSIG = 1
+_TELL_BYTES = 8 * 1024 * 1024
+
+Tell = Callable[[packing.Advance], None]
 
 
-def pack(config: StoreConfig, model: str, dtype: str) -> packing.Outcome:
+def pack(config: StoreConfig, model: str, dtype: str, tell: Tell = lambda said: None) -> packing.Outcome:
     """Make the packed weights of a model a model of the store.
 
     Raises:
@@ -55,13 +58,13 @@ def pack(config: StoreConfig, model: str, dtype: str) -> packing.Outcome:
         base = plans.find(disk, model).name
         name = packing.artifact(base, weights.digest, dtype)
         with disk.lock(f"packing-{name}"):
-            if name in disk.names():
-                return packing.Outcome(name)
+            if ready := packing.existing(disk, base, weights.digest, dtype):
+                return packing.Outcome(ready)
             built = disk.root / f".packing-{name}"
             shutil.rmtree(built, ignore_errors=True)  # of one that died
             built.mkdir(parents=True)
             try:
-                _build(built, weights, dtype)
+                _build(built, weights, dtype, tell)
                 source = packing.source(base, dtype)
                 Catalog(disk).adopt(built, name, source)
                 packing.remove_others(disk, name, source)
@@ -73,7 +76,7 @@ def pack(config: StoreConfig, model: str, dtype: str) -> packing.Outcome:
     return packing.Outcome(name)
 
 
-def _build(folder: Path, weights: Weights, dtype: str) -> None:
+def _build(folder: Path, weights: Weights, dtype: str, tell: Tell) -> None:
     """Write the files of the model into `folder`."""
     import torch
     from transformers import AutoConfig
@@ -88,8 +91,9 @@ def _build(folder: Path, weights: Weights, dtype: str) -> None:
     settings = AutoConfig.from_pretrained(folder, local_files_only=True)
     tensors = weights.tensors()
     torch.set_num_threads(os.cpu_count() or 1)
+    tell(packing.Advance(total=sum(t.numel() for t in tensors.values()) * getattr(torch, dtype).itemsize))
     with open(folder / "model.safetensors", "xb") as file:
-        writer = _Writer(file, _HEADER_BYTES + _HEADER_BYTES_A_TENSOR * len(tensors))
+        writer = _Writer(file, _HEADER_BYTES + _HEADER_BYTES_A_TENSOR * len(tensors), tell)
         note = record(settings, tensors, getattr(torch, dtype), writer.write)
         writer.finish(note)
 
@@ -97,8 +101,9 @@ def _build(folder: Path, weights: Weights, dtype: str) -> None:
 class _Writer:
     """A safetensors file of tensors that come one by one, each at the beginning of a cache line."""
 
-    def __init__(self, file: BinaryIO, header_bytes: int) -> None:
-        """`header_bytes`: kept free for the header, which is known last."""
+    def __init__(self, file: BinaryIO, header_bytes: int, tell: Tell) -> None:
+        """`header_bytes`: kept free for the header, which is known last. `tell`: what is written, bit by bit."""
+        self._tell, self._untold = tell, 0
         self._file, self._header_bytes = file, pages(header_bytes)
         self._places: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
         self._at = 0
@@ -129,6 +134,10 @@ class _Writer:
         self._file.write(data)
         self._places[name] = (dtype, shape, self._at, self._at + data.nbytes)
         self._at += data.nbytes
+        self._untold += data.nbytes
+        if self._untold >= _TELL_BYTES:
+            self._tell(packing.Advance(written=self._untold))
+            self._untold = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,17 +146,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", help="name, folder, file or URL")
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16 or float32")
     parser.add_argument("--config", default="{}", help="settings of the store as JSON")
+    parser.add_argument("--progress", action="store_true", help="say how far it has got, a line of JSON each time")
     options = parser.parse_args(arguments)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the store has died: nobody waits for the answer
     config = msgspec.json.decode(options.config, type=StoreConfig, dec_hook=lambda kind, value: kind(value))
     try:
-        outcome = pack(config, options.model, options.dtype)
+        outcome = pack(config, options.model, options.dtype, _say if options.progress else lambda said: None)
     except DataflowerError as error:
         outcome = packing.Outcome(code=error.code, message=error.message)
     except OSError as error:
         code = Code.RESOURCE_EXHAUSTED if error.errno in {errno.ENOSPC, errno.EDQUOT} else Code.UNAVAILABLE
         outcome = packing.Outcome(code=code, message=f"weights of {options.model} could not be packed: {error}")
-    print(msgspec.json.encode(outcome).decode(), flush=True)
+    _say(outcome)
+
+
+def _say(what: msgspec.Struct) -> None:
+    print(msgspec.json.encode(what).decode(), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ import tiny
 import torch
 from test_checkpoint_store import proportional_bytes
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from typer.testing import CliRunner
 from weights_for_tests import flip
 
 from dataflower import checkpoint
+from dataflower.checkpoint import packing
 from dataflower.checkpoint.catalog import Catalog
 from dataflower.checkpoint.disk import DiskTier
+from dataflower.cli.group import app
 from dataflower.llm.llama import LlamaModel
 from dataflower.llm.model import build
 from dataflower.llm.parts import NOTE
@@ -149,3 +152,56 @@ def test_a_packer_that_dies(tmp_path: Path) -> None:
     with running(config), checkpoint.open(folder, packed="bfloat16") as weights:
         assert NOTE not in weights.metadata
         assert json.loads(bytes(weights.read("config.json")))["vocab_size"] == 120_000
+
+
+def test_weights_are_laid_out_when_a_model_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAFLOWER_MODELS_DIR", str(tmp_path / "store"))
+    folder = str(make(tmp_path / "m", CONFIG))
+
+    def models(*args: str, code: int = 0) -> Any:
+        result = CliRunner().invoke(app, ["models", *args, "-o", "json"])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout)
+
+    assert models("add", folder, "--name", "plain", "--no-pack")[0]["packed"] == []
+    assert packed(tmp_path) == []
+    assert models("add", folder, "--name", "first")[0]["packed"] == ["bfloat16"]
+    (made,) = packed(tmp_path)
+    assert made.startswith("first.packed-bfloat16-")
+    before = (tmp_path / "store" / made / "model.safetensors").stat()
+
+    # The same content under other names is not laid out again, by hand or when a function asks.
+    assert models("add", folder, "--name", "second")[0]["packed"] == ["bfloat16"]
+    assert models("pack", "plain", "first")[0]["packed"] == ["bfloat16"]
+    with running(settings(tmp_path)) as store:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLD, "second"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(store.door,),
+        )  # fmt: skip
+        assert holder.communicate()[0] == b"True\n"
+        assert [model.name for model in store.statistics().models] == [made]
+    after = (tmp_path / "store" / made / "model.safetensors").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert packed(tmp_path) == [made]
+    assert {row["name"]: row["packed"] for row in models("ls")} == {
+        "first": ["bfloat16"], "second": ["bfloat16"], "plain": ["bfloat16"], made: []
+    }  # fmt: skip
+
+
+def test_progress_is_told_and_refusals_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(tmp_path)
+    told, totals = [], []
+    folder = make(tmp_path / "m", MANY)
+    name = packing.prepare(config, packing.Wanted("bfloat16", str(folder)), progress=told.append, expect=totals.append)
+    assert packed(tmp_path) == [name]
+    assert 0 < sum(told) <= totals[0] * 1.1
+    assert len(totals) == 1
+
+    monkeypatch.setenv("DATAFLOWER_MODELS_DIR", str(config.models_dir))
+    other = make(tmp_path / "other", GPT2Config(vocab_size=150_000, n_embd=64, n_layer=2, n_head=4, n_positions=64))
+    added = CliRunner().invoke(app, ["models", "add", str(other), "--name", "other"])
+    assert added.exit_code == 0
+    assert "other is used as it is, not packed:" in added.stderr
+    refused = CliRunner().invoke(app, ["models", "pack", "other"])
+    assert (refused.exit_code, "not packed" in refused.stderr) == (1, True)
+    assert CliRunner().invoke(app, ["models", "pack", "other", "--dtype", "int4"]).exit_code == 2
