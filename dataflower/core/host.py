@@ -218,7 +218,7 @@ class HostCore(Sendings):
         if self._preloading is not None:
             self._preloading.weights_sized(event, now)
         if self._offloading is not None:
-            self._offloading.weights_sized(event.model, event.nbytes, event.seconds)
+            self._offloading.weights_sized(event.model, event.nbytes, event.seconds, event.held)
 
     def _weights_dropped(self, event: events.WeightsDropped, now: float) -> None:
         if self._offloading is not None:

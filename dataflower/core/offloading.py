@@ -127,9 +127,13 @@ class Offloading:
         if lacking > 0:
             self._offload(lacking, now, None)
 
-    def weights_sized(self, model: str, nbytes: int, seconds: float) -> None:
-        """Weights were found to be so large."""
-        self._catalog.weights_sized(model, nbytes, seconds)
+    def weights_sized(self, model: str, nbytes: int, seconds: float, held: bool) -> None:
+        """Weights were found to be so large; `held`: they are in memory, ahead of calls. 0: nothing is known."""
+        if nbytes:
+            self._catalog.weights_sized(model, nbytes, seconds)
+        if held:
+            self._weights[model] = nbytes
+            self._dropping.discard(model)
 
     def weights_dropped(self, model: str, gone: bool) -> None:
         """They are out of memory, or can't be: others use them."""
