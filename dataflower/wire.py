@@ -191,6 +191,10 @@ class Prefetch(msgspec.Struct, frozen=True, array_like=True, tag="prefetch"):
     refs: tuple[TensorRef, ...]
 
 
+class Trim(msgspec.Struct, frozen=True, array_like=True, tag="trim"):
+    """Give back memory that only makes tasks to come faster (caches). Answered with `Trimmed`."""
+
+
 class ReleaseSlots(msgspec.Struct, frozen=True, array_like=True, tag="release"):
     """Slots of the receiver's own arenas that nobody reads any more: (arena, slot) pairs."""
 
@@ -232,6 +236,7 @@ ToContainer = (
     | CancelTask
     | Withdraw
     | Prefetch
+    | Trim
     | ReleaseSlots
     | AttachArena
     | DetachArena
@@ -357,6 +362,10 @@ class ArenaMade(msgspec.Struct, frozen=True, array_like=True, tag="arena"):
     nbytes: int
 
 
+class Trimmed(msgspec.Struct, frozen=True, array_like=True, tag="trimmed"):
+    """What could be given back was."""
+
+
 FromContainer = (
     Hello
     | StartFailed
@@ -369,6 +378,7 @@ FromContainer = (
     | Starved
     | Unheld
     | ArenaMade
+    | Trimmed
 )
 
 

@@ -80,6 +80,9 @@ class Complete:
             async for delta in deltas:
                 yield delta
 
+    def trim(self) -> None:
+        self.runner.trim()
+
     def close(self) -> None:
         self.runner.close()
 
@@ -106,6 +109,9 @@ class Continue:
             async for output in outputs:
                 if output.text:
                     yield output.text
+
+    def trim(self) -> None:
+        self.runner.trim()
 
     def close(self) -> None:
         self.runner.close()
@@ -146,6 +152,9 @@ class Chat:
                     reply += output.text
         return {"reply": reply}
 
+    def trim(self) -> None:
+        self.runner.trim()
+
     def close(self) -> None:
         self.runner.close()
 
@@ -184,6 +193,9 @@ class Choose:
         answers = [self.tokenizer(f" {label}\n")["input_ids"] for label in self.labels]
         streams = [self.runner.stream(prompt + answer, params) for answer in answers]
         return [math.exp(sum(score.logprob for output in stream for score in output.scores)) for stream in streams]
+
+    def trim(self) -> None:
+        self.runner.trim()
 
     def close(self) -> None:
         self.runner.close()

@@ -48,6 +48,9 @@ class Tenant:
             async for output in outputs:
                 yield {"token": output.token}
 
+    def trim(self) -> None:
+        self.runner.trim()
+
     def close(self) -> None:
         self.runner.close()
 

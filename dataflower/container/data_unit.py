@@ -63,6 +63,8 @@ from dataflower.wire import (
     Times,
     ToContainer,
     TokenSent,
+    Trim,
+    Trimmed,
     Unheld,
     Value,
     Withdraw,
@@ -133,6 +135,8 @@ class DataUnit:
         self._running: dict[int, RunningTask] = {}
         self._early: dict[int, list[ToContainer]] = {}
         """Control messages that overtook their RunTask."""
+        self.on_trim: Callable[[], object] = lambda: None
+        """Gives back memory that the function can do without; called in a thread of its own."""
         self._withdrawn: set[int] = set()
         """Tasks that the host has had back before this unit read them: they are dropped when they come."""
         self._finished: dict[int, None] = {}
@@ -460,11 +464,21 @@ class DataUnit:
             self._relay.close(message.container)
         elif isinstance(message, Withdraw):
             self._withdraw(message)
+        elif isinstance(message, Trim):
+            threading.Thread(target=self._trim, name="trim", daemon=True).start()
         elif isinstance(message, Prefetch):
             for ref in message.refs:
                 self.views.prefetch(ref)
         elif not isinstance(message, RunBatch | RunMany):
             self._tell(message)
+
+    def _trim(self) -> None:
+        """Whatever becomes of it the host is told, since it counts on the memory."""
+        try:
+            self.on_trim()
+        except Exception:  # user code: its hook
+            traceback.print_exc()
+        self._send(Trimmed())
 
     def _withdraw(self, message: Withdraw) -> None:
         """Give back what has not begun; stop what has, if there is a reason."""

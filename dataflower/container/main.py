@@ -231,6 +231,7 @@ def _prepare(fork: Fork, data: DataUnit) -> Target | None:
     params = msgspec.msgpack.decode(fork.params) if fork.params else {}
     ready: Target | None = _attempt(data, Code.INTERNAL, lambda: target.build(found, params))
     if ready is not None:
+        data.on_trim = ready.trim
         data.hello(imported - began, _monotonic() - imported)
     return ready
 

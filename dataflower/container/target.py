@@ -41,6 +41,12 @@ class Target:
         named = {name: inputs.pop(name) for name in self.keywords if name in inputs}
         return self.call(*arguments, *inputs.values(), **named)
 
+    def trim(self) -> None:
+        """Run the hook `trim()` of a stateful function, if it has one. Raises what that raises."""
+        hook = getattr(self.instance, "trim", None)
+        if callable(hook):
+            settle(hook())
+
     def close(self) -> None:
         """Run the teardown hook `close()` of a stateful function, if it has one. Raises what that raises."""
         hook = getattr(self.instance, "close", None)

@@ -17,7 +17,7 @@ from dataflower.core.device.pace import Pace
 from dataflower.core.device.state import DeviceState, Sharer
 from dataflower.core.device.turns import STARVED, Turns, ordered
 from dataflower.core.instance import Instance
-from dataflower.core.pool import Container
+from dataflower.core.pool import Container, Pool
 from dataflower.core.timers import Timer, Timers
 from dataflower.core.turn_pool import TurnPool
 from dataflower.spec.workflow import Slo, Stage
@@ -131,6 +131,12 @@ class Devices:
         latency = None if pace is None else pace.latency()
         objective = device.objectives[pool.name]
         device.turns.know(ordered(pool.name, objective, latency, most=self._most, fitting=pool.concurrency))
+
+    def first_s(self, pool: Pool) -> float:
+        """Seconds to the first token of a request by itself, as learned; 0 if nothing was."""
+        pace = self._paces.get(_function(pool))
+        latency = None if pace is None else pace.latency()
+        return 0.0 if latency is None else latency.first_s
 
     # --- what happens --------------------------------------------------------------------------------------------
 
@@ -250,5 +256,5 @@ class Devices:
             assert device.turns.running == len(runs) <= device.slots, "batches that have a device"
 
 
-def _function(pool: TurnPool) -> str:
+def _function(pool: Pool) -> str:
     return f"{pool.key.rpartition('@')[0]}/{pool.stage.name}"

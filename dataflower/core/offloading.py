@@ -1,9 +1,10 @@
 """Stages with weights under a cap on memory: who has to leave for whom. The choice itself is `device.offload`.
 
-What is counted: containers (with adapter, keys and values, warmed-up kernels in them) as they were measured, and
-weights, once for all who share them. When a stage needs a container and there is no room, what is idle leaves, the
-least dense first, weights only with everybody who uses them; a container that runs a task is never touched. Where
-everybody is busy, who has been kept out for long enough gets the place of a container that takes no more tasks.
+What is counted: containers (with adapter and warmed-up kernels in them) and what they have grown by since (keys and
+values of prompts), as they were measured, and weights, once for all who share them. When a stage needs a container
+and there is no room, what is idle leaves, the least dense first, weights only with everybody who uses them; a container
+that runs a task is never touched. Where everybody is busy, who has been kept out for long enough gets the place of a
+container that takes no more tasks.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from dataflower.core.timers import Timer, Timers
 
 PRIOR_BYTES = 256 * 1024 * 1024
 """What a container is thought to take before one was measured, if its stage states no limit."""
+LEAST_GROWN = 4 * 1024 * 1024
+"""Growth of a container that is worth to be given back by itself."""
 AGAIN_S = 1.0
 """Between two measurements of a container's memory at least."""
 STARTS = 2.0
@@ -36,19 +39,32 @@ _GOING = (ContainerPhase.DRAINING, ContainerPhase.LEAVING)
 class Offloading:
     """The policy of one host and its hands. Calls `say` with commands; containers leave by the fleet."""
 
-    def __init__(self, cap_bytes: int, fleet: Fleet, timers: Timers, say: Callable[[Command], None]) -> None:
+    def __init__(
+        self,
+        cap_bytes: int,
+        fleet: Fleet,
+        timers: Timers,
+        say: Callable[[Command], None],
+        first_s: Callable[[Pool], float],
+    ) -> None:
+        """`first_s`: how long a request of a function takes to its first token without what was kept of others."""
         self.cap_bytes = cap_bytes
         self.moved = 0
         """Artifacts that had to leave so far."""
         self._fleet = fleet
         self._timers = timers
         self._say = say
+        self._first_s = first_s
         self._catalog = Catalog()
         self._rates: Rates[str] = Rates()
         self._pools: dict[Pool, str] = {}
         """To the name of the function: `workflow/stage`."""
         self._sizes: dict[str, int] = {}
-        """The most that a container of a function took."""
+        """The most that a container of a function took when it was new, or trimmed."""
+        self._bases: dict[int, int] = {}
+        """By container: what it took then."""
+        self._trimming: set[int] = set()
+        """Containers that were told to give back what they have kept."""
         self._measured: dict[int, tuple[float, int]] = {}
         """By container: when its memory was asked for last, and how much it was."""
         self._asking: dict[int, Timer] = {}
@@ -119,13 +135,22 @@ class Offloading:
     def container_sized(self, container: Container, nbytes: int, now: float) -> None:
         """So much memory a container has for itself. If that is more than there is, somebody leaves."""
         name = self._pools.get(container.pool)
+        trimmed = container.number in self._trimming
+        self._trimming.discard(container.number)
         if name is None or nbytes <= 0:
             return
         self._measured[container.number] = now, nbytes
-        self._sizes[name] = max(nbytes, self._sizes.get(name, 0))
+        if trimmed or container.number not in self._bases:
+            self._bases[container.number] = nbytes
+            self._sizes[name] = max(nbytes, self._sizes.get(name, 0))
         lacking = self.used() - self._soon() - self.cap_bytes
         if lacking > 0:
             self._offload(lacking, now, None)
+
+    def trimmed(self, container: Container) -> None:
+        """It has given back what it could."""
+        if container.number in self._trimming:
+            self._say(commands.SizeContainer(container.number))
 
     def weights_sized(self, model: str, nbytes: int, seconds: float, held: bool) -> None:
         """Weights were found to be so large; `held`: they are in memory, ahead of calls. 0: nothing is known."""
@@ -146,6 +171,8 @@ class Offloading:
     def ended(self, container: Container) -> None:
         """A container is gone, and whatever it used may be free."""
         self._measured.pop(container.number, None)
+        self._bases.pop(container.number, None)
+        self._trimming.discard(container.number)
         if (timer := self._asking.pop(container.number, None)) is not None:
             timer.cancel()
         self._fixed.clear()
@@ -166,11 +193,23 @@ class Offloading:
     def _soon(self) -> int:
         """Bytes of what has been told to leave, and of what leaves when its tasks are over."""
         going = (c for pool in self._pools for c in pool.containers.values() if c.phase in _GOING)
-        return sum(map(self._size, going)) + sum(self._weights[model] for model in self._dropping)
+        kept = (
+            self._grown(c)
+            for pool in self._pools
+            for c in pool.containers.values()
+            if c.number in self._trimming and c.phase not in _GOING
+        )
+        return sum(map(self._size, going)) + sum(self._weights[model] for model in self._dropping) + sum(kept)
 
     def _size(self, container: Container) -> int:
         _, nbytes = self._measured.get(container.number, (0.0, 0))
-        return max(nbytes, self._guess(container.pool))
+        return nbytes or self._guess(container.pool)
+
+    def _grown(self, container: Container) -> int:
+        """By how much more memory than when it was new."""
+        _, nbytes = self._measured.get(container.number, (0.0, 0))
+        more = nbytes - self._bases.get(container.number, nbytes)
+        return more if more >= LEAST_GROWN else 0
 
     def _guess(self, pool: Pool) -> int:
         return self._sizes.get(self._pools[pool], pool.stage.resources.memory_bytes or PRIOR_BYTES)
@@ -196,19 +235,25 @@ class Offloading:
                 found[key] = replace(known[key], nbytes=nbytes) if key in known else _unused(key[0], nbytes)
         for pool, name in self._pools.items():
             key = (container_name(name), HOST)
-            sizes = [self._size(c) for c in pool.containers.values() if c.phase not in _GOING]
-            if sizes and key in known:
-                before = found[key].nbytes if key in found else 0
-                found[key] = replace(known[key], nbytes=before + sum(sizes))
+            there = [c for c in pool.containers.values() if c.phase not in _GOING]
+            if not there or key not in known:
+                continue
+            kept = sum(self._grown(c) for c in there if c.number not in self._trimming)
+            if kept:
+                cache = Candidate(_cache_name(name), Kind.CACHE, HOST, kept, self._first_s(pool), (name,), ((key,),))
+                found[cache.key] = cache
+            own = sum(self._size(c) - self._grown(c) for c in there)
+            before = found[key].nbytes if key in found else 0
+            found[key] = replace(known[key], nbytes=before + own)
         return found
 
     def _pinned(self, wanting: Pool | None, *, impatient: bool) -> set[Key]:
         """What must not leave: what runs or starts, what is wanted now, and what somebody has asked to be kept."""
-        pinned = set()
+        pinned: set[Key] = set()
         for pool, name in self._pools.items():
             kept = pool.min_replicas and not pool.closing
             if pool is wanting or self._is_busy(pool) or kept or (pool.queued and not impatient):
-                pinned.add((container_name(name), HOST))
+                pinned.update(((container_name(name), HOST), (_cache_name(name), HOST)))
                 pinned.update((weights_name(model), HOST) for model in self._catalog.functions[name].models)
         return pinned
 
@@ -252,10 +297,19 @@ class Offloading:
         steps = offload(self._loaded(), self._rates.all(now), HOST, lacking, pinned=pinned)
         if steps is None:
             return False
+        whole = {step.key for step in steps}
+        steps = tuple(step for step in steps if not self._goes_with_another(step.key, whole))
         self.moved += len(steps)
         for step in steps:
             self._leave(step)
         return True
+
+    def _goes_with_another(self, key: Key, leaving: set[Key]) -> bool:
+        """Whether it is what a container has kept that leaves itself."""
+        return any(
+            key == (_cache_name(name), HOST) and (container_name(name), HOST) in leaving
+            for name in self._pools.values()
+        )
 
     def _leave(self, step: Leaving) -> None:
         for model in self._weights:
@@ -266,6 +320,11 @@ class Offloading:
             if (container_name(name), HOST) == step.key:
                 for container in pool.idle:
                     self._fleet.stop(container)
+            if (_cache_name(name), HOST) == step.key:
+                for container in pool.idle:
+                    if self._grown(container) and container.number not in self._trimming:
+                        self._trimming.add(container.number)
+                        self._say(commands.Tell(container.number, wire.Trim()))
 
     def _give_way(self, pool: Pool, lacking: int, now: float) -> bool:
         """Nothing idle would be enough. Whoever has no container at all does not wait for ever."""
@@ -299,6 +358,10 @@ class Offloading:
         name = self._pools[container.pool]
         value = self._catalog.functions[name].container.seconds * self._rates.rate(name, now)
         return value / max(1, self._size(container))
+
+
+def _cache_name(function: str) -> str:
+    return f"cache {function}"
 
 
 def _unused(artifact: str, nbytes: int) -> Candidate:

@@ -39,6 +39,7 @@ class Reports(Tasks):
             wire.Starved: self._starved,
             wire.Unheld: self._unheld,
             wire.ArenaMade: self._arena_made,
+            wire.Trimmed: self._trimmed,
         }
 
     def _container_said(self, event: events.ContainerSaid, now: float) -> None:
@@ -294,6 +295,10 @@ class Reports(Tasks):
         for slot in message.slots:
             for _ in range(container.held.pop(slot, 0)):
                 self.ledger.drop_slot(slot)
+
+    def _trimmed(self, container: Container, message: wire.Trimmed, now: float) -> None:
+        if self._offloading is not None:
+            self._offloading.trimmed(container)
 
     def _arena_made(self, container: Container, message: wire.ArenaMade, now: float) -> None:
         container.made(message)

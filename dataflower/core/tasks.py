@@ -61,8 +61,10 @@ class Tasks(Relays):
         """Set where stages with weights take turns on the devices that they share."""
         self._offloading: Offloading | None = None
         """Set where their memory is limited."""
-        if config.device_batches and config.device_memory_bytes:
-            self._offloading = Offloading(config.device_memory_bytes, self._fleet, self.timers, self._say)
+        if self._devices is not None and config.device_memory_bytes:
+            self._offloading = Offloading(
+                config.device_memory_bytes, self._fleet, self.timers, self._say, self._devices.first_s
+            )
             self._fleet.memory = self._offloading
         self._starvation = Starvation(self._tasks, self._containers, self._calls, self.timers)
         self._jitter = Jitter(config.seed)

@@ -107,6 +107,12 @@ class KvStore:
         if not self._filled and rows * tokens > 16 * FIRST_ROWS * FIRST_TOKENS:
             self.dense = self._allocate(FIRST_ROWS, FIRST_TOKENS)  # idle: the memory goes back
 
+    def clear(self) -> None:
+        """Forget everything; the memory goes back to the system. Only while no sequence runs."""
+        assert not self._row_of, "sequences run"
+        self._store = _zeros(tuple(self._store.shape), self.dtype, self.device)
+        self.dense = self._allocate(FIRST_ROWS, FIRST_TOKENS)
+
     def _piece(self, row: int, index: int) -> torch.Tensor:
         start = index * self.block_size
         return self.dense[:, :, row, :, start : start + self.block_size]

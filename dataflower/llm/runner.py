@@ -190,6 +190,25 @@ class Runner:
         with contextlib.suppress(AttributeError):  # not glibc
             ctypes.CDLL(None).malloc_trim(0)
 
+    def trim(self) -> None:
+        """Give the memory of keys and values back, those of earlier prompts as well; nothing while anybody generates.
+
+        Returns when that is done, or the runner is closed.
+        """
+        done = threading.Event()
+        self._post_quietly(lambda: self._trim(done))
+        while not done.wait(1.0):
+            if self._thread is None or not self._thread.is_alive():
+                return
+
+    def _trim(self, done: threading.Event) -> None:
+        if not self._generations:
+            self.scheduler.blocks.forget()
+            self._kv.clear()
+            with contextlib.suppress(AttributeError):  # not glibc
+                ctypes.CDLL(None).malloc_trim(0)
+        done.set()
+
     def statistics(self) -> RunnerStatistics:
         """A snapshot."""
         scheduler = self.scheduler

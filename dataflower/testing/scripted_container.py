@@ -179,7 +179,7 @@ class ScriptedContainer:
             case wire.Prefetch(refs):
                 for ref in refs:
                     self._slots.check_readable((ref.arena, ref.slot))
-            case wire.AttachArena() | wire.DetachArena() | wire.ReleaseSlots():
+            case wire.Trim() | wire.AttachArena() | wire.DetachArena() | wire.ReleaseSlots():
                 pass
 
     def _withdraw(self, numbers: tuple[int, ...], reason: str) -> None:

@@ -88,6 +88,11 @@ class Counter:
         self.value += step
         return f"{self.label}{self.value}"
 
+    def trim(self):
+        if self.value < 0:
+            raise ValueError("nothing to give back")
+        print("counter trimmed at", self.value, flush=True)
+
     def close(self):
         print("counter closed at", self.value, flush=True)
 

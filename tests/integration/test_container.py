@@ -99,6 +99,22 @@ class TestValues:
         assert gone(zygote, container) == 0
         assert container.log == "counter closed at 8\n"
 
+    def test_trim_hook_is_run_and_answered(self, start: Any) -> None:
+        container = start("Counter", params={"start": 5, "label": "n"})
+        container.tell(wire.Trim())
+        container.next(wire.Trimmed)
+        assert container.log == "counter trimmed at 5\n"
+        assert container.result({"step": -6}) == "n-1"
+        container.tell(wire.Trim())
+        container.next(wire.Trimmed)  # although the hook failed
+        assert "ValueError: nothing to give back" in container.log
+        assert container.result({"step": 1}) == "n0"
+
+    def test_trim_without_a_hook_is_answered(self, start: Any) -> None:
+        container = start("same")
+        container.tell(wire.Trim())
+        container.next(wire.Trimmed)
+
     def test_async_function_and_class(self, start: Any) -> None:
         assert start("slow_add").result({"a": 1, "b": 2}) == 3
         model = start("AsyncModel", params={"scale": 3})

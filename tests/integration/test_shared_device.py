@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.host.settings import MIB
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("grpc_runtime"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("grpc_runtime"), pytest.mark.timeout(180)]
 
 PROMPT = tiny.prompt(1, 9)
 TOKENS = 24

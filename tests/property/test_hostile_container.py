@@ -55,6 +55,7 @@ messages = st.one_of(
     st.builds(wire.Starved, tasks, numbers),
     st.builds(wire.Unheld, slots),
     st.builds(wire.ArenaMade, numbers, numbers),
+    st.builds(wire.Trimmed),
 )
 
 

@@ -18,10 +18,11 @@ from dataflower.spec.workflow import Resources, Scaling, Workflow
 from dataflower.testing.payloads import plain
 from dataflower.testing.story import stage, workflow
 
-BACKBONES = {"one": 40, "two": 30}
-FUNCTIONS = {"a": ("one", 10), "b": ("one", 20), "c": ("two", 10), "d": ("two", 15)}
+MIB = 1024 * 1024
+BACKBONES = {"one": 40 * MIB, "two": 30 * MIB}
+FUNCTIONS = {"a": ("one", 10 * MIB), "b": ("one", 20 * MIB), "c": ("two", 10 * MIB), "d": ("two", 15 * MIB)}
 """Backbone and bytes of a container."""
-CAP = 90
+CAP = 90 * MIB
 
 
 @dataclass
@@ -41,6 +42,9 @@ class Capped(RuleBasedStateMachine):
         self.now, self.wake = 1.0, math.inf
         self.containers: dict[int, _Container] = {}
         self.dropping: list[str] = []
+        self.trimming: list[int] = []
+        self.measuring: list[int] = []
+        self.grown: dict[int, int] = {}
         self.open: set[str] = set()
         self.calls = 0
         for name, (backbone, nbytes) in FUNCTIONS.items():
@@ -75,6 +79,11 @@ class Capped(RuleBasedStateMachine):
                     users = [c for c in self.containers.values() if FUNCTIONS[c.name][0] == model]
                     assert all(c.is_leaving for c in users), "weights were to go that somebody uses"
                     self.dropping.append(model)
+                case commands.Tell(number, wire.Trim()):
+                    assert not self.containers[number].tasks, "what a running task uses was to be given back"
+                    self.trimming.append(number)
+                case commands.SizeContainer(number):
+                    self.measuring.append(number)
                 case commands.Tell(number, wire.RunTask() as message):
                     assert not self.containers[number].is_leaving
                     self.containers[number].tasks.add(message.task)
@@ -118,6 +127,7 @@ class Capped(RuleBasedStateMachine):
 
     def _hello(self, number: int) -> None:
         container = self.containers[number]
+        self.grown.pop(number, None)
         container.is_ready = True
         backbone, nbytes = FUNCTIONS[container.name]
         opened = wire.StartPhase(wire.StartKind.WEIGHTS, backbone, 0.1, BACKBONES[backbone])
@@ -125,13 +135,31 @@ class Capped(RuleBasedStateMachine):
         self.tell(events.ContainerSized(number, nbytes))
 
     @precondition(lambda self: self.busy)
-    @rule(data=st.data(), grown=st.integers(0, 4))
+    @rule(data=st.data(), grown=st.integers(0, 8))
     def end(self, data: st.DataObject, grown: int) -> None:
         """A task is over, and its keys and values have taken memory."""
         number = self._some(data, self.busy)
         self._end(number)
-        if grown and number in self.containers:
-            self.tell(events.ContainerSized(number, FUNCTIONS[self.containers[number].name][1] + grown))
+        self.grown[number] = self.grown.get(number, 0) + grown * MIB
+
+    @precondition(lambda self: self.measuring)
+    @rule()
+    def measure(self) -> None:
+        """How much memory a container has by now is known."""
+        number = self.measuring.pop(0)
+        if number in self.containers:
+            nbytes = FUNCTIONS[self.containers[number].name][1] + self.grown.get(number, 0)
+            self.tell(events.ContainerSized(number, nbytes))
+
+    @precondition(lambda self: self.trimming)
+    @rule(willing=st.booleans())
+    def trim(self, willing: bool) -> None:
+        """A container has given back what it could, if it can at all."""
+        number = self.trimming.pop(0)
+        if number in self.containers and not self.containers[number].is_leaving:
+            if willing:
+                self.grown[number] = 0
+            self.tell(events.ContainerSaid(number, wire.Trimmed()))
 
     def _end(self, number: int) -> None:
         task = self.containers[number].tasks.pop()
@@ -190,6 +218,10 @@ class Capped(RuleBasedStateMachine):
                 self._exit(number)
             while self.dropping:
                 self._drop(True)
+            while self.trimming:
+                self.trim(True)
+            while self.measuring:
+                self.measure()
             for number in self.starting:
                 self._hello(number)
             for number in self.busy:

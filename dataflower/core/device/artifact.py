@@ -20,6 +20,8 @@ class Kind(enum.IntEnum):
     BACKBONE = 1
     ADAPTER = 2
     KERNELS = 3
+    CACHE = 4
+    """What a container has kept of earlier requests: keys and values of their prompts."""
 
 
 @dataclass(frozen=True, slots=True)

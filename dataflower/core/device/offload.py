@@ -56,7 +56,7 @@ def offload(
     leaving = []
     for key in gone:
         candidate = there[key]
-        stays = candidate.kind is not Kind.KERNELS and candidate.nbytes <= host_free
+        stays = candidate.kind < Kind.KERNELS and candidate.nbytes <= host_free
         if stays:
             host_free -= candidate.nbytes
         leaving.append(Leaving(key, stays))

@@ -235,3 +235,58 @@ def test_removed_functions_weights_are_the_first_to_go() -> None:
     assert told.leaving == []
     told.drop("base")
     assert told.begun("c1")
+
+
+def grown(told: Host, name: str, nbytes: int) -> int:
+    """A container has taken more memory for keys and values."""
+    (number,) = told.containers_of(name)
+    told.tell(events.ContainerSized(number, OWN + nbytes))
+    return number
+
+
+def test_what_an_idle_container_has_kept_of_prompts_goes_before_itself() -> None:
+    told = Host(lora("a"), lora("b"), cap=BACKBONE + 2 * OWN + 20 * MIB)
+    told.serve("a", "a1")
+    number = grown(told, "a", 60 * MIB)
+    told.call("b", "b1")
+    assert told.said[-1] == commands.Tell(number, wire.Trim()) or told.told(wire.Trim)
+    assert told.leaving == []
+    assert not told.begun("b1")
+    told.tell(events.ContainerSaid(number, wire.Trimmed()))
+    assert told.said.count(commands.SizeContainer(number)) >= 1
+    told.tell(events.ContainerSized(number, OWN + 2 * MIB))
+    assert told.begun("b1")
+    assert told.containers_of("a") == [number]
+
+
+def test_container_that_gives_nothing_back_leaves_itself() -> None:
+    told = Host(lora("a"), lora("b"), cap=BACKBONE + 2 * OWN + 20 * MIB)
+    told.serve("a", "a1")
+    number = grown(told, "a", 60 * MIB)
+    told.call("b", "b1")
+    told.tell(events.ContainerSaid(number, wire.Trimmed()))
+    told.tell(events.ContainerSized(number, OWN + 60 * MIB))
+    assert len(told.told(wire.Trim)) == 1
+    assert told.leaving == [number]
+    told.leave()
+    assert told.begun("b1")
+
+
+def test_keys_and_values_of_a_running_task_stay() -> None:
+    told = Host(lora("a"), lora("b"), cap=BACKBONE + 2 * OWN + 20 * MIB)
+    told.call("a", "a1")
+    told.speak("a1")
+    grown(told, "a", 60 * MIB)
+    told.call("b", "b1")
+    assert told.told(wire.Trim) == []
+    told.finish("a1")
+    assert len(told.told(wire.Trim)) == 1
+
+
+def test_container_that_dies_while_it_gives_back_is_not_waited_for() -> None:
+    told = Host(lora("a"), lora("b"), cap=BACKBONE + 2 * OWN + 20 * MIB)
+    told.serve("a", "a1")
+    number = grown(told, "a", 60 * MIB)
+    told.call("b", "b1")
+    told.exit(number)
+    assert told.begun("b1")

@@ -61,6 +61,21 @@ def test_the_last_output_tells_how_it_ended(runner):
     assert outputs(runner, ignore_eos=True)[-1].usage.cached_tokens == 8
 
 
+def test_what_was_trimmed_is_computed_again(runner):
+    want = tokens(outputs(runner, ignore_eos=True))
+    with runner.stream(PROMPT, SamplingParams(max_tokens=40, ignore_eos=True)) as running:
+        begun = [next(running), next(running)]
+        runner.trim()  # nothing, while somebody generates
+        assert tokens([*begun, *running])[:12] == want
+    assert runner.statistics().blocks.cached > 0
+    runner.trim()
+    assert runner.statistics().blocks.cached == 0
+    found = outputs(runner, ignore_eos=True)
+    assert (tokens(found), found[-1].usage.cached_tokens) == (want, 0)
+    runner.close()
+    runner.trim()  # and nothing afterwards
+
+
 def test_text_is_that_of_the_tokens(runner):
     found = outputs(runner)
     assert "".join(output.text for output in found) == tiny.tokenizer().decode(
