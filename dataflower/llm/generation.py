@@ -69,6 +69,8 @@ class Generation:
     def _scores(self) -> tuple[Logprob, ...]:
         """Of the prompt, once."""
         self.spoke = True
+        if not self.scores:
+            return ()
         scores = tuple(self.scores[position] for position in sorted(self.scores))
         self.scores.clear()
         return scores

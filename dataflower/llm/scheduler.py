@@ -151,16 +151,19 @@ class Scheduler:
         preempted: list[Sequence] = []
         budget = self.limits.step_tokens
         everyone_fits = True
-        for decoding in (True, False):  # decodes first: a prompt must not hold up those who are being read
-            for sequence in list(self.running):
-                count = min(budget, sequence.ready)
-                if sequence.decoding is not decoding or sequence.phase is not Phase.RUNNING or count < 1:
-                    continue
-                if self._make_room(sequence, sequence.computed + count, planned, preempted):
-                    planned[sequence.number] = _chunk(sequence, count)
-                    budget = self.limits.step_tokens - sum(chunk.count for chunk in planned.values())
-                else:
-                    everyone_fits = False
+        # Decodes first: a prompt must not hold up those who are being read.
+        for sequence in sorted(self.running, key=_prompting):
+            count = min(budget, sequence.ready)
+            if sequence.phase is not Phase.RUNNING or count < 1:
+                continue
+            before = len(preempted)
+            if self._make_room(sequence, sequence.computed + count, planned, preempted):
+                planned[sequence.number] = _chunk(sequence, count)
+                budget -= count
+            else:
+                everyone_fits = False
+            if len(preempted) > before:  # some of what was planned is not
+                budget = self.limits.step_tokens - sum(chunk.count for chunk in planned.values())
         admitted = list(self._admit(budget, planned)) if everyone_fits and not preempted else []
         while not planned and self.running and any(s.eager for s in self.waiting):
             # Those that run wait for more of their prompts, and hold what others could use meanwhile.
@@ -169,7 +172,11 @@ class Scheduler:
             preempted.append(idle)
             self._preempt(idle)
             admitted = list(self._admit(budget, planned))
-        return Step(tuple(preempted), tuple(admitted), tuple(planned.values()))
+        if admitted:  # one that comes back may have all but its newest token in the cache: it decodes at once
+            chunks = sorted(planned.values(), key=lambda chunk: _prompting(chunk.sequence))
+        else:
+            chunks = list(planned.values())
+        return Step(tuple(preempted), tuple(admitted), tuple(chunks))
 
     def advance(self, step: Step, chosen: dict[int, int]) -> list[Stored]:
         """Take the outcome of a step: `chosen` holds the token that follows each chunk that asked for one.
@@ -259,6 +266,10 @@ class Scheduler:
 
 def _age(sequence: Sequence) -> int:
     return sequence.number
+
+
+def _prompting(sequence: Sequence) -> bool:
+    return not sequence.decoding
 
 
 def _chunk(sequence: Sequence, count: int) -> Chunk:
