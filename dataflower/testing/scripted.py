@@ -46,11 +46,18 @@ class Script:
 
     `seed` picks the interleaving: 0 first come first served, 1 last come first served, others at random. `crashes`: so
     many containers die at a random moment. `impatient`: time may jump to the core's alarm while others could still
-    move. `stubborn`: half of the containers don't let go of cancelled tasks.
+    move. `stubborn`: half of the containers don't let go of cancelled tasks. `far`: half of them are on another host.
     """
 
     def __init__(
-        self, core: Core, *, seed: int = 0, crashes: int = 0, impatient: bool = False, stubborn: bool = False
+        self,
+        core: Core,
+        *,
+        seed: int = 0,
+        crashes: int = 0,
+        impatient: bool = False,
+        stubborn: bool = False,
+        far: bool = False,
     ) -> None:
         self.core = core
         self.clock = FakeClock()
@@ -71,6 +78,7 @@ class Script:
         self._crashes = crashes
         self._impatient = impatient
         self._stubborn = stubborn
+        self._far = far
         self._cancels: dict[str, tuple[int, Failure]] = {}
 
     # --- setting the scene ---
@@ -181,6 +189,7 @@ class Script:
                 behaviour = self._behaviours[key][stage.name]
                 container = ScriptedContainer(number, stage, behaviour, self.slots, self.containers)
                 container.stubborn = self._stubborn and self._random.random() < 0.5
+                container.is_far = self._far and self._random.random() < 0.5
                 self.containers[number] = container
                 alive = sum(1 for other in self.containers.values() if other.phase is not Phase.GONE)
                 self.most_containers = max(self.most_containers, alive)

@@ -11,13 +11,16 @@ from typing import Any
 
 from dataflower import wire
 from dataflower.core.ahead import MOST
-from dataflower.core.events import ContainerExited, ContainerSaid, Event, Slot
+from dataflower.core.events import ContainerExited, ContainerSaid, ContainerSending, Event, Slot
 from dataflower.errors import Code
 from dataflower.spec.workflow import Stage
 from dataflower.testing.behaviour import Behaviour, Emit, End, FakeTensor, Hang, Raised, Read
 from dataflower.testing.payloads import pack, slots_of, unpack
 from dataflower.testing.slots import FakeSlots
 from dataflower.wire import TensorRef, Value
+
+_FAR_BYTES, _FAR_BYTES_PER_S = 1 << 20, 1e8
+"""What results take that come from another host, and how fast."""
 
 
 class Phase(enum.Enum):
@@ -125,6 +128,11 @@ class ScriptedContainer:
         self._early: set[int] = set()
         """Promised tasks that were cancelled before they came."""
         self.stage = stage
+        self.is_far = False
+        """Whether it is on another host: results come late, in order, and its core knows that they will."""
+        self._on_way: deque[wire.FromContainer] = deque()
+        self._over: set[int] = set()
+        """Tasks whose results are on their way."""
         self.stubborn = False
         """Whether its tasks ignore that they were cancelled."""
         self.phase = Phase.STARTING
@@ -165,6 +173,8 @@ class ScriptedContainer:
                 if inbox is not None:
                     inbox.ended = True
             case wire.Grant(number, items, nbytes):
+                if number in self._over:
+                    return
                 task = self.tasks[number]
                 assert items >= task.credit_items, "credit taken back"
                 assert nbytes >= task.credit_bytes, "credit taken back"
@@ -187,7 +197,8 @@ class ScriptedContainer:
         self.waiting = deque(message for message in self.waiting if message.task not in numbers)
         self._given_back += [message.task for message in back]
         for number in numbers:
-            assert number in self.tasks or number in self._given_back, f"task {number} was never here"
+            known = number in self.tasks or number in self._given_back or number in self._over
+            assert known, f"task {number} was never here"
             if reason and number in self.tasks:
                 self.tasks[number].cancelled = True
 
@@ -230,6 +241,7 @@ class ScriptedContainer:
         assert self.phase in (Phase.STARTING, Phase.READY), f"container {self.number} stopped while {self.phase.value}"
         assert not self.tasks, f"container {self.number} stopped while it runs {list(self.tasks)}"
         assert not self.waiting, f"container {self.number} stopped while {list(self.waiting)} wait"
+        assert not self._over, f"container {self.number} stopped while results of {self._over} are on their way"
         self.phase = Phase.LEAVING
 
     def kill(self, reason: str) -> None:
@@ -238,7 +250,9 @@ class ScriptedContainer:
         self.phase = Phase.KILLED
         self._reason = reason
 
-    def _inbox(self, number: int, name: str) -> _Inbox:
+    def _inbox(self, number: int, name: str) -> _Inbox | None:
+        if number in self._over:
+            return None
         assert number in self.tasks, f"stream {name!r} fed to task {number}, which does not run"
         inbox = self.tasks[number].inboxes[name]
         assert not inbox.ended, f"stream {name!r} of task {number} fed after its end"
@@ -255,6 +269,8 @@ class ScriptedContainer:
 
     def moves(self, random: Random) -> list[Callable[[], Event]]:
         """What it could do next."""
+        if self._on_way and self.phase in (Phase.LEAVING, Phase.KILLED):
+            return [self._arrive]
         match self.phase:
             case Phase.GONE:
                 return []
@@ -264,7 +280,7 @@ class ScriptedContainer:
                 return [self._hello]
         while self.waiting and not self._begin(random) and not self.tasks:
             pass
-        found: list[Callable[[], Event]] = []
+        found: list[Callable[[], Event]] = [self._arrive] if self._on_way else []
         if self._given_back:
             found.append(self._give_back)
         if self.stage.batch is None:
@@ -280,7 +296,9 @@ class ScriptedContainer:
     def exit(self, reason: str) -> Event:
         """Die, whatever it was doing."""
         self.phase = Phase.GONE
-        begun = frozenset(self.tasks)
+        begun = None if self._on_way else frozenset(self.tasks)
+        self._on_way.clear()
+        self._over.clear()
         self.tasks.clear()
         self.waiting.clear()
         self.batches.clear()
@@ -292,6 +310,21 @@ class ScriptedContainer:
         return self._say(wire.Withdrawn(numbers))
 
     def _say(self, message: wire.FromContainer) -> Event:
+        ended = _ends(message)
+        if not self.is_far or not (ended or self._on_way):
+            return ContainerSaid(self.number, message)
+        self._on_way.append(message)
+        self._over.update(ended)
+        return self._sending(ended)
+
+    def _sending(self, over: tuple[int, ...] = ()) -> Event:
+        waiting = len(self._on_way) * _FAR_BYTES
+        return ContainerSending(self.number, _FAR_BYTES if over else 0, waiting, _FAR_BYTES_PER_S, over, 0.0001)
+
+    def _arrive(self) -> Event:
+        """What was said first comes at last."""
+        message = self._on_way.popleft()
+        self._over.difference_update(_ends(message))
         return ContainerSaid(self.number, message)
 
     def _hello(self) -> Event:
@@ -380,10 +413,10 @@ class ScriptedContainer:
     def _forward(self, task: ScriptedTask, outputs: dict[str, Value], random: Random) -> int:
         """Hand the outputs straight to the container that was promised them, if nothing speaks against it."""
         then = task.then
-        if then is None or task.cancelled or random.random() < 0.2:
+        if then is None or self.is_far or task.cancelled or random.random() < 0.2:
             return 0
         peer = self._peers[then.container]
-        if peer.phase is not Phase.READY or any(port not in outputs for _, port in then.ports):
+        if peer.is_far or peer.phase is not Phase.READY or any(port not in outputs for _, port in then.ports):
             return 0
         inputs = tuple(wire.Single(name, outputs[port]) for name, port in then.ports)
         run = task.run
@@ -430,6 +463,13 @@ class ScriptedContainer:
             return placed[id(tensor)]
 
         return {port: pack(payload, allocate) for port, payload in payloads.items()}
+
+
+def _ends(message: wire.FromContainer) -> tuple[int, ...]:
+    """The tasks that a message is the end of."""
+    if isinstance(message, wire.BatchDone):
+        return tuple(result.task for result in message.results)
+    return (message.task,) if isinstance(message, wire.TaskDone | wire.TaskFailed) else ()
 
 
 def tensors_of(message: wire.RunTask) -> tuple[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], ...]:

@@ -68,10 +68,10 @@ def check_tasks(script: Script, caller: ScriptedCaller, ends: list[Outcome]) -> 
     assert {(stage, tag) for stage, tag, _ in mine} <= legal
 
 
-@given(scenarios(), SEEDS)
-def test_outputs_and_failures_equal_the_reference(scenario: Scenario, seed: int) -> None:
+@given(scenarios(), SEEDS, st.booleans())
+def test_outputs_and_failures_equal_the_reference(scenario: Scenario, seed: int, far: bool) -> None:
     ends = all_outcomes(scenario)
-    script = Script(HostCore(CoreConfig()), seed=seed)
+    script = Script(HostCore(CoreConfig()), seed=seed, far=far)
     (caller,) = play(scenario, script)
     check_legal(caller, ends)
     check_tasks(script, caller, ends)
@@ -86,10 +86,12 @@ def test_tight_credit_changes_no_result_and_blocks_nothing(scenario: Scenario, s
     check_legal(caller, ends)
 
 
-@given(scenarios(Features(faults=False, tight_credit=True, partial_reads=False)), SEEDS, st.integers(1, 3))
-def test_few_places_change_no_result_and_block_nothing(scenario: Scenario, seed: int, places: int) -> None:
+@given(
+    scenarios(Features(faults=False, tight_credit=True, partial_reads=False)), SEEDS, st.integers(1, 3), st.booleans()
+)
+def test_few_places_change_no_result_and_block_nothing(scenario: Scenario, seed: int, places: int, far: bool) -> None:
     ends = all_outcomes(scenario)
-    script = Script(HostCore(CoreConfig(cpus=1 + seed % 2, max_containers=places)), seed=seed)
+    script = Script(HostCore(CoreConfig(cpus=1 + seed % 2, max_containers=places)), seed=seed, far=far)
     (caller,) = play(scenario, script)
     assert caller.failure is None
     check_legal(caller, ends)
@@ -105,10 +107,10 @@ def test_hanging_tasks_time_out(scenario: Scenario, seed: int) -> None:
     check_legal(caller, ends)
 
 
-@given(scenarios(Features(faults=False, retry_all=True, stages=5)), SEEDS, st.integers(1, 3))
-def test_crashes_with_retry_change_no_result(scenario: Scenario, seed: int, crashes: int) -> None:
+@given(scenarios(Features(faults=False, retry_all=True, stages=5)), SEEDS, st.integers(1, 3), st.booleans())
+def test_crashes_with_retry_change_no_result(scenario: Scenario, seed: int, crashes: int, far: bool) -> None:
     ends = all_outcomes(scenario)
-    script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes)
+    script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, far=far)
     (caller,) = play(scenario, script)
     assert caller.failure is None
     check_legal(caller, ends)
@@ -127,10 +129,10 @@ def test_a_crash_without_retry_is_a_typed_failure(scenario: Scenario, seed: int)
         assert caller.failure.attempt == 1
 
 
-@given(scenarios(), SEEDS, st.integers(1, 60))
-def test_cancellation_at_any_moment_leaves_nothing(scenario: Scenario, seed: int, step: int) -> None:
+@given(scenarios(), SEEDS, st.integers(1, 60), st.booleans())
+def test_cancellation_at_any_moment_leaves_nothing(scenario: Scenario, seed: int, step: int, far: bool) -> None:
     ends = all_outcomes(scenario)
-    script = Script(HostCore(CoreConfig()), seed=seed, stubborn=True)
+    script = Script(HostCore(CoreConfig()), seed=seed, stubborn=True, far=far)
     caller = ScriptedCaller("a", "w@1", scenario.workflow, scenario.inputs, slots=script.slots)
     script.cancel_at("a", step, CANCELLED)
     play(scenario, script, caller)
@@ -142,10 +144,10 @@ def test_cancellation_at_any_moment_leaves_nothing(scenario: Scenario, seed: int
 
 
 # Without retries: whether one still starts depends on the time left, which the reference does not know.
-@given(scenarios(Features(hangs=True, retries=False)), SEEDS, st.integers(1, 60))
-def test_a_deadline_ends_it_at_once(scenario: Scenario, seed: int, steps: int) -> None:
+@given(scenarios(Features(hangs=True, retries=False)), SEEDS, st.integers(1, 60), st.booleans())
+def test_a_deadline_ends_it_at_once(scenario: Scenario, seed: int, steps: int, far: bool) -> None:
     ends = all_outcomes(scenario)
-    script = Script(HostCore(CoreConfig()), seed=seed, impatient=True)
+    script = Script(HostCore(CoreConfig()), seed=seed, impatient=True, far=far)
     deadline = script.clock.monotonic() + steps * 0.0001
     caller = ScriptedCaller("a", "w@1", scenario.workflow, scenario.inputs, deadline=deadline, slots=script.slots)
     play(scenario, script, caller)

@@ -69,11 +69,11 @@ def is_right(graph: Workflow, caller: ScriptedCaller) -> bool:
     return caller.failure is None and end.outputs is not None and caller.payloads() == dict(end.outputs)
 
 
-@given(graphs(retry=True), SEEDS, st.integers(0, 4), st.integers(1, 8), st.booleans())
+@given(graphs(retry=True), SEEDS, st.integers(0, 4), st.integers(1, 8), st.booleans(), st.booleans())
 def test_results_are_the_same_whatever_dies(
-    graph: Workflow, seed: int, crashes: int, callers: int, impatient: bool
+    graph: Workflow, seed: int, crashes: int, callers: int, impatient: bool, far: bool
 ) -> None:
-    script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient)
+    script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient, far=far)
     assert all(is_right(graph, caller) for caller in play(script, graph, callers))
 
 

@@ -66,14 +66,14 @@ def behaviours(faults: dict[int, Fault] | None = None) -> dict[str, Behaviour]:
     }
 
 
-@given(BATCHES, st.none() | BATCHES, SEEDS, st.sampled_from((0, 0, 1, 2)), st.booleans())
+@given(BATCHES, st.none() | BATCHES, SEEDS, st.sampled_from((0, 0, 1, 2)), st.booleans(), st.booleans())
 def test_results_equal_the_reference(
-    batch: Batch, second: Batch | None, seed: int, crashes: int, impatient: bool
+    batch: Batch, second: Batch | None, seed: int, crashes: int, impatient: bool, far: bool
 ) -> None:
     graph = fanned(batch, second, None, ())
     patient = Retry(max_attempts=50, interval_s=0.0)
     graph = replace(graph, stages={name: replace(each, retry=patient) for name, each in graph.stages.items()})
-    script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient)
+    script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient, far=far)
     for caller in play(script, graph, behaviours()):
         (end, *_) = outcomes(graph, behaviours(), {"x": int(caller.invocation[1:])})
         assert caller.failure is None
@@ -95,10 +95,12 @@ def test_a_failing_member_fails_alone(batch: Batch, seed: int, mend: str, one_in
     event(f"largest batch {script.largest_batch}")
 
 
-@given(BATCHES, SEEDS, st.integers(1, 60), st.booleans())
-def test_a_cancelled_invocation_takes_no_other_along(batch: Batch, seed: int, step: int, stubborn: bool) -> None:
+@given(BATCHES, SEEDS, st.integers(1, 60), st.booleans(), st.booleans())
+def test_a_cancelled_invocation_takes_no_other_along(
+    batch: Batch, seed: int, step: int, stubborn: bool, far: bool
+) -> None:
     graph = fanned(batch, None, None, ())
-    script = Script(HostCore(CoreConfig()), seed=seed, stubborn=stubborn)
+    script = Script(HostCore(CoreConfig()), seed=seed, stubborn=stubborn, far=far)
     script.cancel_at("i0", step, Failure(Code.CANCELLED, "Cancelled", "not wanted any more"))
     first, *others = play(script, graph, behaviours(), callers=3)
     assert first.failure is None or first.failure.kind == "Cancelled"
