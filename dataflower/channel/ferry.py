@@ -251,6 +251,10 @@ class Ferry:
         self._give_out(key)
         return [waiting.body for waiting in found]
 
+    def waiting(self, key: int) -> list[bytes]:
+        """What waits under this key, in order."""
+        return [waiting.body for waiting in self._queues.get(key, ())]
+
     def drop_mirror(self, arena: int) -> None:
         """Let go of a mirror; its memory is gone when its last reader is. No-op if there is none."""
         segment = self._mirrors.pop(arena, None)

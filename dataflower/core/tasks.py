@@ -319,8 +319,9 @@ class Tasks(Relays):
         task = instance.task
         if instance.container not in self._containers:
             return  # it died just now, and this is one of the tasks that it took along
-        if instance.is_sent:
-            return  # its function is over; what comes of it counts for nothing
+        if instance.is_sent:  # its function is over, but bytes that nobody wants need not come
+            self._out.append(Tell(instance.container, wire.CancelTask(task, reason)))
+            return
         if instance.ahead:
             instance.recalled = True
             self._out.append(Tell(instance.container, wire.Withdraw((task,), reason)))

@@ -38,6 +38,10 @@ class Messenger(Protocol):
         """How far its CLOCK_MONOTONIC is ahead of ours."""
         ...
 
+    def give_up(self, container: int, task: int, reason: str) -> bool:
+        """Do without the outputs of a task if they are on their way from there; False if they are not."""
+        ...
+
     def tell(self, container: int, body: bytes, refs: Iterable[TensorRef] = (), *, urgent: bool = False) -> None:
         """Send a message about a container, behind the memory that it refers to; an urgent one at once."""
         ...
@@ -70,6 +74,8 @@ class RemotePeer(Peer):
         """Send a message, with the bytes that it refers to."""
         if isinstance(message, Prefetch):
             self._messenger.tell(self.number + peer_wire.ASIDE, wire.encode(message), message.refs)
+            return
+        if isinstance(message, CancelTask) and self._messenger.give_up(self.number, message.task, message.reason):
             return
         refs: list[TensorRef] = []
         urgent = isinstance(message, (Grant, CancelTask, Withdraw, ReleaseSlots))

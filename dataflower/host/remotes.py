@@ -26,7 +26,7 @@ from dataflower.channel.mux import Limit
 from dataflower.channel.outflow import Outflows
 from dataflower.clock import SystemClock
 from dataflower.core.commands import StartContainer
-from dataflower.errors import FailedPrecondition
+from dataflower.errors import Code, FailedPrecondition
 from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
 from dataflower.host.links import Memory, Peer
@@ -35,7 +35,7 @@ from dataflower.host.peer_wire import Bye, DropArena, Ended, Order, Sending, Wel
 from dataflower.host.placement import Placement
 from dataflower.host.remote_peer import RemotePeer, refs_from
 from dataflower.host.settings import HostConfig
-from dataflower.wire import ArenaMade, BatchDone, TaskDone, TaskFailed, TensorRef, Times
+from dataflower.wire import ArenaMade, BatchDone, ReleaseSlots, TaskDone, TaskFailed, TensorRef, Times
 
 _log = logging.getLogger(__name__)
 
@@ -142,6 +142,30 @@ class Session:
     def _times(self, times: Times) -> Times:
         return Times(*(max(0.0, t - self.ahead_s) if t else t for t in msgspec.structs.astuple(times)))
 
+    def give_up(self, container: int, task: int, reason: str) -> bool:
+        """Have outputs that are on their way here come no further, and their task end; False if none are."""
+
+        def concerns(body: bytes) -> bool:
+            message = peer_wire.decode_report(body)
+            return isinstance(message, TaskDone) and message.task == task
+
+        peer = self.containers.get(container)
+        others = [body for body in self.ferry.waiting(container) if not concerns(body)]
+        still_named = {slot for body in others for slot in _slots(body)}
+        found = self.ferry.withdraw(container, concerns)  # which may give out others
+        if peer is None or not found:
+            return False
+        report = peer_wire.decode_report(found[0])
+        assert isinstance(report, TaskDone)
+        own = (slot for slot in _slots(found[0]) if slot[0] >> 16 == container)
+        free = tuple(slot for slot in own if slot not in still_named and not self._memory.is_held(slot))
+        if free:
+            self.tell(container, wire.encode(ReleaseSlots(free)), urgent=True)
+        error = wire.ErrorRecord(Code.CANCELLED, "Cancelled", reason)
+        failed = TaskFailed(task, error, self._times(report.times), report.held)
+        self._remotes.loop.call_soon(self._listener.heard, peer, failed, [])
+        return True
+
     def drop_arena(self, arena: int) -> None:
         """No slot of this arena is in use any more, and its owner is gone."""
         if self.ferry.mirrors(arena):
@@ -160,6 +184,14 @@ class Session:
         containers, self.containers = self.containers, {}
         for number in containers:
             self._listener.exited(number, reason, None)
+
+
+def _slots(body: bytes) -> dict[tuple[int, int], None]:
+    """All that a container's message refers to."""
+    message = peer_wire.decode_report(body)
+    if isinstance(message, (Ended, Sending)):
+        return {}
+    return dict.fromkeys((ref.arena, ref.slot) for ref in refs_from(message))
 
 
 class Remote:
@@ -329,7 +361,7 @@ class Remotes:
 
     def __init__(self, config: HostConfig, memory: Memory, listener: Listener, credentials: Credentials) -> None:
         """Connects after `begin`. Raises InvalidArgument and FailedPrecondition for settings that make no sense."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.placement = Placement(config.host_name, config.peers, config.placement)
         self.name = config.host_name
         self.memory = memory
@@ -392,7 +424,7 @@ class Remotes:
         if not container:
             return  # inputs of invocations, which this host sends itself
         if not self._news:
-            self._loop.call_soon(self._tell_news)
+            self.loop.call_soon(self._tell_news)
         self._news.add(container)
 
     def _tell_news(self) -> None:

@@ -117,7 +117,7 @@ def test_a_task_whose_outputs_travel_is_neither_late_nor_deaf() -> None:
     story.tell(events.CancelArrived("i", Failure(Code.CANCELLED, "Cancelled", "not wanted")))
     story.wait(5.0)
     assert not story.leaving
-    assert not story.told(CancelTask)
+    assert len(story.told(CancelTask)) == 1, "its outputs need not come"
     story.done("a")
     assert story.core.statistics().tasks == 0
 
