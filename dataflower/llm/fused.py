@@ -90,6 +90,7 @@ class FusedDecode:
             body.layers[0].down.inputs, model.epsilon, model.rope_scale, model.frequencies.data_ptr(),
             body.embedding.data_ptr(), body.norm.data_ptr(), _linear(body.head), ctypes.addressof(self._layers),
         )  # fmt: skip
+        self._most_threads = model.width // _BLOCK  # blocks of the smallest product: more would have nothing to do
         self._logits = torch.empty((0, self._vocabulary))
         self._stacks: weakref.WeakKeyDictionary[Stack, _Adapters] = weakref.WeakKeyDictionary()
 
@@ -114,7 +115,8 @@ class FusedDecode:
             None if lora is None else lora.members.data_ptr(),
             logits.data_ptr(),
         )  # fmt: skip
-        self._code.dataflower_decode(ctypes.byref(self._model), ctypes.byref(step), torch.get_num_threads())
+        threads = min(torch.get_num_threads(), self._most_threads)
+        self._code.dataflower_decode(ctypes.byref(self._model), ctypes.byref(step), threads)
         return logits
 
     def _adapters(self, stack: Stack) -> _Adapters:

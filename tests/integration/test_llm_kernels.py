@@ -16,7 +16,7 @@ from dataflower.llm.kernels import library
 from dataflower.llm.kv import KvStore
 from dataflower.llm.linear import can_pack
 from dataflower.llm.lora import LoraStacks
-from dataflower.llm.model import build
+from dataflower.llm.model import build, record
 from dataflower.llm.params import SamplingParams
 from dataflower.llm.runner import Runner
 
@@ -142,6 +142,20 @@ def test_a_runner_decodes_with_it(tmp_path: Path):
             apart.append(abs(a.logprob - b.logprob))
     assert len(apart) > 20
     assert sum(apart) / len(apart) < 0.05
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_that_the_host_laid_out(name):
+    """Those that all functions of a host share: used where they lie."""
+    written = {}
+    note = record(CONFIGS[name], weights(name), torch.bfloat16, lambda n, t: written.update({n: t.clone()}))
+    shared = build(CONFIGS[name], written, dtype=torch.bfloat16, device=CPU, metadata=note)
+    assert shared.fused is not None
+    found, kv = step(shared, [7, 0, 33], [None])
+    expected, expected_kv = step(models(name)[0], [7, 0, 33], [None])
+    assert torch.equal(found, expected)
+    assert torch.equal(kv, expected_kv)
 
 
 @pytest.mark.usefixtures("compiled")

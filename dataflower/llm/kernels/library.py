@@ -62,8 +62,10 @@ def build() -> Path:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
             if done.returncode:
                 raise DataflowerError(f"{' '.join(command)}:\n{done.stderr}", code=Code.FAILED_PRECONDITION)
-            remove()
             made.rename(there)
+            for old in _compiled():
+                if old != there:
+                    old.unlink(missing_ok=True)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DataflowerError(f"can't compile the kernels: {error}", code=Code.FAILED_PRECONDITION) from error
     load.cache_clear()
@@ -72,7 +74,7 @@ def build() -> Path:
 
 def remove() -> None:
     """Back to torch's operators. Processes that have the library loaded keep it."""
-    for old in PLACE.glob("decode-*.so"):
+    for old in _compiled():
         old.unlink(missing_ok=True)
 
 
@@ -94,6 +96,10 @@ def load() -> ctypes.CDLL | None:
     library.dataflower_product.argtypes = (pointer, pointer, number, pointer)
     library.dataflower_product.restype = None
     return library
+
+
+def _compiled() -> list[Path]:
+    return list(PLACE.glob("decode-*.so"))
 
 
 def _processor() -> str:
