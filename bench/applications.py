@@ -21,11 +21,12 @@ TEXTS = "text"
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A module: what kind of model it runs, after which modules, and its fan-out."""
+    """A module: what kind of model it runs, after which modules, and its fan-out, or that of which module it shares."""
 
     kind: str
     after: tuple[str, ...] = ()
     fanout: tuple[float, float] = (1.0, 1.0)
+    like: str = ""
 
 
 APPLICATIONS: dict[str, dict[str, Role]] = {
@@ -43,7 +44,7 @@ APPLICATIONS: dict[str, dict[str, Role]] = {
     "pose": {
         "estimate": Role(SEGMENTERS),
         "recognise": Role(CLASSIFIERS, ("estimate",), (1.0, 3.0)),
-        "track": Role(CLASSIFIERS, ("estimate",), (1.0, 3.0)),
+        "track": Role(CLASSIFIERS, ("estimate",), like="recognise"),
         "judge": Role(CLASSIFIERS, ("recognise", "track")),
     },
     "caption": {
@@ -116,7 +117,8 @@ def application(name: str, models: Models, seed: int) -> Application:
     modules, edges = [], []
     for module, role in APPLICATIONS[name].items():
         above = max((factor[parent] for parent in role.after), default=1.0)
-        factor[module] = round(above * random.uniform(*role.fanout), 3)
+        drawn = round(above * random.uniform(*role.fanout), 3)
+        factor[module] = factor[role.like] if role.like else drawn
         modules.append(Module(module, random.choice(models[role.kind]), factor[module]))
         edges += [(parent, module) for parent in role.after]
     return Application(name, tuple(modules), tuple(edges))

@@ -52,7 +52,15 @@ def measure(report: Report, *, quick: bool, profiles: Path | None = None, second
         report.add(key, f"{question} (of {len(held)})", value, at_least=0.99, missing="no plan was feasible")
     held = list(_held(workloads, PACED, 400, seconds))
     share = sum(held) / len(held) if held else None
-    report.add("holds_paced_fanout", "the paced plans when an invocation's requests come at once, share", share)
+    question = "the same with fan-outs, the requests of an invocation at once"
+    report.add(
+        "holds_paced_fanout", f"{question} (of {len(held)})", share, at_least=0.99, missing="no plan was feasible"
+    )
+    costs = list(_dearer(workloads, seconds))
+    mean = sum(costs) / len(costs) if costs else None
+    report.add(
+        "fanout_cost", "what that costs over plans for evenly spaced requests", mean, missing="no plan was feasible"
+    )
     speed, tasks_s = fleet(4 * 60.0 if quick else 2 * 3600.0)
     report.add("fleet_speed", "seconds of a fleet of 100 stages and 1,000 machines in one second", speed)
     report.add("fleet_tasks_s", "tasks that this is, a second", tasks_s)
@@ -75,6 +83,17 @@ def _held(workloads: list[Workload], options: Options, count: int, seconds: floa
         figures = play(work, options, arrivals(work.rate, count, None if options is PACED else seed))
         if figures is not None:
             yield figures.within(work.slo_s) >= (1.0 if options is PACED else PERCENTILE)
+
+
+def _dearer(workloads: list[Workload], seconds: float) -> Iterator[float]:
+    """Cost of paced plans over that of plans which take requests for evenly spaced, until the time is up."""
+    end = time.perf_counter() + seconds
+    for seed in Random(1).sample(range(len(workloads)), len(workloads)):
+        if time.perf_counter() > end:
+            return
+        found, even = (solve(workloads[seed], replace(PACED, bursts=bursts)) for bursts in (True, False))
+        if found is not None and even is not None:
+            yield found.cost / even.cost
 
 
 def play(work: Workload, options: Options, times: list[float]) -> Figures | None:

@@ -89,8 +89,6 @@ class BatchPool(Pool):
         """When the queue is to be looked at again although nothing happens."""
         self.timer: Timer | None = None
         """The one that will see to that, kept by whoever has the timers."""
-        self.underway: Underway | None = None
-        """Kept where a stage behind this one lets tasks in by turn."""
         self.turnstile: Turnstile | None = None
         self._groups = [_Group(self._unplanned(), spec.max_size)]
         self._lanes = [_Lane(self._groups)]
@@ -104,7 +102,7 @@ class BatchPool(Pool):
             (w, w.instance.attempt > 0 if w.shelf is None else w.shelf.limit == 1) for w in self._waiting.values()
         ]
         self.plan = plan
-        self.underway = self.turnstile = None
+        self.turnstile = None
         super().follow(plan)
         groups = (self._unplanned(),) if plan is None else plan.groups
         self._groups = [_Group(group, _enough(group, plan)) for group in groups]
@@ -119,17 +117,15 @@ class BatchPool(Pool):
             self._shelve(entry, alone=alone)
 
     def let_in_by_turn(self, before: Sequence[Pool]) -> None:
-        """From now on tasks wait for older ones under way in those stages, as the plan says.
-
-        Where one of them keeps no order (its function takes one task at a time) they wait as long as they may.
-        """
+        """From now on tasks wait for older ones under way in those stages, as the plan says."""
         assert self.plan is not None, "only a plan asks for it"
-        known = [pool for pool in before if isinstance(pool, BatchPool)]
-        for pool in known:
+        kept = []
+        for pool in before:
             if pool.underway is None:
                 pool.underway = Underway(pool.holds)
-        kept = [pool.underway for pool in known if pool.underway is not None]
-        self.turnstile = Turnstile(kept if len(kept) == len(before) else (), self.plan.from_s)
+            pool.letting.append(self)
+            kept.append(pool.underway)
+        self.turnstile = Turnstile(kept, self.plan.from_s)
 
     @property
     def due(self) -> float:
@@ -139,13 +135,6 @@ class BatchPool(Pool):
             (entry.due for entry in self._waiting.values() if entry.shelf is None) if self.turnstile is not None else ()
         )
         return min((*(shelf.head.due for shelf in shelves), *early), default=math.inf)
-
-    def holds(self, instance: Instance) -> bool:
-        """Whether a task waits or runs here."""
-        if instance in self._waiting:
-            return True
-        container = self.containers.get(instance.container)
-        return container is not None and container.tasks.get(instance.task) is instance
 
     # --- tasks -----------------------------------------------------------------------------------------------
 
@@ -161,8 +150,6 @@ class BatchPool(Pool):
             due = min(due, arrived + self.plan.until_s)
         entry = Waiting(instance, due, leave_by, now, cost)
         self._waiting[instance] = entry
-        if self.underway is not None:
-            self.underway.add(instance, arrived)
         if self.turnstile is None:
             self._shelve(entry, alone=instance.attempt > 0)
         else:

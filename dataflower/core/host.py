@@ -181,7 +181,7 @@ class HostCore(Sendings):
             pool.follow(stages.get(name))
         for name, pool in pools.items():
             if isinstance(pool, BatchPool) and name in stages and stages[name].behind:
-                pool.let_in_by_turn([pools[before] for before in stages[name].behind])
+                pool.let_in_by_turn([pools[before] for before in stages[name].behind if before in pools])
         for pool in pools.values():
             for container in pool.idle:
                 self._fleet.watch_idle(container, now)

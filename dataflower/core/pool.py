@@ -16,8 +16,9 @@ from dataflower.spec.workflow import Stage
 from dataflower.wire import ArenaMade
 
 if TYPE_CHECKING:
-    from dataflower.core.dispatch import Batch
+    from dataflower.core.dispatch import Batch, BatchPool
     from dataflower.core.plan import StageDispatch
+    from dataflower.core.turnstile import Underway
 
 
 RUN_WEIGHT = 0.2
@@ -151,6 +152,10 @@ class Pool:
         self.watch: Timer | None = None
         """Looks after those, kept by whoever has the timers."""
         self.may_run_ahead = not (self.batches or any(p.stream for p in (*stage.input_ports, *stage.outputs)))
+        self.underway: Underway | None = None
+        """Kept where stages behind this one let tasks in by turn."""
+        self.letting: list[BatchPool] = []
+        """The pools of those stages."""
         self.followers: tuple[Pool, ...] = ()
         """Pools of the stages that wait for this one (`priority.join`)."""
         self._own = (self.min_replicas, self.max_replicas)
@@ -160,6 +165,8 @@ class Pool:
 
     def follow(self, plan: StageDispatch | None) -> None:
         """Keep as many containers as a plan says from now on (None: as the workflow says)."""
+        self.underway = None
+        self.letting = []
         if plan is None:
             self.min_replicas, self.max_replicas = self._own
         else:
@@ -176,6 +183,13 @@ class Pool:
         self.queued += 1
         instance.pooled = True
         heapq.heappush(self._queue, (deadline or math.inf, instance.turn, instance))
+
+    def holds(self, instance: Instance) -> bool:
+        """Whether a task waits or runs here."""
+        if instance.pooled:
+            return True
+        container = self.containers.get(instance.container)
+        return container is not None and container.find(instance.task) is instance
 
     def withdraw(self, instance: Instance) -> None:
         """A queued task will not run after all; its entry is skipped when its turn comes."""

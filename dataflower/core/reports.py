@@ -255,6 +255,9 @@ class Reports(Tasks):
         pool = container.pool
         if pool.queued:
             self._dispatch(pool, now)
+        for letting in pool.letting:  # it may have been what others waited for there
+            if letting.turnstile:
+                self._dispatch(letting, now)
         self._fleet.stop_if_unwanted(container)
 
     @staticmethod

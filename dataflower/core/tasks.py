@@ -103,6 +103,8 @@ class Tasks(Relays):
     def _enqueue(self, call: Call, instance: Instance, now: float) -> Pool:
         call.record(instance, now)
         pool = call.deployment.pools[instance.program.index]
+        if pool.underway is not None:
+            pool.underway.add(instance, call.trace.arrived)
         if isinstance(pool, BatchPool):
             try:
                 pool.enlist(instance, call.deadline, call.trace.arrived, now)

@@ -52,8 +52,7 @@ class Underway:
 
 
 class Turnstile:
-    """Tasks that came before their turn. `before`: what is under way in the stages that let tasks overtake;
-    empty if nobody knows."""
+    """Tasks that came before their turn. `before`: what is under way in the stages that let tasks overtake."""
 
     __slots__ = ("_before", "_from_s", "_heap", "_sequence")
 
@@ -77,13 +76,16 @@ class Turnstile:
 
     @property
     def _reached(self) -> float:
-        """Up to which arrival nothing is under way any more; never if nobody knows."""
-        return min((underway.oldest() for underway in self._before), default=-math.inf)
+        """Up to which arrival nothing is under way any more."""
+        return min(underway.oldest() for underway in self._before)
 
     @property
     def next_at(self) -> float:
         """When the first of them is let in whatever happens; inf if there are none."""
         return self._heap[0][0] + self._from_s if self._heap else math.inf
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     def clear(self) -> list[Waiting]:
         """All of them, in order; none are left."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dataflower.planner import bounds
-from dataflower.planner.method import Solution, demand_of
+from dataflower.planner.method import Solution, demand_of, steps
 from dataflower.planner.options import Arrivals, Billing, Options, Scheduler
 from dataflower.planner.pack import Key, Machine, Worst, pack
 from dataflower.planner.result import Plan, StagePlan
@@ -87,7 +87,10 @@ def _packed(drafts: Sequence[Draft], options: Options) -> tuple[Machine, ...]:
     demands = None
     if options.arrivals is Arrivals.POISSON:
         demands = {(d.name, stage): demand_of(d.problem, options, stage) for d in drafts for stage in d.worst}
-    machines, worst = pack(tuples, keeps, demands)
+    coming = {
+        (d.name, stage): found for d in drafts for stage in d.worst if (found := steps(d.problem, options, stage))
+    }
+    machines, worst = pack(tuples, keeps, demands, coming)
     worst = {**fixed, **worst}
     for draft in drafts:
         draft.worst = {name: worst[draft.name, name] for name in draft.worst}

@@ -36,8 +36,8 @@ HARPAGON = Options(
 OPTIMAL = Options(dispatch=Dispatch.TC, scheduler=Scheduler.OPTIMAL, splitter=Splitter.EXACT)
 """The optimum of Harpagon's model: all tuples, all dummy rates, all splits."""
 
-OURS = Options()
-"""Exact split, work-conserving groups."""
+OURS = Options(bursts=False)
+"""Exact split, work-conserving groups; requests evenly spaced whatever fans out, which is the model of the others."""
 
 BASELINES: Mapping[str, Options] = {
     "clipper": CLIPPER,

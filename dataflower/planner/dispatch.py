@@ -99,15 +99,19 @@ def _behind(
 ) -> StageDispatch:
     """The stage with what it must know of those just before it where tasks overtake each other (`core.turnstile`)."""
     before: dict[str, None] = {}
+    through: dict[str, None] = {}
     open_ = list(parents[stage.stage])
     while open_:
         name = open_.pop()
         if name in document.stages:
             before[name] = None
-        else:  # it takes no time
+        else:  # it takes no time, but tasks may be on their way in it
+            through[name] = None
             open_ += parents[name]
     behind = tuple(name for name in before if name in mixing)
-    return replace(stage, behind=behind, from_s=max(until_s[name] for name in before)) if behind else stage
+    if not behind:
+        return stage
+    return replace(stage, behind=(*behind, *through), from_s=max(until_s[name] for name in before))
 
 
 def _until(document: PlanDocument, parents: Parents) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from dataflower.planner import bounds, group, optimal, stochastic, traced
 from dataflower.planner.answers import curve, percentile_of, within
+from dataflower.planner.bursts import Steps, bursts_of
 from dataflower.planner.exact import compose
 from dataflower.planner.options import Arrivals, Billing, Options, Scheduler, Splitter
 from dataflower.planner.reassign import reassign
@@ -55,12 +56,22 @@ def _curve(problem: Problem, options: Options, name: str) -> Staircase:
     if options.arrivals is not Arrivals.PACED:
         return _percentile_curve(problem, options, name)
     if options.scheduler is Scheduler.GROUP:
-        return group.curve(configurations, rate, options.billing, problem.slo_s)
+        return group.curve(configurations, rate, options.billing, problem.slo_s, steps(problem, options, name))
     budgets = {problem.slo_s * i / options.quanta for i in range(1, options.quanta + 1)}
     budgets |= {b for c in configurations if (b := estimate(options, c, rate)) <= problem.slo_s}
     if options.scheduler is Scheduler.OPTIMAL:
         return descend(lambda budget: optimal.best_schedule(configurations, rate, budget), budgets)
     return descend(lambda budget: _schedule(problem, options, name, budget), budgets)
+
+
+def steps(problem: Problem, options: Options, name: str) -> Steps | None:
+    """How requests come to a stage where invocations are evenly spaced; None if the requests are taken to be, too."""
+    if not options.bursts or options.arrivals is not Arrivals.PACED or options.scheduler is not Scheduler.GROUP:
+        return None
+    found = bursts_of(problem.application).get(name)
+    if found is None:
+        return None
+    return replace(found, rate=problem.rates[name] / problem.application.module(name).factor)
 
 
 def _percentile_curve(problem: Problem, options: Options, name: str) -> Staircase:

@@ -109,6 +109,8 @@ class Options:
             machines that are billed by use would all stand ready for nothing.
         tighten: with POISSON arrivals, also try plans that the bounds don't vouch for, and rehearse them (`rehearse`).
         risk: each stage may be late so many times as often as adds up to the percentile; above 1 that is no promise.
+        bursts: with PACED arrivals and the GROUP scheduler, count with the requests of one invocation coming at once
+            (`bursts`); else as evenly spaced too, which is the published model.
         percentile: which share of the invocations must keep the SLO, unless arrivals are paced (then all do).
         margin: share of the SLO that stages don't get: for the front door, hops, and what no profile knows.
     """
@@ -128,6 +130,7 @@ class Options:
     max_points: int = 4096
     pack: bool = True
     arrivals: Arrivals = Arrivals.PACED
+    bursts: bool = True
     percentile: float = 99.0
     tighten: bool = False
     risk: float = 1.0

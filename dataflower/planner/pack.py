@@ -4,7 +4,8 @@ A machine serves its shares in turn; a share's batch is cut when its turn comes.
 their batches together, so a request waits for at most one cycle before its own batch runs: cycle + d. That works
 while no share collects a full batch within one cycle: cycle <= b/rate for each. All of them stay loaded, so that what
 they need of the device's memory adds up. Where arrivals are random, a share waits for as many cycles as its backlog
-takes (`stochastic.turn_s`); then whole stages that one machine serves alone are what is put together.
+takes (`stochastic.turn_s`), and where requests come at once, for as many as those take (`bursts`, a turn being what a
+batch takes). With random arrivals whole stages that one machine serves alone are what is put together.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dataflower.planner import bounds
+from dataflower.planner.bursts import Steps
 from dataflower.planner.profile import Configuration
 from dataflower.planner.schedule import ROUNDING, Allotment
 from dataflower.planner.stochastic import Demand, turn_s
@@ -38,6 +40,8 @@ class Share:
     memory_bytes: int = 0
     demand: Demand | None = None
     """Set where arrivals are random."""
+    steps: Steps | None = None
+    """Set where requests come at once: how those of this share do."""
 
     @property
     def period_s(self) -> float:
@@ -64,6 +68,10 @@ class Machine:
         if share.demand is not None:
             c = Configuration(share.batch, share.duration_s, self.hardware, self.price)
             return turn_s(c, self.cycle_s, share.demand)
+        if share.steps is not None:
+            own, turns = (share.duration_s, 0) if len(self.shares) == 1 else (self.cycle_s, 1)
+            c = Configuration(share.batch, own, self.hardware, self.price)
+            return share.duration_s + turns * self.cycle_s + share.steps.wait_s(c, 1)
         if len(self.shares) == 1:
             return share.duration_s + (share.batch - 1) / share.rate + share.jitter_s
         return self.cycle_s + share.duration_s + share.jitter_s
@@ -86,6 +94,7 @@ def pack(
     tuples: Mapping[Key, Allotment],
     keeps: Callable[[Worst], bool],
     demands: Mapping[tuple[str, str], Demand] | None = None,
+    steps: Mapping[tuple[str, str], Steps] | None = None,
 ) -> tuple[tuple[Machine, ...], Worst]:
     """Machines for the partial machines of all tuples, the busiest first, each where it still fits (first fit).
 
@@ -96,6 +105,7 @@ def pack(
         tuples: by workflow and stage and number; their full machines stay as they are.
         keeps: whether every promise is kept if the stages take so long.
         demands: what each stage is asked, by workflow and stage, if arrivals are random.
+        steps: how requests come where several of one invocation come at once, by workflow and stage.
 
     Returns:
         The machines, and the worst case of every stage with them.
@@ -109,7 +119,11 @@ def pack(
     partial = [
         (a, share)
         for key, a in tuples.items()
-        if (share := _share(key, a, total[key[:2]]) if demands is None else _alone(key, a, demands[key[:2]]))
+        if (
+            share := _share(key, a, total[key[:2]], (steps or {}).get(key[:2]))
+            if demands is None
+            else _alone(key, a, demands[key[:2]])
+        )
         is not None
     ]
     partial.sort(key=lambda p: (-p[1].rate / p[0].configuration.throughput, *_place(p[1])))
@@ -140,6 +154,8 @@ def _worst_on(machine: Machine, tuples: Mapping[Key, Allotment], total: Worst, w
             found[place] = machine.worst_s(share)
             continue
         own = full_part_s(tuples[_place(share)], total[place])
+        if own and share.steps is not None:
+            own += share.steps.late_s
         found[place] = max(worst[place], machine.worst_s(share), own)
     return found
 
@@ -148,15 +164,21 @@ def _place(share: Share) -> Key:
     return share.workflow, share.stage, share.tuple_index
 
 
-def _share(key: Key, a: Allotment, stage_rate: float) -> Share | None:
-    """The part of a tuple that does not fill a machine; None if there is none."""
+def _share(key: Key, a: Allotment, stage_rate: float, steps: Steps | None) -> Share | None:
+    """The part of a tuple that does not fill a machine; None if there is none.
+
+    Of requests that come at once it gets its share, and perhaps one more.
+    """
     workflow, stage, index = key
     c, full = a.configuration, math.floor(a.machines + ROUNDING)
     rest = a.rate - full * c.throughput
     if rest <= ROUNDING * a.rate:
         return None
     jitter = 1 / stage_rate if rest < stage_rate * (1 - ROUNDING) else 0.0
-    return Share(stage, index, c.batch, c.duration_s, rest, math.inf, jitter, workflow, c.memory_bytes)
+    if steps is not None:
+        part = rest / stage_rate
+        steps = Steps(steps.rate, steps.each * part, steps.lag * part + (1 if jitter else 0))
+    return Share(stage, index, c.batch, c.duration_s, rest, math.inf, jitter, workflow, c.memory_bytes, None, steps)
 
 
 def _alone(key: Key, a: Allotment, demand: Demand) -> Share | None:

@@ -34,7 +34,8 @@ def workflow_of(application: Application, max_size: int = 1 << 16) -> Synthetic:
     A module follows the parent with the most tasks; what it gets from others must lie on the same line of fan-outs.
 
     Raises:
-        InvalidArgument: the parents of a module fan out independently of each other, or a first module has a factor.
+        InvalidArgument: the parents of a module fan out independently of each other, or differently from one stage, or
+            a first module has a factor.
     """
     factor = {module.name: module.factor for module in application.modules}
     fanned: dict[str, dict[str, float]] = {}
@@ -55,6 +56,8 @@ def workflow_of(application: Application, max_size: int = 1 << 16) -> Synthetic:
             rest = [p for p in parents if p != main]
         else:
             alike = [p for p in parents if p == main or _fan(p, inputs) == _fan(main, inputs) != ""]
+            if other := next((p for p in alike if abs(factor[p] / factor[main] - 1) > SAME), None):
+                raise InvalidArgument(f"{main!r} and {other!r} get different items of one fan-out and meet in {name!r}")
             merge = Merge.ALL if len(alike) > 1 else None
             inputs[name] = [Input("i0", tuple(Edge(PortRef(p, "out")) for p in alike), merge)]
             rest = [p for p in parents if p not in alike]

@@ -72,8 +72,12 @@ def plan_together(tenants: Sequence[Tenant], options: Options, *, explain: bool 
         for tenant, problem in zip(tenants, problems, strict=True):
             solution = tenant.question.solve(problem, way)
             if solution is None:
-                return explained(replace(tenant.question, options=way), problem, tenant.rate, search=explain)
+                break
             drafts.append(Draft(problem, tenant.rate, solution))
+        if solution is None:
+            if way is options:
+                return explained(tenant.question, problem, tenant.rate, search=explain)
+            continue  # what is busy by the average only has no machines to stand by for what comes at once
         plans = assemble(drafts, options)
         if options.tighten:
             plans = tighten(plans, [tenant.question.application for tenant in tenants], options, make)

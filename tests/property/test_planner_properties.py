@@ -157,7 +157,7 @@ def test_a_multiple_of_the_rate_never_costs_less(
     question: tuple[Application, Profiles, float, float], times: int
 ) -> None:
     application, table, rate, slo = question
-    few, many = (plan(application, table, r, slo, explain=False) for r in (rate, rate * times))
+    few, many = (plan(application, table, r, slo, OURS, explain=False) for r in (rate, rate * times))
     assert isinstance(few, Plan) == isinstance(many, Plan)
     if isinstance(few, Plan) and isinstance(many, Plan):
         assert many.cost >= few.cost * (1 - 1e-8)

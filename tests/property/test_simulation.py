@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 from hypothesis import assume, event, example, given, settings
 from hypothesis import strategies as st
 
@@ -123,3 +126,32 @@ def test_a_busy_stage_keeps_its_bound_behind_one_where_tasks_overtake(
     assert len(figures.latency_s) == 150
     assert max(figures.latency_s) <= given_.slo_s * (1 + 1e-6) + 1e-5
     event(f"overtaken {figures.arrived_s != sorted(figures.arrived_s)}")
+
+
+FACTORS = st.sampled_from((0.3, 1.0, 2.0, 4.0, 9.0)) | st.floats(0.2, 12.0)
+
+
+@settings(deadline=None)
+@example(known((0.02, 0.004), (0.01, 0.002), (0.03, 0.02), (0.01, 0.009)), 2.466, 2.466, 10.0, 2.0, Billing.INTEGER)
+@given(profiles(), FACTORS, FACTORS, st.floats(3.0, 100.0), st.floats(1.1, 8.0), st.sampled_from(Billing))
+def test_the_bound_holds_where_the_requests_of_an_invocation_come_at_once(
+    given_: Profiles, first: float, second: float, rate: float, multiple: float, billing: Billing
+) -> None:
+    """A stage that fans out, one behind it that fans out again (or in), and one more of that."""
+    assume(second != 1.0 or first <= 1.0 or first.is_integer())  # a gather, for which the simulated stages are no match
+    factors = {"s0": 1.0, "s1": first, "s2": second, "s3": second}
+    modules = tuple(Module(name, f"m{n % 2}", factor) for n, (name, factor) in enumerate(factors.items()))
+    application = Application("fan", modules, tuple(pairwise(factors)))
+    least = {m.name: min(c.duration_s for c in given_.configurations(m.model)) for m in application.modules}
+    options = replace(OPTIONS, billing=billing)
+    found = plan(application, given_, rate, multiple * application.longest(least), options, explain=False)
+    if not isinstance(found, Plan):
+        return
+    synthetic = workflow_of(application)
+    dispatch = dispatch_of(document_of(found, options), synthetic.workflow, admission=False)
+    figures = simulate(
+        Simulated(synthetic.workflow, planned(dispatch), dispatch, synthetic.items), (n / rate for n in range(80))
+    )
+    assert len(figures.latency_s) == 80
+    assert max(figures.latency_s) <= found.slo_s * (1 + 1e-6) + 2e-5
+    event(f"tuples {max(len(stage.tuples) for stage in found.stages)}")

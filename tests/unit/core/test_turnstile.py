@@ -8,7 +8,7 @@ from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.core.turnstile import Turnstile, Underway
 from dataflower.planner.application import Application, Module
 from dataflower.planner.simulate import Figures, Simulated, Simulation
-from dataflower.planner.synthetic import workflow_of
+from dataflower.planner.synthetic import ITEMS, workflow_of
 from dataflower.spec.workflow import Batch
 from dataflower.testing.story import some_task, stage, workflow
 
@@ -21,6 +21,8 @@ MIXED = StageDispatch(
 
 
 def duration(name: str, batch: int, hardware: str) -> float:
+    if name.endswith(ITEMS):
+        return 0.0
     if name == "b":
         return 0.5
     return 1.0 if hardware == "slow" else 0.1
@@ -79,12 +81,24 @@ def test_a_new_plan_lets_in_whoever_waits() -> None:
     assert round(figures.latency_s[0], 6) == 0.99
 
 
-def test_behind_a_function_that_takes_one_task_at_a_time_the_plan_alone_says_how_long() -> None:
-    """Its pool keeps no order, so nobody knows who is still under way there."""
+def test_items_of_one_invocation_are_all_let_in_before_the_next_one() -> None:
+    """The stage in between takes no time, but hands its items on one after the other."""
+    fanned = workflow_of(Application("fanned", (Module("a", "a"), Module("b", "b", 2.0)), (("a", "b"),)))
+    last = StageDispatch("b", (GroupPlan(3, 2, 0.5, 4.0),), 1.7, 0.5, behind=("a", "a-items"), from_s=1.2)
+    plan = DispatchPlan(2.0, 2.0, (MIXED, last), admission=False)
+    simulation = Simulation({"w@1": Simulated(fanned.workflow, duration, plan, fanned.items)})
+    figures = simulation.run((time, "w@1") for time in (0.0, 0.75))
+    assert figures.arrived_s == [0.0, 0.75], "three of the four items at once, among them both of the first"
+    assert [round(seconds, 4) for seconds in figures.latency_s] == [1.5, 1.7]
+
+
+def test_whoever_waits_is_let_in_as_soon_as_nobody_is_before_him() -> None:
+    """Behind a function that takes one task at a time, and whose last task goes elsewhere."""
     graph = workflow([stage("a", {}), stage("b", {"x": "a.out"}, batch=Batch(4))], {"out": "b.out"}, inputs=[])
     simulation = Simulation({"w@1": Simulated(graph, duration, plan_of())})
-    figures = simulation.run([(0.0, "w@1")])
-    assert [round(seconds, 4) for seconds in figures.latency_s] == [1.7]
+    figures = simulation.run([(0.0, "w@1"), (0.05, "w@1")])
+    assert figures.arrived_s == [0.0, 0.05]
+    assert figures.latency_s[0] < 1.0
 
 
 def entry() -> Waiting:

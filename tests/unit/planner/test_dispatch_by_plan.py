@@ -108,4 +108,4 @@ def test_what_takes_no_time_in_between_is_looked_through() -> None:
     document = document.model_copy(update={"stages": {**document.stages, "a": two}})
     assert "a-items" in workflow_of(fanned).workflow.stages
     a, b = dispatch_of(document, workflow_of(fanned).workflow).stages
-    assert (b.behind, b.from_s) == (("a",), a.until_s)
+    assert (b.behind, b.from_s) == (("a", "a-items"), a.until_s)
