@@ -19,6 +19,7 @@ from dataflower.core.device.window import Latency
 from dataflower.loadgen.fitted import FITS, fitted
 from dataflower.loadgen.replay import Replay, read_trace
 from dataflower.planner.contended import Backbone, LoraFunction, Machine, Outcome, Request, Setting, replay
+from dataflower.planner.sharing import served
 
 GB = 10**9
 FUNCTIONS, SLO_S = 8, 2.0
@@ -97,6 +98,9 @@ def measure(report: Report, *, quick: bool, traces: Path | None = None) -> None:
             report.add(f"{name}_good_{label}", f"{about}: share within {SLO_S:g} s, {label}", _good(outcome))
             report.add(f"{name}_p99_{label}", f"{about}: p99 of TTFT, {label}", _p99(outcome.ttft_s), unit="s")
             report.add(f"{name}_cold_{label}", f"{about}: share that found it cold, {label}", _cold(outcome))
+        live = served(MACHINE, functions(), given)
+        report.add(f"{name}_good_live", f"{about}: share within {SLO_S:g} s, by the core of a host", _good(live))
+        report.add(f"{name}_p99_live", f"{about}: p99 of TTFT, by the core of a host", _p99(live.ttft_s), unit="s")
 
 
 def _good(outcome: Outcome) -> float:

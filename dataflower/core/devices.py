@@ -16,6 +16,7 @@ from dataflower.core.config import CoreConfig
 from dataflower.core.device.pace import Pace
 from dataflower.core.device.state import DeviceState, Sharer
 from dataflower.core.device.turns import STARVED, Turns, ordered
+from dataflower.core.device.window import Latency
 from dataflower.core.instance import Instance
 from dataflower.core.pool import Container, Pool
 from dataflower.core.timers import Timer, Timers
@@ -44,8 +45,8 @@ class _Run:
     pool: TurnPool
     size: int
     begun: float
-    busy: float
-    """The device's count of seconds times batches when it began."""
+    together: int
+    """Batches that had the device when it began, this one included: what is foreseen of others goes by that, too."""
     silent: set[int]
     """Its tasks that have not said anything yet."""
     limit: Timer | None = None
@@ -64,14 +65,6 @@ class Device:
     objectives: dict[str, float] = field(default_factory=dict)
     timer: Timer | None = None
     batches: int = 0
-    _busy: float = 0.0
-    _at: float = 0.0
-
-    def busy(self, now: float) -> float:
-        """Seconds times batches that ran in them, so far. To be asked before their number changes."""
-        self._busy += self.turns.running * max(0.0, now - self._at)
-        self._at = now
-        return self._busy
 
 
 class Devices:
@@ -85,6 +78,8 @@ class Devices:
         """By task that has not said anything yet."""
         self._paces: dict[str, Pace] = {}
         """By `workflow/stage`: a newer version begins with what is known of the one before."""
+        self._shared: dict[tuple[Device, str], Pace] = {}
+        """By device and backbone: who is new there, or had batches of one size only, goes by what all on it took."""
         self._made = 0
         self.due: dict[Device, None] = {}
         """Devices on which something may begin."""
@@ -123,12 +118,13 @@ class Devices:
                 del device.pools[pool.name]
                 del device.objectives[pool.name]
                 device.turns.forget(pool.name)
+                if not any(other.stage.model == pool.stage.model for other in device.pools.values()):
+                    self._shared.pop((device, pool.stage.model), None)
                 if not any(_function(other) == _function(pool) for other in device.pools.values()):
                     self._paces.pop(_function(pool), None)
 
     def _know(self, device: Device, pool: TurnPool) -> None:
-        pace = self._paces.get(_function(pool))
-        latency = None if pace is None else pace.latency()
+        latency = self._latency(device, pool)
         objective = device.objectives[pool.name]
         device.turns.know(ordered(pool.name, objective, latency, most=self._most, fitting=pool.concurrency))
 
@@ -137,6 +133,11 @@ class Devices:
         pace = self._paces.get(_function(pool))
         latency = None if pace is None else pace.latency()
         return 0.0 if latency is None else latency.first_s
+
+    def _latency(self, device: Device, pool: Pool) -> Latency | None:
+        own, shared = self._paces.get(_function(pool)), self._shared.get((device, pool.stage.model))
+        best = own if own is not None and own.is_settled else shared
+        return None if best is None else best.latency()
 
     # --- what happens --------------------------------------------------------------------------------------------
 
@@ -164,16 +165,16 @@ class Devices:
         if run.silent:
             return
         device = run.device
-        took = now - run.begun
-        beside = (device.busy(now) - run.busy) / took if took > 0 else 1.0
         if run.limit is not None:
             run.limit.cancel()
         device.turns.over()
         self.due[device] = None
         if run.is_whole and device.pools.get(run.pool.name) is run.pool:
-            self._paces.setdefault(_function(run.pool), Pace()).note(run.size, took / max(1.0, beside))
+            seconds = (now - run.begun) / run.together
+            self._paces.setdefault(_function(run.pool), Pace()).note(run.size, seconds)
+            self._shared.setdefault((device, run.pool.stage.model), Pace()).note(run.size, seconds)
             for pool in device.pools.values():
-                if _function(pool) == _function(run.pool):
+                if pool.stage.model == run.pool.stage.model:
                     self._know(device, pool)
 
     def _lapse(self, run: _Run, now: float) -> None:
@@ -189,7 +190,6 @@ class Devices:
 
     def take(self, device: Device, now: float) -> Turn | None:
         """The batch whose turn it is, if any; `began` or `passed` is to be called with it."""
-        device.busy(now)
         batch = device.turns.take(now, lambda name: device.pools[name].room())
         if batch is None:
             self._set_timer(device, now)
@@ -203,14 +203,14 @@ class Devices:
         """These tasks of it are in the container."""
         device.batches += 1
         silent = set(tasks)
-        run = _Run(device, turn.pool, len(silent), now, device.busy(now), silent)
+        run = _Run(device, turn.pool, len(silent), now, device.turns.running, silent)
         self._runs.update(dict.fromkeys(silent, run))
         limit = now + STARVED * device.objectives[turn.pool.name]
         run.limit = self._timers.at(limit, lambda at: self._lapse(run, at))
 
-    def passed(self, device: Device, now: float) -> None:
+    @staticmethod
+    def passed(device: Device) -> None:
         """None of its tasks is wanted any more."""
-        device.busy(now)
         device.turns.over()
 
     def _set_timer(self, device: Device, now: float) -> None:
@@ -243,9 +243,8 @@ class Devices:
         )
 
     def _sharer(self, device: Device, pool: TurnPool) -> Sharer:
-        pace = self._paces.get(_function(pool))
         known = device.turns.known(pool.name)
-        latency = None if pace is None else pace.latency()
+        latency = self._latency(device, pool)
         workflow = pool.key.rpartition("@")[0]
         return Sharer(workflow, pool.stage.name, pool.queued, known.slo_s, latency, known.window)
 

@@ -149,7 +149,7 @@ class Tasks(Relays):
                         self._deadline_passed(call, now)
                 live = [instance for instance in turn.instances if instance.phase is Phase.QUEUED]
                 if not live:
-                    devices.passed(device, now)
+                    devices.passed(device)
                     continue
                 for instance in live:
                     self._run(self._calls[instance.flow.invocation], instance, turn.container, now)

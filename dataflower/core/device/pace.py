@@ -40,6 +40,13 @@ class Pace:
         line = self._line()
         return None if line is None else Latency(line.first_s + self._off, line.more_s)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether batches of several sizes have told what one more request costs."""
+        if not self._weight:
+            return False
+        return self._size_size / self._weight - (self._size / self._weight) ** 2 > SPREAD
+
     def _line(self) -> Latency | None:
         if not self._weight:
             return None

@@ -16,11 +16,13 @@ from dataflower.testing.payloads import plain
 from dataflower.testing.story import Story, stage, workflow
 
 
-def chat(name: str, ttft_ms: float | None = 2000, concurrency: int = 4, **fields: Any) -> Workflow:
+def chat(
+    name: str, ttft_ms: float | None = 2000, concurrency: int = 4, backbone: str = "backbone", **fields: Any
+) -> Workflow:
     """A language model stage; its stream is the answer."""
     scaling = fields.pop("scaling", Scaling(max_replicas=1, concurrency=concurrency))
     made = workflow(
-        [stage(name, {"x": "inputs.x"}, ["deltas*"], model="backbone", scaling=scaling, **fields)],
+        [stage(name, {"x": "inputs.x"}, ["deltas*"], model=backbone, scaling=scaling, **fields)],
         {"deltas": f"{name}.deltas"},
     )
     slo = None if ttft_ms is None else Slo(ttft_ms=ttft_ms)
@@ -195,23 +197,24 @@ def test_retried_task_waits_for_another_turn() -> None:
 
 
 def test_learned_latency_makes_windows() -> None:
-    told = Device(chat("a"), chat("b"), size=4)
+    told = Device(chat("a"), chat("b"), chat("c", backbone="other"), size=4)
     for number in range(8):
         told.call("a", f"a{number}")
         told.clock.advance(0.3)
         told.speak(f"a{number}")
         told.finish(f"a{number}")
     (state,) = told.core.devices()
-    learned, unknown = state.sharers
+    learned, alike, unknown = state.sharers
     assert learned.latency is not None
     assert learned.latency.first_s == pytest.approx(0.3, abs=0.02)
     assert learned.window.size == 4
     assert learned.window.wait_s == pytest.approx(2 - 4 * 0.3, abs=0.1)
+    assert alike.latency == learned.latency  # it is on the same backbone
     assert (unknown.latency, unknown.window.wait_s) == (None, 0.0)
 
 
 def test_busy_device_lets_a_window_fill_before_it_takes_a_second_batch() -> None:
-    told = Device(chat("a"), chat("b"), batches=2)
+    told = Device(chat("a"), chat("b", backbone="other"), batches=2)
     for number in range(4):
         told.call("a", f"a{number}")
         told.clock.advance(0.3)
