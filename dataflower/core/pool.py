@@ -336,9 +336,8 @@ class Pool:
         return free[-1] if free and not self.backlog and not self.closing else None
 
     def upcoming(self, count: int) -> list[Instance]:
-        """The next tasks in the queue, at least some of so many; `count` must be small."""
-        head = self._queue[: (1 << count) - 1]  # a heap has its smallest there
-        return [entry[2] for entry in heapq.nsmallest(count, head, key=lambda e: e[:2]) if entry[2].pooled]
+        """The next task in the queue and some that are among the next."""
+        return [entry[2] for entry in self._queue[:count] if entry[2].pooled]  # a heap: the first is the next
 
     def soonest_free(self) -> list[Container]:
         """The containers that will take what waits, in the order in which they are likely to."""

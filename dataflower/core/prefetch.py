@@ -16,22 +16,20 @@ MOST_FETCHED = 4
 
 def worth_fetching(instance: Instance) -> tuple[TensorRef, ...]:
     """The memory that a waiting task will read, each piece once; nothing of what rides in messages."""
-    found: dict[tuple[int, int, int], TensorRef] = {}
-
-    def add(value: Value) -> None:
-        for ref in value.tensors if value.spilled is None else (*value.tensors, value.spilled):
-            if ref.nbytes:
-                found.setdefault((ref.arena, ref.offset, ref.nbytes), ref)
-
+    values: list[Value] = []
     for number, _, is_stream in instance.program.data_inputs:
         if is_stream:
-            for value, _ in instance.streams[number].entries:
-                add(value)
+            values += [value for value, _ in instance.streams[number].entries]
             continue
         payload = instance.payloads[number]
         if isinstance(payload, tuple):
-            for value in payload:
-                add(value)
+            values += payload
         elif payload is not None:
-            add(payload)
-    return tuple(found.values())
+            values.append(payload)
+    found: dict[tuple[int, int, int], TensorRef] = {}
+    for value in values:
+        if value.tensors or value.spilled is not None:
+            for ref in value.tensors if value.spilled is None else (*value.tensors, value.spilled):
+                if ref.nbytes:
+                    found.setdefault((ref.arena, ref.offset, ref.nbytes), ref)
+    return tuple(found.values()) if found else ()

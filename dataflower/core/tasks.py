@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import math
-from itertools import cycle
 
 from dataflower import wire
 from dataflower.core.ahead import PATIENCE_S
@@ -188,17 +187,11 @@ class Tasks(Relays):
         """Have containers that are busy fetch what the next tasks will read (`core.prefetch`)."""
         if pool.ahead and pool.is_moving(now):
             return  # they will have more tasks ahead in a moment
-        coming = pool.upcoming(min(MOST_FETCHED, pool.size))
-        if all(instance.is_fetched for instance in coming):
-            return
-        for instance, container in zip(coming, cycle(pool.soonest_free()), strict=False):
+        for position, instance in enumerate(pool.upcoming(min(MOST_FETCHED, pool.size))):
             if not instance.is_fetched:
-                self._fetch(instance, container)
-
-    def _fetch(self, instance: Instance, container: Container) -> None:
-        instance.is_fetched = True
-        if refs := worth_fetching(instance):
-            self._out.append(Tell(container.number, wire.Prefetch(refs)))
+                instance.is_fetched = True
+                if (refs := worth_fetching(instance)) and (targets := pool.soonest_free()):
+                    self._out.append(Tell(targets[position % len(targets)].number, wire.Prefetch(refs)))
 
     def _set_alarm(self, pool: BatchPool) -> None:
         """Look at the queue again when its next batch has waited long enough; an earlier alarm is left to find that."""
@@ -284,7 +277,9 @@ class Tasks(Relays):
             for container in pool.standing(now):
                 for instance in pool.unbegun(container)[:MOST_FETCHED]:
                     if not instance.is_fetched:
-                        self._fetch(instance, container)
+                        instance.is_fetched = True
+                        if refs := worth_fetching(instance):
+                            self._out.append(Tell(container.number, wire.Prefetch(refs)))
             if pool.queued:
                 self._prefetch(pool, now)
 
