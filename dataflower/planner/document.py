@@ -213,7 +213,9 @@ def _basis_problems(document: PlanDocument, tree: Tree) -> Iterator[Problem]:
     if document.basis is None:
         if document.replan is not Replan.OFF:
             message = "the plan does not say what it was made from (`basis`), so it can't be planned again"
-            yield tree.problem(("replan",), message, "write it anew with `dataflower plan`, not for a recording")
+            yield tree.problem(
+                ("replan",), message, "write it anew with `dataflower plan`; not for a recording or a language model"
+            )
         return
     if set(document.basis.stages) != set(document.stages):
         yield tree.problem(("basis", "stages"), "it is about other stages than the plan", "plan again")

@@ -220,3 +220,31 @@ def test_a_stage_after_the_first_token_needs_an_objective_for_the_whole() -> Non
 def test_more_than_the_context_holds_is_refused() -> None:
     shown = call("chat.yaml", "--rate", "1", "--prompt-tokens", "1000:3000", code=1).output
     assert "do not fit into the model's context of 2048" in shown
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--explain",),
+        ("--compare",),
+        ("--tight",),
+        ("--arrivals", "paced", "--explain"),
+        ("--arrivals", "paced", "--billing", "use"),
+        ("--median", "--alone", "--margin", "0"),
+        ("--percentile", "95"),
+    ],
+)
+def test_every_way_of_planning_knows_of_tokens(args: tuple[str, ...]) -> None:
+    shown = call("mixed.yaml", "--rate", "3", *args).stdout
+    assert "tell: first token within" in shown
+    stages = json.loads(call("mixed.yaml", "--rate", "3", *args, "-o", "json").stdout)["stages"]
+    assert stages["tell"]["tokens"]["ttft_ms"] <= stages["tell"]["tokens"]["ttft_limit_ms"]
+    assert "tokens" not in stages["look"]
+
+
+def test_workflows_with_models_are_planned_together_and_keep_their_machines() -> None:
+    shown = call("mixed.yaml", "chat.yaml", "--rate", "2", "-o", "json").stdout
+    for data in json.loads(shown):
+        document = parse_plan(json.dumps(data), "plan")
+        assert document.stages["tell"].tokens is not None
+        assert all(share.stage != "tell" for machine in document.shared for share in machine.shares)
