@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ def config(**settings: Any) -> HostConfig:
 
 
 class Way:
-    """A proxy in front of a host: counts bytes, cuts connections, lets nobody through for a while."""
+    """A proxy in front of a host: counts bytes, delays them, cuts connections, lets nobody through for a while."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -40,6 +41,8 @@ class Way:
         self.open = asyncio.Event()
         self.open.set()
         self.piece = 1 << 16
+        self.delay_s = 0.0
+        """How long bytes are on their way, in each direction."""
         self._seen = b""
 
     async def start(self) -> None:
@@ -60,13 +63,19 @@ class Way:
         await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        late: deque[bytes] = deque()
         with contextlib.suppress(OSError):
             while data := await reader.read(self.piece):
                 self.passed += len(data)
                 self._seen = self._seen[-4096:] + data if len(self._seen) < 1 << 20 else self._seen
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+                if self.delay_s:
+                    late.append(data)
+                    loop.call_later(self.delay_s, lambda: writer.write(late.popleft()))
+                else:
+                    writer.write(data)
+                    await writer.drain()
+        loop.call_later(self.delay_s, writer.close)
 
     def has_seen(self, secret: bytes) -> bool:
         """Whether these bytes went by among the first."""

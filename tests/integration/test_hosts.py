@@ -332,3 +332,19 @@ async def test_a_call_that_is_cancelled_leaves_nothing_of_what_was_passed_on() -
         async with asyncio.timeout(PATIENCE_S):
             while owner.statistics().core.slots or owner.statistics().core.tasks:
                 await asyncio.sleep(0.005)
+
+
+async def test_a_long_line_changes_nothing_but_the_time() -> None:
+    """25 ms each way: results, order, and a cancel that overtakes bytes."""
+    async with pair("chain.s1=b", "map_reduce.double=b", "summing.sum=b", "tensors.fill=b") as hosts:
+        hosts.way.delay_s = 0.025
+        assert await hosts.call(w.chain(3), x=[1, "two"]) == {"y": [1, "two"]}
+        assert await hosts.call(w.map_reduce(), n=6) == {"total": 30}
+        assert await hosts.call(w.summing(), items=[1, 2, 3]) == {"totals": [1, 3, 6]}
+        found = await hosts.call(w.tensors(), n=200_000)
+        assert np.array_equal(found["doubled"], 2 * found["plain"])
+        invocation = await hosts.owner.invoke("chain", {"x": np.zeros(16 << 20, np.uint8)})
+        await hosts.until(lambda: hosts.owner.peers()[0].bytes_out > 0)
+        invocation.cancel()
+        await hosts.settled()
+        assert await hosts.call(w.chain(3), x=2) == {"y": 2}
