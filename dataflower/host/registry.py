@@ -186,12 +186,18 @@ class Registry:
 
     def room(self, workflow: Workflow) -> Room:
         """What there is for a plan of this workflow, beside all others."""
-        from dataflower.host.plans import room_of
+        from dataflower.host.plans import Other, room_of
 
-        kept = sum(other.kept for name, other in self._serving.items() if name != workflow.name)
+        others = [other for name, other in self._serving.items() if name != workflow.name]
+        planned = [Other(o.planned, o.workflow, self._away(o.workflow)) for o in others if o.planned is not None]
+        kept = sum(other.kept for other in others)
+        return room_of(self._config, workflow, planned, kept, self._away(workflow))
+
+    def _away(self, workflow: Workflow) -> frozenset[str]:
+        """Its stages on other hosts."""
         place = self._engine.remotes.placement.of
         stages = [stage for stage in workflow.stages.values() if not stage.is_switch]
-        return room_of(self._config, kept, frozenset(s.name for s in stages if place(workflow.name, s)))
+        return frozenset(stage.name for stage in stages if place(workflow.name, stage))
 
     async def swap(self, deployed: Deployed, former: ReadPlan, plan: ReadPlan) -> bool:
         """Run it by another plan, if it still runs by `former`; nothing that runs or waits is touched by that.

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
 
 from dataflower.errors import Problem
 from dataflower.planner.document import PlanDocument, StageDocument
 from dataflower.planner.measured import kind_of
 from dataflower.planner.reading import DocumentInvalid
 from dataflower.spec.workflow import Resources, Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a container of a stage needs, as far as the workflow says: cores while it runs, memory in bytes."""
+
+    cpus: float | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +31,9 @@ class Room:
         devices: kinds of machine that it is, by the names of price files.
         cpus: cores.
         memory_bytes: of the machine.
+        needs: by stage, what containers of the workflow that is planned need, where it is not at hand.
+        kept_cpus: of the cores, those that the plans of other workflows keep busy, as far as their stages say.
+        kept_bytes: of the memory, what those may take.
     """
 
     containers: int
@@ -31,6 +42,9 @@ class Room:
     memory_bytes: int
     kept: int = 0
     away: frozenset[str] = frozenset()
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    kept_cpus: float = 0.0
+    kept_bytes: int = 0
 
     def allows(self, stage: str, device: str) -> bool:
         """Whether a stage may run on this kind of device, or on some cores of it."""
@@ -43,15 +57,14 @@ def kept_by(stage: StageDocument) -> int:
 
 
 def check_room(document: PlanDocument, workflow: Workflow | None, room: Room, file: str) -> None:
-    """Refuse a plan that this host can't carry out. What stages declare counts where the workflow is at hand.
+    """Refuse a plan that this host can't carry out. `workflow`: says what its stages need; None for `room.needs`.
 
     Raises:
         DocumentInvalid: a kind of device that the host is not, or more containers, declared cores or declared memory
-            than it has.
+            than it has beside the plans of other workflows.
     """
-    found = [*_devices(document, room), *_containers(document, room)]
-    if workflow is not None:
-        found += _declared(document, workflow, room)
+    needs = room.needs if workflow is None else needs_of(workflow)
+    found = [*_devices(document, room), *_containers(document, room), *_declared(document, needs, room)]
     if found:
         raise DocumentInvalid(tuple(Problem(file, 1, 1, message, hint) for message, hint in found))
 
@@ -75,26 +88,48 @@ def _containers(document: PlanDocument, room: Room) -> Iterator[tuple[str, str]]
     yield f"{message}: this host runs at most {room.containers}", "plan for a lower rate, or raise `max_containers`"
 
 
-def _declared(document: PlanDocument, workflow: Workflow, room: Room) -> Iterator[tuple[str, str]]:
+def needs_of(workflow: Workflow) -> dict[str, Need]:
     """What stages say that they need: nobody knows it of the others, which may do nothing but wait."""
+    found = {}
+    for name, stage in workflow.stages.items():
+        resources = stage.resources
+        cpus = None if resources.cpu == Resources().cpu else resources.cpu
+        if cpus is not None or resources.memory_bytes is not None:
+            found[name] = Need(cpus, resources.memory_bytes)
+    return found
+
+
+def taken(
+    document: PlanDocument, needs: Mapping[str, Need], away: Set[str] = frozenset()
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Cores that a plan keeps busy, and bytes that its containers may take, by stage that says what it needs."""
     cores: dict[str, float] = {}
     memory: dict[str, int] = {}
     for name, stage in document.stages.items():
-        if name in room.away:
+        need = needs.get(name)
+        if need is None or name in away:
             continue
-        resources = workflow.stages[name].resources
-        if resources.cpu != Resources().cpu:
-            busy = sum(g.rate_per_s * g.duration_ms / 1000 / g.batch for g in stage.groups)
-            cores[name] = busy * resources.cpu
-        if resources.memory_bytes is not None:
-            memory[name] = kept_by(stage) * resources.memory_bytes
-    if sum(cores.values()) > room.cpus * (1 + 1e-6):
+        if need.cpus is not None:
+            cores[name] = sum(g.rate_per_s * g.duration_ms / 1000 / g.batch for g in stage.groups) * need.cpus
+        if need.memory_bytes is not None:
+            memory[name] = kept_by(stage) * need.memory_bytes
+    return cores, memory
+
+
+def _declared(document: PlanDocument, needs: Mapping[str, Need], room: Room) -> Iterator[tuple[str, str]]:
+    cores, memory = taken(document, needs, room.away)
+    if cores and sum(cores.values()) + room.kept_cpus > room.cpus * (1 + 1e-6):
         most = max(cores, key=lambda name: cores[name])
         message = f"the plan keeps {sum(cores.values()):.3g} cores busy ({cores[most]:.3g} of them with stage {most!r})"
-        yield f"{message}: this host has {room.cpus:g}", f"plan for a lower rate, or lower `resources.cpu` of {most!r}"
-    if sum(memory.values()) > room.memory_bytes:
+        others = f", and other workflows' plans {room.kept_cpus:.3g}" if room.kept_cpus else ""
+        hint = f"plan for a lower rate, or lower `resources.cpu` of {most!r}"
+        yield f"{message}{others}: this host has {room.cpus:g}", hint
+    if memory and sum(memory.values()) + room.kept_bytes > room.memory_bytes:
         most = max(memory, key=lambda name: memory[name])
-        total, own = (f"{n / 2**30:.3g} GiB" for n in (sum(memory.values()), memory[most]))
+        total, own, kept, all_ = (
+            f"{n / 2**30:.3g} GiB" for n in (sum(memory.values()), memory[most], room.kept_bytes, room.memory_bytes)
+        )
         message = f"the plan's containers may take {total} of memory ({own} of it for stage {most!r})"
+        others = f", and those of other workflows' plans {kept}" if room.kept_bytes else ""
         hint = f"plan for a lower rate, or lower `resources.memory` of {most!r}"
-        yield f"{message}: this host has {room.memory_bytes / 2**30:.3g} GiB", hint
+        yield f"{message}{others}: this host has {all_}", hint

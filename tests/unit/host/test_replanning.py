@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from dataflower.core.plan import Replan
 from dataflower.errors import InvalidArgument, Unavailable
 from dataflower.host.api import ReplanOutcome
-from dataflower.host.plans import ReadPlan, read_plan, room_of
+from dataflower.host.plans import Other, ReadPlan, read_plan, room_of
 from dataflower.host.registry import Deployed
 from dataflower.host.replan_child import Answer, Request, answer
 from dataflower.host.replanning import Replanning
@@ -32,9 +32,9 @@ from dataflower.planner import (
     document_of,
     plan,
 )
-from dataflower.planner.room import Room
+from dataflower.planner.room import Room, needs_of, taken
 from dataflower.planner.synthetic import workflow_of
-from dataflower.spec.workflow import Workflow
+from dataflower.spec.workflow import Resources, Workflow
 from dataflower.testing.clock import FakeClock
 
 LINE = Application("line", (Module("a", "m"), Module("b", "m")), (("a", "b"),))
@@ -75,9 +75,11 @@ class Rig:
     swaps: list[ReadPlan] = field(default_factory=list)
     asked: list[Request] = field(default_factory=list)
     broken: str = ""
+    workflow: Workflow = WORKFLOW
+    others: tuple[Other, ...] = ()
 
     def __post_init__(self) -> None:
-        self.deployed = Deployed("line", 1, WORKFLOW, "", 0.0, {}, frozenset(), planned=planned(self.mode))
+        self.deployed = Deployed("line", 1, self.workflow, "", 0.0, {}, frozenset(), planned=planned(self.mode))
         self.replanning = Replanning(self, self.config, self.clock, later=self.later, planner=self.plan)
         self.replanning.watch(self.deployed)
 
@@ -86,7 +88,7 @@ class Rig:
         return self.alarms[-1]
 
     def room(self, workflow: Workflow) -> Room:
-        return room_of(self.config, 0, frozenset())
+        return room_of(self.config, workflow, self.others, 0, frozenset())
 
     async def swap(self, deployed: Deployed, former: ReadPlan, plan: ReadPlan) -> bool:
         if deployed.planned is not former:
@@ -193,6 +195,25 @@ async def test_where_there_is_no_room_the_present_plan_is_kept_and_the_reason_sh
     assert status is not None
     assert status.last is not None
     assert "this host runs at most 1" in status.last.note
+
+
+async def test_a_plan_grows_into_the_cores_that_other_workflows_leave() -> None:
+    stages = {name: replace(stage, resources=Resources(cpu=1.5)) for name, stage in WORKFLOW.stages.items()}
+    declared = replace(WORKFLOW, stages=stages)
+    rates = []
+    for others in ((), (Other(planned(Replan.OFF, 24.0), declared, frozenset()),)):
+        rig = Rig(config=HostConfig(cpus=5, max_containers=20), workflow=declared, others=others)
+        await rig.traffic(60, 120)
+        (after,) = rig.swaps
+        rates.append(after.document.rate_per_s)
+        own, _ = taken(after.document, needs_of(declared))
+        assert sum(own.values()) + rig.room(declared).kept_cpus <= 5.0
+    alone, beside = rates
+    assert alone >= 60 > beside > 24
+    status = rig.replanning.status(rig.deployed)
+    assert status is not None
+    assert status.last is not None
+    assert "other workflows' plans" in status.last.note
 
 
 async def test_where_room_is_short_the_plan_grows_as_far_as_it_can() -> None:

@@ -9,7 +9,7 @@ import pytest
 from dataflower.planner.document import GroupDocument, PlanDocument, StageDocument
 from dataflower.planner.measured import hardware, kind_of
 from dataflower.planner.reading import DocumentInvalid
-from dataflower.planner.room import Room, check_room
+from dataflower.planner.room import Room, check_room, needs_of
 from dataflower.spec.workflow import Resources, Stage, Workflow
 
 ROOM = Room(containers=8, devices=("cpu", "h200"), cpus=4, memory_bytes=8 * 2**30)
@@ -105,3 +105,23 @@ def test_declared_cores_and_memory_count_and_those_that_nobody_declared_do_not()
     assert "keeps 6.4 cores busy (4.8 of them with stage 'b'): this host has 4" in refusal(plan, ROOM, Resources(cpu=2))
     message = refusal(plan, ROOM, Resources(memory_bytes=3 * 2**30))
     assert "may take 12 GiB of memory (9 GiB of it for stage 'b'): this host has 8 GiB" in message
+
+
+def test_what_the_plans_of_others_keep_busy_is_not_there_for_this_one() -> None:
+    plan = document(a=[group(1)], b=[group(3)])
+    check_room(plan, workflow(Resources(cpu=1.1)), replace(ROOM, kept_cpus=0.4), "plan.yaml")
+    message = refusal(plan, replace(ROOM, kept_cpus=0.6), Resources(cpu=1.1))
+    assert "keeps 3.52 cores busy" in message
+    assert "and other workflows' plans 0.6: this host has 4" in message
+    message = refusal(plan, replace(ROOM, kept_bytes=5 * 2**30), Resources(memory_bytes=2**30))
+    assert "and those of other workflows' plans 5 GiB: this host has 8 GiB" in message
+    check_room(plan, workflow(), replace(ROOM, kept_cpus=4.0, kept_bytes=8 * 2**30), "plan.yaml")
+
+
+def test_where_the_workflow_is_not_at_hand_the_room_says_what_its_stages_need() -> None:
+    plan = document(a=[group(1)], b=[group(3)])
+    room = replace(ROOM, needs=needs_of(workflow(Resources(cpu=2))))
+    with pytest.raises(DocumentInvalid, match=r"keeps 6\.4 cores busy"):
+        check_room(plan, None, room, "plan.yaml")
+    assert needs_of(workflow()) == {}
+    check_room(plan, None, ROOM, "plan.yaml")
