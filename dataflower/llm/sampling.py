@@ -60,7 +60,7 @@ def choose(logits: torch.Tensor, choosers: Listing[Chooser]) -> list[Choice]:
         if not finite[row]:
             choices.append(Choice(None))
             continue
-        chosen = token if chooser.params.plain else _choose(logits[row].float(), chooser)
+        chosen = token if chooser.params.plain else _choose(logits[row].to(torch.float32, copy=True), chooser)
         wanted = chooser.params.logprobs
         choices.append(Choice(chosen, None if wanted is None else logprob(logits[row], chosen, wanted)))
     return choices
