@@ -209,16 +209,16 @@ class HostCore(Sendings):
         container = self._containers.get(event.container)
         if container is None:
             return
-        if self._preloading is not None:
-            self._preloading.container_sized(container, event.nbytes, now)
         if self._offloading is not None:
             self._offloading.container_sized(container, event.nbytes, now)
+        if self._preloading is not None:
+            self._preloading.container_sized(container, event.nbytes, now)
 
     def _weights_sized(self, event: events.WeightsSized, now: float) -> None:
-        if self._preloading is not None:
-            self._preloading.weights_sized(event, now)
         if self._offloading is not None:
             self._offloading.weights_sized(event.model, event.nbytes, event.seconds, event.held)
+        if self._preloading is not None:
+            self._preloading.weights_sized(event, now)
 
     def _weights_dropped(self, event: events.WeightsDropped, now: float) -> None:
         if self._offloading is not None:

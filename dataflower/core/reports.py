@@ -69,10 +69,10 @@ class Reports(Tasks):
         if pool.closing:
             self._fleet.stop(container)
             return
+        if self._offloading is not None:  # before anybody asks it whether there is room for more
+            self._offloading.started(container, message)
         if self._preloading is not None:
             self._preloading.started(container, message, now)
-        if self._offloading is not None:
-            self._offloading.started(container, message)
         self._dispatch(pool, now)
         if container.is_idle:
             self._fleet.watch_idle(container, now)

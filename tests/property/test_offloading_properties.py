@@ -36,15 +36,23 @@ class _Container:
 class Capped(RuleBasedStateMachine):
     """Four functions on two backbones; two backbones with a container each are all that fits."""
 
+    preload = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.core = HostCore(CoreConfig(device_batches=8, device_memory_bytes=CAP))
+        config = CoreConfig(
+            device_batches=8, device_memory_bytes=CAP, preload=self.preload, preload_memory_bytes=CAP + 30 * MIB
+        )
+        self.core = HostCore(config)
         self.now, self.wake = 1.0, math.inf
         self.containers: dict[int, _Container] = {}
         self.dropping: list[str] = []
         self.trimming: list[int] = []
         self.measuring: list[int] = []
         self.grown: dict[int, int] = {}
+        self.held: set[str] = set()
+        """Weights that preloading wants in memory."""
+        self.loading: list[str] = []
         self.open: set[str] = set()
         self.calls = 0
         for name, (backbone, nbytes) in FUNCTIONS.items():
@@ -82,6 +90,10 @@ class Capped(RuleBasedStateMachine):
                 case commands.Tell(number, wire.Trim()):
                     assert not self.containers[number].tasks, "what a running task uses was to be given back"
                     self.trimming.append(number)
+                case commands.HoldWeights(models):
+                    wanted = {model for model, _ in models}
+                    self.loading += [model for model in wanted if model not in self.held]
+                    self.held = wanted
                 case commands.SizeContainer(number):
                     self.measuring.append(number)
                 case commands.Tell(number, wire.RunTask() as message):
@@ -190,7 +202,19 @@ class Capped(RuleBasedStateMachine):
     def _drop(self, gone: bool) -> None:
         model = self.dropping.pop(0)
         used = any(FUNCTIONS[c.name][0] == model for c in self.containers.values())
-        self.tell(events.WeightsDropped(model, gone and not used))
+        gone = gone and not used
+        if gone and model in self.held:
+            self.held.discard(model)
+            self.tell(events.WeightsSized(model, 0))
+        self.tell(events.WeightsDropped(model, gone))
+
+    @precondition(lambda self: self.loading)
+    @rule()
+    def load(self) -> None:
+        """Weights are in memory ahead of calls."""
+        model = self.loading.pop(0)
+        if model in self.held:
+            self.tell(events.WeightsSized(model, BACKBONES[model], 0.1, held=True))
 
     @rule(seconds=st.floats(0.0, 3.0))
     def wait(self, seconds: float) -> None:
@@ -230,5 +254,13 @@ class Capped(RuleBasedStateMachine):
         assert not self.open, "calls that never end"
 
 
+class CappedAndPreloading(Capped):
+    """The same where containers and weights are got ready ahead of calls: that makes room for nobody."""
+
+    preload = True
+
+
 TestCapped = Capped.TestCase
+TestCappedAndPreloading = CappedAndPreloading.TestCase
+TestCappedAndPreloading.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 TestCapped.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
