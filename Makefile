@@ -11,8 +11,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SOURCES := dataflower functions tools bench tests
 # What runs on compiled modules differently, if anything does; with QUICK=1, as in CI, the first few
-NATIVE_QUICK := tests/conformance tests/unit/core tests/unit/container tests/property tests/integration/test_container.py
-NATIVE_TESTS := $(NATIVE_QUICK) tests/unit/channel tests/unit/host tests/fault tests/integration/test_runtime.py
+NATIVE_QUICK := tests/conformance tests/unit/core tests/unit/container tests/unit/host tests/property \
+	tests/integration/test_container.py
+NATIVE_TESTS := $(NATIVE_QUICK) tests/unit/channel tests/fault tests/integration/test_runtime.py
 # Where a wheel with them is tried: installed beside a copy of the tests, so that nothing is compiled in the checkout
 TRIAL := build/trial
 BENCHES := $(patsubst bench/%.py,bench-%,$(shell grep -lE '^from bench.report import .*finish' bench/*.py))

@@ -7,16 +7,29 @@ says waits then (`Peer.stalled`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from dataflower import wire
-from dataflower.host.links import Peer, ProtocolViolation
-from dataflower.wire import Next, TaskDone
+from dataflower.host.links import ProtocolViolation
+from dataflower.wire import Next, TaskDone, Value
+
+
+class Party(Protocol):
+    """A container that hands on, or is handed (`links.Peer`)."""
+
+    number: int
+    promises: dict[int, Next]
+    orphans: set[int]
+
+    def was_given(self, outputs: Mapping[str, Value], then: Next) -> None:
+        """Another container handed it these outputs."""
+        ...
 
 
 class Promises:
     """The book of promises of one engine."""
 
-    def __init__(self, peers: Mapping[int, Peer]) -> None:
+    def __init__(self, peers: Mapping[int, Party]) -> None:
         self._peers = peers
         self._open: dict[int, int] = {}
         """Receiver by task."""
@@ -35,7 +48,7 @@ class Promises:
         """Whether a message is about a task that the host doesn't know to have been handed on."""
         return getattr(message, "task", 0) in self._open
 
-    def settle(self, peer: Peer, message: TaskDone | wire.TaskFailed) -> tuple[int, ...]:
+    def settle(self, peer: Party, message: TaskDone | wire.TaskFailed) -> tuple[int, ...]:
         """A task is over: was the promise kept? Gives the containers that may speak again.
 
         Raises ProtocolViolation if it says that it handed on what it could not have.
@@ -65,7 +78,7 @@ class Promises:
             receiver.promises[then.task] = then.then
         return (then.container,)
 
-    def void_all(self, peer: Peer) -> tuple[int, ...]:
+    def void_all(self, peer: Party) -> tuple[int, ...]:
         """A container is gone, and its promises with it. Gives the containers that may speak again."""
         return tuple(number for promised in peer.promises.values() for number in self._abandon(promised))
 
@@ -80,7 +93,7 @@ class Promises:
         return self._void(promised)
 
     @staticmethod
-    def orphaned(peer: Peer, message: wire.FromContainer) -> wire.FromContainer:
+    def orphaned(peer: Party, message: wire.FromContainer) -> wire.FromContainer:
         """What counts of a message about a task that was handed on by a container which died before it could say so.
 
         Nobody waits for what the task gives, and nobody keeps for it what it was given: all that is left is memory of
