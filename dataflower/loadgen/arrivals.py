@@ -92,6 +92,7 @@ class Arrivals:
         before = np.concatenate(([0.0], counts[:-1]))[piece]
         length = (ends - starts)[piece]
         times = starts[piece] + length * _inverse(units - before, rates[piece, 0], rates[piece, 1], length)
+        times = np.maximum.accumulate(times)  # rounding may put one before a neighbour that is closer than that
         return np.asarray(times[times < duration_s])
 
     def _pieces(self, duration_s: float) -> tuple[Times, NDArray[np.float64]]:

@@ -45,6 +45,11 @@ def test_starts_rise_and_lie_within_the_run(process: Arrivals, duration_s: float
     assert times.tolist() == process.times(duration_s, seed).tolist()
 
 
+def test_starts_that_are_closer_than_rounding_rise_too() -> None:
+    ramp = Arrivals(Shape.RAMP, 30.0, cv=3.0, rate_to=190.0)
+    assert all((np.diff(ramp.times(20.0, seed)) >= 0).all() for seed in range(200))
+
+
 @given(processes(), st.floats(1, 30))
 def test_even_spacing_keeps_the_expected_count(process: Arrivals, duration_s: float) -> None:
     import dataclasses
