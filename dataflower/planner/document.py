@@ -134,6 +134,8 @@ class PlanDocument(Document):
         "says what it would do, `on` plans again",
     )
     basis: BasisDocument | None = Field(None, description="What it was made from, to plan again")
+    reasons: list[dict[str, Any]] | None = Field(default=None, description="What `--explain` says, for people")
+    compared: list[dict[str, Any]] | None = Field(default=None, description="What `--compare` says, for people")
 
     @model_validator(mode="before")
     @classmethod
@@ -145,8 +147,9 @@ class PlanDocument(Document):
     def as_data(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; `parse_plan` reads them back."""
         data = self.model_dump(by_alias=True, mode="json")
-        if self.basis is None:
-            del data["basis"]
+        for name in ("basis", "reasons", "compared"):
+            if data[name] is None:
+                del data[name]
         for stage, own in self.stages.items():
             if own.tokens is None:
                 del data["stages"][stage]["tokens"]

@@ -134,7 +134,9 @@ def test_compare_adds_every_method_and_explain_every_reason() -> None:
     for name in ("ours", "clipper", "nexus", "inferline", "scrooge", "harpagon"):
         assert re.search(rf"^{name} +[\d.]+", result.stdout, re.MULTILINE), name
     assert "why" in result.stdout
-    data = json.loads(call(*args, "--compare", "--explain", "-o", "json").stdout)
+    printed = call(*args, "--compare", "--explain", "-o", "json").stdout
+    assert parse_plan(printed, "stdout").stages.keys() == {"split", "size", "add"}
+    data = json.loads(printed)
     costs = {row["method"]: row["use"] for row in data["compared"]}
     assert all(costs["ours"] <= cost * (1 + 1e-9) for cost in costs.values())
     assert [r["stage"] for r in data["reasons"]] == ["split", "size", "add"]
