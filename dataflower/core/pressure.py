@@ -36,6 +36,10 @@ class Pressure(enum.StrEnum):
     OFF = "off"
 
 
+STANDSTILL_BYTES_PER_S = 1.0
+"""A rate below this is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outflow:
     """What a container's data unit has to do.
@@ -71,9 +75,9 @@ def hold(rule: Pressure, flow: Outflow, resources: Resources, run_s: float) -> H
         return _lasting(ALPHA * flow.fresh / entitled - run_s, False)
     limit = resources.bandwidth
     rate = flow.bytes_per_s
-    if limit is not None and (rate <= 0 or rate > limit):
+    if limit is not None and (rate < STANDSTILL_BYTES_PER_S or rate > limit):
         rate = limit
-    if rate <= 0:
+    if rate < STANDSTILL_BYTES_PER_S:
         return FREE  # nobody can say
     return _lasting(flow.waiting / rate - run_s, limit is None or rate < OWN_SHARE * limit)
 

@@ -20,6 +20,7 @@ RATES = st.floats(0, 1e10)
 RESOURCES = st.builds(Resources, cpu=st.floats(0.1, 64), bandwidth=st.none() | st.floats(1e3, 1e10))
 
 
+@example(Pressure.MEASURED, 0, 1 << 20, 5e-324, Resources(), 0.0)
 @given(st.sampled_from(Pressure), BYTES, BYTES, RATES, RESOURCES, st.floats(0, 1e4))
 def test_a_place_is_never_held_longer_than_all_that_it_is_held_for_takes(
     rule: Pressure, fresh: int, waiting: int, rate: float, resources: Resources, run_s: float
