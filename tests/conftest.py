@@ -10,8 +10,13 @@ from hypothesis import HealthCheck, settings
 
 from dataflower.testing import leaks
 
-# How hard the property tests try: fast by default, `HYPOTHESIS_PROFILE=thorough` for a long look.
-_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+# How hard the property tests try: fast by default, `HYPOTHESIS_PROFILE=thorough` for a long look. In CI with the same
+# examples every time, so that a red run is the fault of what has changed; everywhere else with new ones.
+_COMMON = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+    "derandomize": bool(os.environ.get("CI")),
+}
 settings.register_profile("fast", max_examples=60, **_COMMON)
 settings.register_profile("thorough", max_examples=3000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
