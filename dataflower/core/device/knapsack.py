@@ -187,8 +187,8 @@ class _Problem:
         found = dict.fromkeys(closure)
         value = self.worth(closure)
         nbytes = sum(self.candidates[member].nbytes for member in closure)
-        todo = list(closure)
-        for member in todo:  # grows meanwhile
+        pending = list(closure)
+        for member in pending:  # grows meanwhile
             for behind in self._behind[member]:
                 if self._value[behind] * max(1, nbytes) <= value * self.candidates[behind].nbytes:
                     break  # nor would those after it raise the density by themselves
@@ -199,7 +199,7 @@ class _Problem:
                     continue
                 if room.takes(self.candidates, (*found, *more)):
                     found.update(dict.fromkeys(more))
-                    todo += more
+                    pending += more
                     value += self.worth(more)
                     nbytes += sum(self.candidates[one].nbytes for one in more)
         return tuple(found)

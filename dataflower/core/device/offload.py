@@ -65,12 +65,12 @@ def offload(
 
 def _with_prerequisites(keys: Collection[Key], there: Mapping[Key, Candidate]) -> set[Key]:
     found: set[Key] = set()
-    todo = [key for key in keys if key in there]
-    while todo:
-        key = todo.pop()
+    pending = [key for key in keys if key in there]
+    while pending:
+        key = pending.pop()
         if key not in found:
             found.add(key)
-            todo += [option for options in there[key].needs for option in options if option in there]
+            pending += [option for options in there[key].needs for option in options if option in there]
     return found
 
 
