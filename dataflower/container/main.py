@@ -79,9 +79,9 @@ def wait(spare: Spare, link: Link, shell: Shell) -> NoReturn:
     """
 
     def live() -> int:
-        folder = _move_in(spare, shell, network=False)
-        rehearse()
         try:
+            folder = _move_in(spare, shell, network=False)
+            rehearse()
             payload, descriptors = link.receive()
         except (EndOfStream, PeerGone):
             while shell.lifeline is not None:  # the host ends it; it couldn't tell whose this was from what has ended

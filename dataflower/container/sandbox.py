@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 
 from dataflower.container import kernel, landlock, seccomp
 from dataflower.container.view import View
+from dataflower.errors import PeerGone
 from dataflower.wire import Fork, Spare, Walls
 
 _F_SETSIG = 10
@@ -21,6 +23,8 @@ _NICE = 5
 """How much a container yields the processor to the host, which must not queue behind what computes."""
 _MOST_PROCESSES = 4096
 """Threads and processes of a sandboxed container."""
+_REMOVED = (errno.ENOENT, errno.ENODEV)
+"""What comes of writing into a control group that is removed: before its file is opened, and after."""
 
 
 def settle(spare: Spare, lifeline: int | None) -> None:
@@ -29,6 +33,9 @@ def settle(spare: Spare, lifeline: int | None) -> None:
     Moving into a group waits for all processors to have switched tasks: milliseconds, in which nothing is computed.
 
     `lifeline`: see `die_with_host`.
+
+    Raises:
+        PeerGone: the groups are not there any more; the host removes them when it stops, or has given this process up.
     """
     os.setsid()
     _yield_to_host()
@@ -78,8 +85,13 @@ def _lower(kind: int, limit: int) -> None:
 
 def _join(groups: Iterable[str]) -> None:
     for path in groups:
-        with open(path, "w", encoding="ascii") as file:
-            file.write("0")  # whoever writes
+        try:
+            with open(path, "w", encoding="ascii") as file:
+                file.write("0")  # whoever writes
+        except OSError as error:
+            if error.errno in _REMOVED:
+                raise PeerGone(f"{path} was removed") from None
+            raise
 
 
 def reset_signals() -> None:

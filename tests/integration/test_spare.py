@@ -79,3 +79,15 @@ def test_the_spare_ends_with_its_zygote() -> None:
         zygote.close()
         assert select.select([spare], [], [])[0] == [spare]
         os.close(spare)
+
+
+def test_a_spare_whose_host_removed_its_groups_leaves_quietly(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with ZygoteDriver() as zygote:
+        zygote.link.send(wire.encode(wire.Spare(isolated=False, groups=(str(tmp_path / "gone" / "cgroup.procs"),))))
+        zygote.next(wire.Prepared)
+        assert zygote.next(wire.Exited) == wire.Exited(0, 0)
+        container = zygote.start("container_functions:same", tmp_path / "log", code_path=(HERE,))
+        assert container.result({"x": 1}) == 1
+    assert capfd.readouterr().err == ""
