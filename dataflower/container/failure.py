@@ -50,10 +50,17 @@ def error_record(error: BaseException, code: Code = Code.INTERNAL) -> ErrorRecor
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback without the frames of this package and of the import system; shortened in the middle."""
+    """The traceback without the frames of this package and of the import system; shortened in the middle.
+
+    Empty if that leaves only what kind and message say already.
+    """
     try:
         description = traceback.TracebackException.from_exception(error)
         _cut(description, set())
+        before = None if description.__suppress_context__ else description.__context__
+        others = description.__cause__ or before or description.exceptions
+        if not (description.stack or others or isinstance(error, SyntaxError)):  # the text of that shows the line
+            return ""
         text = "".join(description.format())
     except Exception as broken:  # a user exception's own __str__, for one, may raise
         return f"{type(error).__name__} (its traceback can't be shown: {type(broken).__name__})"

@@ -95,19 +95,19 @@ class Port:
 class Signature:
     """The ports of a function, read from its source or from the live object (both give the same).
 
-    `params` are the keyword parameters of `setup` (stateful functions): they are set by the stage's `params:`.
-    A stateless function takes `params:` for those of its inputs that no edge feeds.
+    `params` are the keyword parameters of `setup` (stateful functions), as far as ports tell their types: they are set
+    by the stage's `params:`. A stateless function takes `params:` for those of its inputs that no edge feeds.
     `preload` are the heavy top-level imports of its module, in order: they choose the zygote.
     """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    params: tuple[str, ...] = ()
+    params: tuple[Port, ...] = ()
+    takes_any_param: bool = False
+    """Whether `setup` has `**kwargs`."""
     takes_any_input: bool = False
     stateful: bool = False
     preload: tuple[str, ...] = ()
-    required: tuple[str, ...] = ()
-    """Those of `params` that have no default."""
     batch: bool = False
     """Whether one call takes several tasks."""
 

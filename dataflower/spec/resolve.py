@@ -108,11 +108,8 @@ def _port(base: Port | None, name: str, entry: PortEntry, at: Path, findings: li
         own.optional or bool(document.optional) or "default" in given,
         document.default if "default" in given else own.default,
     )
-    if "default" in given and not port.stream and port.type.kind is not Kind.TENSOR:
-        try:
-            check_value(port, port.default, {})
-        except InvalidArgument:
-            findings.append(Finding((*at, "default"), f"the default of {name!r} is no {port.type}: {port.default!r}"))
+    if "default" in given and not _fits(port, port.default):
+        findings.append(Finding((*at, "default"), f"the default of {name!r} is no {port.type}: {port.default!r}"))
     return port
 
 
@@ -163,43 +160,57 @@ def _params(at: Path, document: StageDocument, signature: Signature | None) -> l
 
 
 def _misfits(at: Path, document: StageDocument, signature: Signature | None) -> list[Finding]:
+    """Params that `setup`, or a stateless function, does not take; or lacks; or takes with another type."""
     if signature is None:
         return []
     given = _given(document)
     missing = [
         Finding(
             (*at, "params") if given else at,
-            f"setup of {document.function} needs {name!r}",
-            f"write `params: {{{name}: ...}}`",
+            f"setup of {document.function} needs {port.name!r}",
+            f"write `params: {{{port.name}: ...}}`",
             key=True,
         )
-        for name in signature.required
-        if name not in given
+        for port in signature.params
+        if not port.optional and port.name not in given
     ]
-    known = signature.params if signature.stateful else tuple(port.name for port in signature.inputs)
-    if "*" in known or (signature.takes_any_input and not signature.stateful):
-        return missing
+    ports = {port.name: port for port in (signature.params if signature.stateful else signature.inputs)}
+    mistyped = [
+        Finding(_place(at, document, name), f"{name!r} of {document.function} is {ports[name].type}, not {value!r}")
+        for name, value in given.items()
+        if name in ports and not _fits(ports[name], value)
+    ]
+    twice = [
+        Finding((*at, "params", name), f"input {name!r} has both an edge and a constant", "drop one of them", True)
+        for name in document.params or {}
+        if not signature.stateful and name in document.inputs
+    ]
+    takes_any = signature.takes_any_param if signature.stateful else signature.takes_any_input
     what = (
         f"setup of {document.function} has no parameter" if signature.stateful else f"{document.function} has no input"
     )
-    return (
-        missing
-        + [
-            Finding(
-                (*at, "params", name) if name in (document.params or {}) else (*at, name),
-                f"{what} {name!r}",
-                did_you_mean(name, known),
-                True,
-            )
-            for name in given
-            if name not in known
-        ]
-        + [
-            Finding((*at, "params", name), f"input {name!r} has both an edge and a constant", "drop one of them", True)
-            for name in document.params or {}
-            if not signature.stateful and name in document.inputs
-        ]
-    )
+    unknown = [
+        Finding(_place(at, document, name), f"{what} {name!r}", did_you_mean(name, ports), True)
+        for name in given
+        if name not in ports and not takes_any
+    ]
+    return missing + unknown + mistyped + twice
+
+
+def _place(at: Path, document: StageDocument, name: str) -> Path:
+    """Where a param stands: below `params`, or as a key of the stage itself."""
+    return (*at, "params", name) if name in (document.params or {}) else (*at, name)
+
+
+def _fits(port: Port, value: Any) -> bool:
+    """Whether a constant may be what a port gets. Arrays and streams can't be told from a file's lists."""
+    if port.stream or port.type.kind is Kind.TENSOR:
+        return True
+    try:
+        check_value(port, value, {})
+    except InvalidArgument:
+        return False
+    return True
 
 
 def _when(at: Path, document: StageDocument, findings: list[Finding]) -> tuple[CaseRef, ...]:

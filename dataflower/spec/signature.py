@@ -46,6 +46,12 @@ class _Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class _Setup:
+    parameters: tuple[_Parameter, ...] = ()
+    takes_any: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Facts:
     """What both readers find out; `_signature` makes ports of it."""
 
@@ -54,8 +60,7 @@ class _Facts:
     is_generator: bool
     returns: ast.expr | None
     spec: FunctionSpec
-    setup: tuple[str, ...]
-    required: tuple[str, ...]
+    setup: _Setup
     stateful: bool
     preload: tuple[str, ...]
 
@@ -63,7 +68,7 @@ class _Facts:
 def read_signature(source: str, path: str, name: str) -> Signature:
     """The signature of `name` in a module's source text.
 
-    `path` is for messages. In `Signature.params`, `*` says that `setup` takes any keyword.
+    `path` is for messages.
 
     Raises:
         SignatureError: not Python, no such function, or something that can only be known by running it.
@@ -84,14 +89,13 @@ def inspect_signature(obj: Any) -> Signature:
     """
     spec = getattr(obj, ATTRIBUTE, None) or FunctionSpec()
     call = obj
-    setup: tuple[str, ...] = ()
-    required: tuple[str, ...] = ()
+    setup = _Setup()
     if stateful := inspect.isclass(obj):
         if "__call__" not in {name for base in obj.__mro__[:-1] for name in vars(base)}:
             raise SignatureError(f"class {obj.__name__} has no __call__", "define __call__(self, ...)")
         _refuse_constructor(obj.__name__, inspect.signature(obj).parameters.values())
         call = obj.__call__
-        setup, required = _live_setup(getattr(obj, "setup", None))
+        setup = _live_setup(getattr(obj, "setup", None))
     elif not inspect.isroutine(obj):
         if not callable(obj):
             raise SignatureError(f"{obj!r} is not callable")
@@ -104,16 +108,12 @@ def inspect_signature(obj: Any) -> Signature:
     return _signature(
         getattr(obj, "__name__", type(obj).__name__),
         _Facts(
-            parameters=tuple(
-                _Parameter(p.name, _live_annotation(p.annotation), p.default is not p.empty, plain(p.default))
-                for p in _by_keyword(parameters)
-            ),
+            parameters=_live_parameters(parameters),
             takes_any=any(p.kind in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL) for p in parameters),
             is_generator=streams(obj if stateful or call is obj else call),
             returns=_live_annotation(signature.return_annotation),
             spec=spec,
             setup=setup,
-            required=required,
             stateful=stateful,
             preload=_live_preload(obj),
         ),
@@ -143,12 +143,19 @@ def _signature(name: str, facts: _Facts) -> Signature:
     return Signature(
         inputs=tuple(inputs),
         outputs=_outputs(facts),
-        params=facts.setup,
-        required=facts.required,
+        params=tuple(_param(parameter) for parameter in facts.setup.parameters),
+        takes_any_param=facts.setup.takes_any,
         takes_any_input=facts.takes_any,
         stateful=facts.stateful,
         preload=facts.preload,
         batch=facts.spec.batch,
+    )
+
+
+def _param(parameter: _Parameter) -> Port:
+    type_, is_iterator = annotated_type(parameter.annotation)
+    return Port(
+        parameter.name, PortType() if is_iterator else type_, optional=parameter.has_default, default=parameter.default
     )
 
 
@@ -198,8 +205,7 @@ class _SourceReader:
             raise SignatureError(f"{self.path}:{error.line}: {error}", "write it out literally", error.line) from error
 
     def _read(self, node: Definition | ast.ClassDef) -> Signature:
-        setup: tuple[str, ...] = ()
-        required: tuple[str, ...] = ()
+        setup = _Setup()
         stateful = isinstance(node, ast.ClassDef)
         call: Definition
         if isinstance(node, ast.ClassDef):
@@ -210,9 +216,7 @@ class _SourceReader:
             if (init := self._method(node, "__init__")) is not None:
                 _refuse_constructor(node.name, self._parameters(init)[1:])
             if (method := self._method(node, "setup")) is not None:
-                given = self._by_keyword(method)[1:]
-                required = tuple(p.name for p in given if not p.has_default)
-                setup = (*(p.name for p in given), *(("*",) if method.args.kwarg else ()))
+                setup = _Setup(tuple(self._by_keyword(method)[1:]), method.args.kwarg is not None)
         else:
             call = node
         parameters = self._by_keyword(call)
@@ -225,7 +229,6 @@ class _SourceReader:
                 returns=call.returns,
                 spec=self._spec(node),
                 setup=setup,
-                required=required,
                 stateful=stateful,
                 preload=self.preload,
             ),
@@ -330,15 +333,18 @@ def _live_annotation(annotation: Any) -> ast.expr | None:
     return parse_annotation(ast.Constant(text))
 
 
-def _live_setup(setup: Callable[..., Any] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """All parameters of `setup`, and those without a default."""
+def _live_setup(setup: Callable[..., Any] | None) -> _Setup:
     if setup is None:
-        return (), ()
+        return _Setup()
     parameters = list(inspect.signature(setup).parameters.values())[1:]
-    any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    given = list(_by_keyword(parameters))
-    names = (*(p.name for p in given), *(("*",) if any_keyword else ()))
-    return names, tuple(p.name for p in given if p.default is p.empty)
+    return _Setup(_live_parameters(parameters), any(p.kind is p.VAR_KEYWORD for p in parameters))
+
+
+def _live_parameters(parameters: list[inspect.Parameter]) -> tuple[_Parameter, ...]:
+    return tuple(
+        _Parameter(p.name, _live_annotation(p.annotation), p.default is not p.empty, plain(p.default))
+        for p in _by_keyword(parameters)
+    )
 
 
 def _live_preload(obj: Any) -> tuple[str, ...]:

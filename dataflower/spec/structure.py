@@ -68,7 +68,9 @@ def _problem(tree: Tree, path: Path, finding: dict[str, Any]) -> Problem:
     kind, context = finding["type"], finding.get("ctx", {})
     name = str(next((part for part in reversed(path) if isinstance(part, str)), ""))
     if kind == "extra_forbidden":
-        return tree.problem(path, f"unknown key {name!r}", did_you_mean(name, _fields(path[:-1])), key=True)
+        known = _fields(path[:-1])
+        every = f"known: {', '.join(known)}" if known else ""
+        return tree.problem(path, f"unknown key {name!r}", did_you_mean(name, known, every), key=True)
     if kind == "missing":
         hint = {"apiVersion": "write `apiVersion: dataflower/v1`", "kind": "write `kind: Workflow`"}.get(name, "")
         return tree.problem(path[:-1], f"key {name!r} is missing", hint, key=True)
@@ -77,6 +79,8 @@ def _problem(tree: Tree, path: Path, finding: dict[str, Any]) -> Problem:
     shown = repr(given) if isinstance(given, str | int | float | bool) else _what(given)
     if kind == "literal_error":
         words = [word.strip("'") for word in str(context.get("expected", "")).replace(" or ", ", ").split(", ")]
+        if len(words) == 1:
+            return tree.problem(path, f"{name}: must be {words[0]}, not {shown}")
         close = nearest(str(given), words)
         return tree.problem(
             path, f"{name}: {shown} is not one of {', '.join(words)}", f"did you mean {close!r}?" if close else ""

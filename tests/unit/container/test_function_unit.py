@@ -206,7 +206,7 @@ class TestErrors:
     )
     def test_results_that_do_not_fit(self, result: Any, ports: tuple[OutputPort, ...], words: str) -> None:
         error = error_of(run(lambda: result, outputs=ports))
-        assert (error.code, error.kind) == (Code.INTERNAL, "TypeMismatch")
+        assert (error.code, error.kind, error.traceback) == (Code.INTERNAL, "TypeMismatch", "")
         assert words in error.message
 
     def test_yields_and_returns_that_do_not_fit(self) -> None:

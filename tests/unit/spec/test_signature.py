@@ -74,7 +74,8 @@ def test_heavy_imports_are_preloaded_in_order() -> None:
 def test_setup_parameters_are_params() -> None:
     source = "class A:\n  def setup(self, size: int = 1, **rest): ...\n  def __call__(self, x): ...\n"
     signature = read(source, "A")
-    assert signature.params == ("size", "*")
+    assert signature.params == (Port("size", PortType(Kind.INT), optional=True, default=1),)
+    assert signature.takes_any_param
     assert signature.stateful
     assert [port.name for port in signature.inputs] == ["x"]
 
