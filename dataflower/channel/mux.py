@@ -214,7 +214,6 @@ class Mux:
         self._unsaid = (0, 0)
         """Reliable frames and bytes that came since they were last confirmed."""
         self._ack_due = False
-        self._is_connected = False
         self._is_resumed = False
         self.due = math.inf
         """When a stream may go on that `outgoing` held back for its limit."""
@@ -279,13 +278,12 @@ class Mux:
     def connected(self) -> None:
         """There is a new connection; nothing of the former one counts any more."""
         self.lost()
-        self._is_connected = True
         rows = b"".join(_POSITION.pack(stream, entry.got) for stream, entry in self._in.items())
         self._push(HEADER.pack(Kind.RESUME, len(rows), self._heard, len(self._in)) + rows)
 
     def lost(self) -> None:
         """The connection is gone."""
-        self._is_connected = self._is_resumed = False
+        self._is_resumed = False
         self._pieces.clear()
         self._ends.clear()
         self._parts.clear()

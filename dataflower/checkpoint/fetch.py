@@ -72,8 +72,6 @@ class Fetch:
     threads: int = 4
     stop: Callable[[], bool] = lambda: False
     arrival: Arrival = field(default_factory=Arrival)
-    resumed: int = 0
-    """Bytes that an earlier attempt had left."""
     _open: dict[str, _File] = field(default_factory=dict)
     _journal: int = -1
 
@@ -171,7 +169,6 @@ class Fetch:
         if len(data) != job.nbytes or chunk_hash([data]) != earlier[job.place.name, number]:
             missing.append(job)
             return
-        self.resumed += job.nbytes
         self._arrived(file, job, data, earlier[job.place.name, number])
 
     def _ranging(self, job: Job) -> Callable[[], None]:

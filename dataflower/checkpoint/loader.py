@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Readonly
@@ -270,18 +269,3 @@ def list_folder(folder: Path) -> tuple[str, ...]:
 def is_index(name: str) -> bool:
     """Whether a file lists shards (it is read with the weights, not shown as configuration)."""
     return name.endswith(".safetensors.index.json")
-
-
-def read_json(data: bytes | memoryview, file: str) -> dict[str, object]:
-    """A JSON object of a model's small file.
-
-    Raises:
-        WeightsInvalid: it is none.
-    """
-    try:
-        content = json.loads(bytes(data))
-    except ValueError as error:
-        raise WeightsInvalid(f"{file}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise WeightsInvalid(f"{file}: expected a JSON object")
-    return content

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from dataflower.checkpoint.layout import PAGE_BYTES, pages
+from dataflower.checkpoint.layout import PAGE_BYTES
 
 T = TypeVar("T")
 
@@ -121,8 +121,3 @@ class Crew(Generic[T]):
             thread.join()
         if errors:
             raise errors[0]
-
-
-def whole_pages(views: Callable[[int, int], list[memoryview]], offset: int, nbytes: int) -> list[memoryview]:
-    """Views of `nbytes` from `offset` on, and of what is left of the last page."""
-    return views(offset, pages(nbytes))

@@ -61,11 +61,6 @@ class Ledger:
         elif not self._live[arena]:
             self._forget(arena)
 
-    def hold_all(self, slots: Iterable[Slot]) -> None:
-        """Hold several slots."""
-        for slot in slots:
-            self.hold_slot(slot)
-
     def owner_gone(self, arenas: Iterable[int]) -> None:
         """The owner of these arenas died: they are dropped as soon as their last slot is."""
         for arena in arenas:

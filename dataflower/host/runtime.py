@@ -152,11 +152,6 @@ class Runtime:
         """Take no new invocations from now on; those that run go on."""
         self._draining = True
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether new invocations are turned away: not started, shutting down, or told to."""
-        return self._draining or not self._started
-
     async def close(self, drain_timeout_s: float | None = None) -> None:
         """Drain, then cancel what still runs, then end every process. Submitted invocations that are cut off here run
         again at the next start, if there is a state directory. Idempotent.

@@ -154,7 +154,7 @@ class Replay:
         self._planned = -math.inf
         self._stuck: set[str] = set()
         """Functions for which there was no room, until some may be free."""
-        self._now = self._accounted = 0.0
+        self._now = 0.0
         self._due: list[tuple[float, int, str, object]] = []
         self._sequence = 0
 

@@ -63,13 +63,3 @@ def is_closed(keys: Iterable[Key], candidates: Mapping[Key, Candidate]) -> bool:
     """Whether everything that one of these needs is among them."""
     there = set(keys)
     return all(any(key in there for key in options) for one in there for options in candidates[one].needs)
-
-
-def closed_part(keys: Iterable[Key], candidates: Mapping[Key, Candidate]) -> set[Key]:
-    """The largest part of `keys` in which everybody has what it needs."""
-    left = set(keys)
-    while True:
-        orphans = {k for k in left if not all(any(o in left for o in options) for options in candidates[k].needs)}
-        if not orphans:
-            return left
-        left -= orphans

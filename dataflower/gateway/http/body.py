@@ -79,16 +79,6 @@ def _unpack(body: bytes, coding: str, limit: int) -> bytes:
     return data
 
 
-async def read_object(request: Request, limit: int) -> dict[str, Any]:
-    """The body as a JSON object, whatever its content type says.
-
-    Raises:
-        InvalidArgument: it is none.
-        BodyTooLarge: see `read_body`.
-    """
-    return json_object(await read_body(request, limit))
-
-
 def json_object(body: bytes) -> dict[str, Any]:
     """A JSON object; InvalidArgument if it is none."""
     try:
