@@ -11,11 +11,13 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
 from dataflower.llm import opaque
 from dataflower.llm.attention import StepAttention
 from dataflower.llm.kernels import library
+from dataflower.llm.kv import KvStore
 from dataflower.llm.linear import Linear
 from dataflower.llm.lora import LoraBatch, Stack
 
@@ -28,6 +30,17 @@ PLACES = ("qkv", "out", "gate_up", "down")
 _BLOCK = 64
 _TOLERANCE = 0.02
 """Of the largest output: oneDNN rounds to bf16, the kernel does not."""
+
+
+class Decoded(msgspec.Struct, frozen=True, gc=False):
+    """What came of a decode step, good until the next call of the model.
+
+    `logits` (tokens, vocabulary); of each row `best`, the largest (NaN if one is), and `likely`, where it is first.
+    """
+
+    logits: torch.Tensor
+    best: list[float]
+    likely: list[int]
 
 
 class _Linear(ctypes.Structure):
@@ -64,7 +77,7 @@ class _Step(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("tokens", "positions", "kv_rows", "dense")),
         ("room_rows", ctypes.c_int64),
         ("room_tokens", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("lora", "members", "logits")),
+        *((name, ctypes.c_void_p) for name in ("lora", "members", "logits", "best", "likely")),
     )
 
 
@@ -92,6 +105,7 @@ class FusedDecode:
         )  # fmt: skip
         self._most_threads = model.width // _BLOCK  # blocks of the smallest product: more would have nothing to do
         self._logits = torch.empty((0, self._vocabulary))
+        self._best, self._likely = (ctypes.c_float * ROWS)(), (ctypes.c_int64 * ROWS)()
         self._stacks: weakref.WeakKeyDictionary[Stack, _Adapters] = weakref.WeakKeyDictionary()
 
     def takes(self, attention: StepAttention, tokens: int, wanted: int) -> bool:
@@ -102,22 +116,33 @@ class FusedDecode:
         self, tokens: torch.Tensor, positions: torch.Tensor, attention: StepAttention, lora: LoraBatch | None
     ) -> torch.Tensor:
         """Logits (tokens, vocabulary) in fp32, good until the next call; the tokens' keys and values are written."""
-        count, store = len(tokens), attention.store
+        return self.decode(tokens.tolist(), positions.tolist(), attention.rows, attention.store, lora).logits
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        rows: Sequence[int],
+        store: KvStore,
+        lora: LoraBatch | None,
+    ) -> Decoded:
+        """See `dataflower.llm.model.Model.decode`; at most `ROWS` tokens."""
+        count = len(tokens)
         if len(self._logits) < count:  # kept: fresh memory of this size is cleared page by page at each step
             self._logits = torch.empty((count, self._vocabulary), dtype=torch.float32)
-        logits = self._logits[:count]
-        rows = (ctypes.c_int64 * count)(*attention.rows)
+        numbers = ctypes.c_int64 * count
+        given = numbers(*tokens), numbers(*positions), numbers(*rows)
         adapters = None if lora is None else self._adapters(lora.stack)
         step = _Step(
-            count, tokens.data_ptr(), positions.data_ptr(), ctypes.addressof(rows), store.dense.data_ptr(),
+            count, *(ctypes.addressof(each) for each in given), store.dense.data_ptr(),
             *store.room,
             None if adapters is None else ctypes.addressof(adapters.places),
             None if lora is None else lora.members.data_ptr(),
-            logits.data_ptr(),
+            self._logits.data_ptr(), ctypes.addressof(self._best), ctypes.addressof(self._likely),
         )  # fmt: skip
         threads = min(torch.get_num_threads(), self._most_threads)
         self._code.dataflower_decode(ctypes.byref(self._model), ctypes.byref(step), threads)
-        return logits
+        return Decoded(self._logits[:count], self._best[:count], self._likely[:count])
 
     def _adapters(self, stack: Stack) -> _Adapters:
         if stack not in self._stacks:

@@ -21,6 +21,7 @@ class Generation:
     chooser: Chooser
     sink: Sink
     text: TextStream | None = None
+    """Where the text decides when the answer ends. Otherwise its reader makes it, off the runner's thread."""
     scores: dict[int, Logprob] = field(default_factory=dict)
     spoke: bool = False
 
@@ -34,6 +35,8 @@ class Generation:
     def take(self, choice: Choice) -> TokenOutput:
         """A token was chosen and is in the sequence by now: what its reader gets. May set `sequence.finish`."""
         sequence, token = self.sequence, choice.token
+        if self.spoke and self.text is None and sequence.finish is None and self.chooser.bare:
+            return TokenOutput(token)  # as nearly all are
         assert token is not None
         self.chooser.take(token)
         matcher = self.chooser.matcher

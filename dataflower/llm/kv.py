@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Iterable
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 
@@ -80,6 +81,14 @@ class KvStore:
         self._reserve(len(self._filled), tokens)
         row = self._row_of[sequence]
         self._filled[row] = max(self._filled[row], tokens)
+
+    def follow(self, sequences: Iterable[int], lengths: Listing[int]) -> list[int]:
+        """`reserve` for many sequences, each to a length of its own; gives their rows."""
+        self._reserve(len(self._filled), max(lengths))
+        rows = [self._row_of[sequence] for sequence in sequences]
+        for row, length in zip(rows, lengths, strict=True):
+            self._filled[row] = length
+        return rows
 
     def save(self, sequence: int, blocks: Listing[Published]) -> None:
         """Copy full blocks of a row to the store."""

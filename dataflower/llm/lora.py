@@ -78,9 +78,13 @@ class LoraStacks:
         self._groups = groups
         self._device = device
         self._stacks: OrderedDict[frozenset[str], Stack] = OrderedDict()
+        self._last: tuple[Sequence[tuple[Adapter | None, int]], LoraBatch] | None = None
+        """The last batch, and what it was made for."""
 
     def batch(self, per_token: Sequence[tuple[Adapter | None, int]]) -> LoraBatch | None:
         """For tokens with these adapters (adapter, how many tokens in a row); None if there is no adapter at all."""
+        if self._last is not None and self._last[0] == per_token:  # as in all steps that only decode
+            return self._last[1]
         adapters = {adapter.digest: adapter for adapter, _ in per_token if adapter is not None}
         if not adapters:
             return None
@@ -88,10 +92,13 @@ class LoraStacks:
         members = [
             -1 if adapter is None else stack.index[adapter.digest] for adapter, count in per_token for _ in range(count)
         ]
-        return LoraBatch(stack, torch.tensor(members, device=self._device))
+        batch = LoraBatch(stack, torch.tensor(members, device=self._device))
+        self._last = (per_token, batch)
+        return batch
 
     def drop(self, digest: str) -> None:
         """An adapter is gone: let go of all that holds it."""
+        self._last = None
         for key in [key for key in self._stacks if digest in key]:
             del self._stacks[key]
 

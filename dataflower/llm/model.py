@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +10,8 @@ import torch
 from dataflower.llm.adapters import ModuleShape
 from dataflower.llm.attention import StepAttention
 from dataflower.llm.errors import UnsupportedModel
-from dataflower.llm.kv import KvShape
+from dataflower.llm.fused import Decoded
+from dataflower.llm.kv import KvShape, KvStore
 from dataflower.llm.linear import limit_kernels
 from dataflower.llm.lora import Group, LoraBatch
 from dataflower.llm.parts import Write
@@ -67,6 +68,20 @@ class Model(Protocol):
         """Logits (wanted, vocabulary) after the tokens at the indices `wanted` of `tokens` (n,) at `positions` (n,).
 
         They are good until the next call.
+        """
+        ...
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        rows: Sequence[int],
+        store: KvStore,
+        lora: LoraBatch | None,
+    ) -> Decoded | None:
+        """A step in which each of these tokens is of a sequence of its own, which has this row of the store.
+
+        Nothing is prepared for it: no tensors, no plan. None: the model has no such short way, `forward` is to be used.
         """
         ...
 

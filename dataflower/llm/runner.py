@@ -245,8 +245,10 @@ class Runner:
         limit = self.scheduler.limit(len(prompt), params.max_tokens)
         sequence = Sequence(number, root, prompt, params, limit, self._ends, open_prompt)
         text = None if self._tokenizer is None else TextStream(self._tokenizer, prompt, params.stop)
-        generation = Generation(sequence, adapter, Chooser(params, self._ends, matcher), tokens, text)
-        tokens.bind(lambda: self._post_quietly(lambda: self._drop(generation, FinishReason.CANCELLED)))
+        decides = text if params.stop else None
+        generation = Generation(sequence, adapter, Chooser(params, self._ends, matcher), tokens, decides)
+        cancel = lambda: self._post_quietly(lambda: self._drop(generation, FinishReason.CANCELLED))  # noqa: E731
+        tokens.bind(cancel, None if params.stop else text)
         self._post(lambda: self._begin(generation))
         return generation
 
@@ -301,8 +303,11 @@ class Runner:
                     for sequence in step.preempted:
                         self._kv.end(sequence.number)
                     if step.chunks:
-                        prompts = sum(chunk.count for chunk in step.chunks if not chunk.sequence.decoding)
-                        decoding = sum(chunk.sequence.decoding for chunk in step.chunks)
+                        if step.steady:
+                            prompts, decoding = 0, len(step.chunks)
+                        else:
+                            prompts = sum(chunk.count for chunk in step.chunks if not chunk.sequence.decoding)
+                            decoding = sum(chunk.sequence.decoding for chunk in step.chunks)
                         self._step(step)
                         spent = _monotonic() - began
                         self._busy_s += spent
@@ -320,6 +325,8 @@ class Runner:
 
     def _take_commands(self, *, wait: bool) -> bool:
         """Run what callers want; False when it is time to leave."""
+        if not (wait or self._commands or self._closed):  # what comes right now can wait for the next step
+            return True
         with self._wake:
             while wait and not self._commands and not self._closed:
                 self._wake.wait()
@@ -341,12 +348,14 @@ class Runner:
                     self._fail(generation, failure, wipe=True)
 
     def _compute(self, step: Step) -> None:
-        for admitted in step.admitted:
-            self._kv.start(admitted.sequence.number, admitted.blocks)
-        for chunk in step.chunks:
-            self._kv.reserve(chunk.sequence.number, chunk.start + chunk.count)
-        logits, wanted = self._forward(step.chunks)
-        choices = self._choose(step.chunks, logits, wanted)
+        choices = self._decode(step.chunks) if step.steady else None
+        if choices is None:
+            for admitted in step.admitted:
+                self._kv.start(admitted.sequence.number, admitted.blocks)
+            for chunk in step.chunks:
+                self._kv.reserve(chunk.sequence.number, chunk.start + chunk.count)
+            logits, wanted = self._forward(step.chunks)
+            choices = self._choose(logits, wanted)
         for number, made in choices.items():
             if made.token is None:
                 error = NotFinite("the model's logits are not finite: its weights or the adapter's are damaged")
@@ -355,12 +364,29 @@ class Runner:
         for stored in self.scheduler.advance(step, chosen):
             self._kv.save(stored.sequence.number, stored.blocks)
         self._steps += 1
-        self._computed += sum(chunk.count for chunk in step.chunks)
+        self._computed += len(step.chunks) if step.steady else sum(chunk.count for chunk in step.chunks)
         self._generated += len(chosen)
         for chunk in step.chunks:
             generation = self._generations.get(chunk.sequence.number)
             if chunk.sample and generation is not None:
                 self._speak(generation, choices.get(chunk.sequence.number))
+
+    def _decode(self, chunks: Listing[Chunk]) -> dict[int, Choice] | None:
+        """The choices of a steady step, by the model's short way; None if it has none."""
+        numbers = [chunk.sequence.number for chunk in chunks]
+        generations = [self._generations[number] for number in numbers]
+        positions = [chunk.start for chunk in chunks]
+        tokens = [chunk.sequence.tokens[-1] for chunk in chunks]
+        rows = self._kv.follow(numbers, [position + 1 for position in positions])
+        lora = self._stacks.batch([(generation.adapter, 1) for generation in generations])
+        began = _monotonic()
+        decoded = self.model.decode(tokens, positions, rows, self._kv, lora)
+        if decoded is None:
+            return None
+        self._model_s += _monotonic() - began
+        choosers = [generation.chooser for generation in generations]
+        choices = choose(decoded.logits, choosers, (decoded.best, decoded.likely))
+        return dict(zip(numbers, choices, strict=True))
 
     def _forward(self, chunks: Listing[Chunk]) -> tuple[torch.Tensor, list[tuple[Generation, int, bool]]]:
         """Logits, and for each row whose it is, after which position, and whether a token is to be chosen."""
@@ -401,9 +427,7 @@ class Runner:
         self._model_s += _monotonic() - began
         return logits, wanted
 
-    def _choose(
-        self, chunks: Listing[Chunk], logits: torch.Tensor, wanted: Listing[tuple[Generation, int, bool]]
-    ) -> dict[int, Choice]:
+    def _choose(self, logits: torch.Tensor, wanted: Listing[tuple[Generation, int, bool]]) -> dict[int, Choice]:
         sampled = [row for row, (_, _, sample) in enumerate(wanted) if sample]
         for row, (generation, position, sample) in enumerate(wanted):
             if not sample:

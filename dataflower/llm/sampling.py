@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field
 
+import msgspec
 import torch
 
 from dataflower.llm.grammar import Matcher
@@ -28,9 +29,12 @@ class Chooser:
     seen: Counter[int] = field(default_factory=Counter)
     chosen: int = 0
     chance: random.Random = field(init=False)
+    bare: bool = field(init=False)
+    """Nothing but the likeliest token is wanted, and nothing needs to be remembered of it."""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.params.seed)
+        self.bare = self.params.plain and self.params.logprobs is None and self.matcher is None
 
     def take(self, token: int) -> None:
         """A token was chosen."""
@@ -42,23 +46,30 @@ class Chooser:
             self.matcher.take(token)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """A token and, if asked for, its log-probability; token None: the logits are not finite."""
 
     token: int | None
     logprob: Logprob | None = None
 
 
-def choose(logits: torch.Tensor, choosers: Listing[Chooser]) -> list[Choice]:
-    """One token for each row of logits (rows, vocabulary). The choosers take note of nothing: see `Chooser.take`."""
-    best, tokens = _likeliest(logits)
+def choose(
+    logits: torch.Tensor, choosers: Listing[Chooser], likeliest: tuple[list[float], list[int]] | None = None
+) -> list[Choice]:
+    """One token for each row of logits (rows, vocabulary). The choosers take note of nothing: see `Chooser.take`.
+
+    `likeliest`: the largest of each row and where it is, if that is known already.
+    """
+    best, tokens = likeliest or _likeliest(logits)
     finite = [math.isfinite(value) for value in best]
     choices = []
     for row, token in enumerate(tokens):
         chooser = choosers[row]
         if not finite[row]:
             choices.append(Choice(None))
+            continue
+        if chooser.bare:
+            choices.append(Choice(token))
             continue
         chosen = token if chooser.params.plain else _choose(logits[row].to(torch.float32, copy=True), chooser)
         wanted = chooser.params.logprobs

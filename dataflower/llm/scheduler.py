@@ -13,6 +13,8 @@ import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from dataflower.errors import InvalidArgument
 from dataflower.llm.blocks import BlockManager, Published
 from dataflower.llm.errors import KvExhausted, PromptTooLong, QueueFull
@@ -50,8 +52,7 @@ class Limits:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """Tokens `start` to `start + count` of a sequence; `sample`: a token is to be chosen after the last of them."""
 
     sequence: Sequence
@@ -76,6 +77,8 @@ class Step:
     preempted: tuple[Sequence, ...]
     admitted: tuple[Admitted, ...]
     chunks: tuple[Chunk, ...]
+    steady: bool = False
+    """Each chunk is the newest token of a sequence past its prompt, and a token is to be chosen after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,24 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """Choose what the next step computes."""
+        return self._steady() or self._choose()
+
+    def _steady(self) -> Step | None:
+        """The step of which there are most: everybody decodes, nobody may join, and there are blocks. Else None."""
+        if (self.waiting and len(self.running) < self.limits.sequences) or not self.running:
+            return None
+        chunks, size = [], self.blocks.size
+        for sequence in self.running:
+            computed, table = sequence.computed, sequence.table
+            if len(sequence.tokens) != computed + 1 or computed < sequence.prompt or sequence.open:
+                return None
+            assert table is not None
+            if computed >= len(table.blocks) * size and not self.blocks.grow(table, computed + 1):
+                return None
+            chunks.append(Chunk(sequence, computed, 1, True))
+        return Step((), (), tuple(chunks), steady=True)
+
+    def _choose(self) -> Step:
         planned: dict[int, Chunk] = {}
         preempted: list[Sequence] = []
         budget = self.limits.step_tokens
@@ -191,9 +212,10 @@ class Scheduler:
                 continue
             assert sequence.table is not None
             sequence.computed = chunk.start + chunk.count
-            fresh = self.blocks.publish(sequence.table, sequence.tokens, sequence.computed)
-            if fresh:
-                stored.append(Stored(sequence, tuple(fresh)))
+            if sequence.computed >= (sequence.table.published + 1) * self.blocks.size:
+                fresh = self.blocks.publish(sequence.table, sequence.tokens, sequence.computed)
+                if fresh:
+                    stored.append(Stored(sequence, tuple(fresh)))
             if chunk.sample:
                 token = chosen.get(sequence.number)
                 sequence.finish = FinishReason.LENGTH if token is None else sequence.accept(token)

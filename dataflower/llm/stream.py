@@ -9,8 +9,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, TypeVar
 
+from msgspec import structs
+
 from dataflower.errors import DataflowerError
 from dataflower.llm.output import TokenOutput
+from dataflower.llm.text import TextStream
 
 Item = TokenOutput | DataflowerError
 S = TypeVar("S", bound="_Tokens")
@@ -34,11 +37,12 @@ class _Tokens:
 
     def __init__(self) -> None:
         self._cancel: Callable[[], None] | None = None
+        self._text: TextStream | None = None
         self._over = False
 
-    def bind(self, cancel: Callable[[], None]) -> None:
-        """Called by the runner: how to cancel."""
-        self._cancel = cancel
+    def bind(self, cancel: Callable[[], None], text: TextStream | None) -> None:
+        """Called by the runner: how to cancel, and what makes text of tokens, if outputs come without."""
+        self._cancel, self._text = cancel, text
 
     def close(self) -> None:
         """Cancel the generation unless it is over: its blocks are free before the next step. May be called twice."""
@@ -61,7 +65,9 @@ class _Tokens:
             self._over = True
             raise item
         self._over = item.finish is not None
-        return item
+        if self._text is None or item.token is None:
+            return item
+        return structs.replace(item, text=self._text.push(item.token))
 
 
 class AsyncTokens(_Tokens):

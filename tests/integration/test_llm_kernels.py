@@ -215,3 +215,26 @@ def test_they_can_be_turned_off(monkeypatch):
     monkeypatch.delenv(library.SWITCH)
     library.load.cache_clear()
     assert library.load() is not None
+
+
+@pytest.mark.usefixtures("_threads", "compiled")
+@pytest.mark.parametrize("count", [1, 5])
+def test_the_likeliest_tokens_are_those_of_the_logits(count):
+    """The first of several; in the last block, which the vocabulary does not fill; and NaN where one is."""
+    model = models("llama")[0]
+    store = KvStore(model.kv, 4, 4, model.dtype, CPU)
+    for number in range(count):
+        store.start(number, [])
+        store.reserve(number, 1)
+    for seed in range(20):
+        tokens = torch.randint(0, 300, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+        decoded = model.decode(tokens, [0] * count, list(range(count)), store, None)
+        assert decoded.likely == decoded.logits.numpy().argmax(-1).tolist()
+        assert decoded.best == decoded.logits.amax(-1).tolist()
+    assert model.decode([1] * 33, [0] * 33, list(range(33)), store, None) is None
+    model.norm.fill_(0.0)
+    decoded = model.decode([1] * count, [0] * count, list(range(count)), store, None)
+    assert (decoded.best, decoded.likely) == ([0.0] * count, [0] * count)
+    model.norm.fill_(float("nan"))
+    decoded = model.decode([1] * count, [0] * count, list(range(count)), store, None)
+    assert all(value != value for value in decoded.best)

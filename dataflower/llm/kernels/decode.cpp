@@ -54,6 +54,8 @@ struct Step {
   const Lora* lora;        // (layers, places), or null
   const int64_t* members;  // (rows) number of the adapter, -1 for none
   float* logits;     // (rows, head.outputs)
+  float* best;       // (rows) the largest logit, NaN if one is
+  int64_t* likely;   // (rows) where it is; the first of several
 };
 
 namespace {
@@ -69,7 +71,7 @@ struct Scratch {
 };
 
 struct Buffers {
-  std::vector<float> x, qkv, cos, sin;
+  std::vector<float> x, qkv, cos, sin, peaks;
   std::vector<Bf16> mixed, act;
 };
 
@@ -312,6 +314,24 @@ void gate(const Work& work, int64_t layer, int64_t block, Scratch& scratch) {
   }
 }
 
+// The largest of the values, NaN if one is. There is room for a whole block; what is beyond the end may be anything.
+float peak(float* values, int64_t count) {
+  for (; count < kBlock; ++count) values[count] = -INFINITY;
+  Floats most = load<Floats>(values), total = most;
+  for (int v = kLanes; v < kBlock; v += kLanes) {
+    const Floats value = load<Floats>(values + v);
+    most = value > most ? value : most;
+    total += value;
+  }
+  float largest = most[0];
+  for (int lane = 1; lane < kLanes; ++lane) largest = most[lane] > largest ? most[lane] : largest;
+  const float check = sum(total);
+  if (check == check) return largest;  // else there may be a NaN, or infinities of both signs
+  for (int i = 0; i < kBlock; ++i)
+    if (values[i] != values[i]) return values[i];
+  return largest;
+}
+
 void speak(const Work& work, int64_t block, Scratch& scratch) {
   const Linear& head = work.model.head;
   const int64_t rows = work.step.rows;
@@ -319,9 +339,27 @@ void speak(const Work& work, int64_t block, Scratch& scratch) {
   scratch.ready = true;
   float* out = fit(scratch.out, 2 * rows * kBlock);
   product(block_of(head, block), h, head.inputs, int(rows), out);
-  const int64_t count = std::min<int64_t>(kBlock, head.outputs - block * kBlock);
-  for (int64_t row = 0; row < rows; ++row)
-    std::memcpy(work.step.logits + row * head.outputs + block * kBlock, out + row * kBlock, sizeof(float) * count);
+  const int64_t count = std::min<int64_t>(kBlock, head.outputs - block * kBlock), all = blocks(head);
+  for (int64_t row = 0; row < rows; ++row, out += kBlock) {
+    std::memcpy(work.step.logits + row * head.outputs + block * kBlock, out, sizeof(float) * count);
+    work.own.peaks[row * all + block] = peak(out, count);
+  }
+}
+
+// For each row the likeliest token, out of the peaks of its blocks.
+void choose(const Work& work) {
+  const int64_t all = blocks(work.model.head), outputs = work.model.head.outputs;
+  for (int64_t row = 0; row < work.step.rows; ++row) {
+    const float* peaks = &work.own.peaks[row * all];
+    int64_t block = 0;
+    for (int64_t other = 1; other < all && peaks[block] == peaks[block]; ++other)
+      if (!(peaks[other] <= peaks[block])) block = other;
+    const float* logits = work.step.logits + row * outputs;
+    int64_t token = block * kBlock;
+    while (token + 1 < std::min(outputs, (block + 1) * kBlock) && logits[token] != peaks[block]) ++token;
+    work.step.best[row] = peaks[block];
+    work.step.likely[row] = token;
+  }
 }
 
 // --- the job
@@ -377,7 +415,7 @@ const int watched = (renew(), pthread_atfork(nullptr, nullptr, renew));
 
 extern "C" {
 
-// The logits come out in fp32. Callers on several threads take turns.
+// The logits come out in fp32, and the likeliest token of each row. Callers on several threads take turns.
 void dataflower_decode(const dataflower::Model* model, const dataflower::Step* step, int threads) {
   using namespace dataflower;
   const std::lock_guard<std::mutex> held(shared->turn);
@@ -387,12 +425,14 @@ void dataflower_decode(const dataflower::Model* model, const dataflower::Step* s
   fit(buffers.qkv, rows * (model->heads + 2 * model->kv_heads) * model->size);
   fit(buffers.mixed, rows * model->heads * model->size);
   fit(buffers.act, rows * model->inner);
+  fit(buffers.peaks, rows * blocks(model->head));
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t i = 0; i < model->width; i += kLanes)
       store(&buffers.x[row * model->width + i], widen(model->embedding + step->tokens[row] * model->width + i));
   turn(*model, *step, fit(buffers.cos, rows * model->size), fit(buffers.sin, rows * model->size));
   Work work{*model, *step, buffers};
   shared->pool.run({&work, int(model->layers) * kPhasesOfLayer + 1, count, item, forget}, threads, make_scratch);
+  choose(work);
 }
 
 // out (rows, outputs) = x (rows, inputs) times a weight: to compare with oneDNN's own product.

@@ -219,3 +219,28 @@ def test_pace_follows_steps_with_prompts_only():
     for _ in range(50):
         scheduler.pace.note(200, 1.0)
     assert scheduler.pace.seconds(100) == pytest.approx(0.5)
+
+
+def test_a_step_in_which_all_decode_is_steady_though_others_wait_for_a_place():
+    scheduler = made(sequences=2)
+    add(scheduler, 1, 5)
+    add(scheduler, 2, 5)
+    assert not scheduler.schedule().steady  # prompts
+    step(scheduler)
+    add(scheduler, 3, 5)
+    for length in range(5, 20):  # blocks are filled and taken meanwhile
+        assert scheduler.schedule().steady
+        assert step(scheduler) == {1: (length, 1), 2: (length, 1)}
+    scheduler.finish(scheduler.running[0], FinishReason.CANCELLED)
+    assert not scheduler.schedule().steady
+    assert step(scheduler) == {2: (20, 1), 3: (0, 5)}
+
+
+def test_a_step_that_lacks_blocks_is_not_steady():
+    scheduler = made(blocks=4)
+    add(scheduler, 1, 7)
+    add(scheduler, 2, 7)
+    step(scheduler)
+    assert scheduler.schedule().steady
+    assert step(scheduler) == {1: (7, 1), 2: (7, 1)}
+    assert step(scheduler) == {1: (8, 1)}  # the youngest makes room
