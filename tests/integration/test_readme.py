@@ -81,9 +81,3 @@ def test_the_client_calls_a_server(tmp_path: Path, capsys: pytest.CaptureFixture
     words, distinct = (line.split()[-1] for line in capsys.readouterr().out.splitlines())
     assert words.endswith(")]")
     assert int(distinct) > 100
-
-
-def test_every_link_leads_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
