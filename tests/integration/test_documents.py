@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from pydantic import BaseModel
 from typer.main import get_command
 
 from dataflower.cli.group import app
+from dataflower.spec.document import StageDocument, WorkflowDocument
+from dataflower.spec.structure import read_document
+from dataflower.spec.tree import parse
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -55,6 +61,14 @@ def exists(dotted: str) -> bool:
     return False
 
 
+def compile_example(block: str) -> ast.AST:
+    """An example as it stands; what awaits stands in no function."""
+    code: ast.AST = compile(
+        textwrap.dedent(block), "example", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    )
+    return code
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     lost = []
@@ -85,6 +99,14 @@ def test_modules_and_names_are_there(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_is_python_and_its_imports_are_there(document: str) -> None:
+    blocks = re.findall(r"^ *```python\n(.*?)^ *```", text(document), re.DOTALL | re.MULTILINE)
+    nodes = [node for block in blocks for node in ast.walk(compile_example(block)) if isinstance(node, ast.ImportFrom)]
+    names = [f"{node.module}.{alias.name}" for node in nodes for alias in node.names]
+    assert [name for name in names if not exists(name)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_verbs_have_the_options_that_are_shown(document: str) -> None:
     command: Any = get_command(app)
     context = click.Context(command)
@@ -108,3 +130,18 @@ def test_words_of_the_makefile_are_there(document: str) -> None:
     assert [
         word for word in re.findall(r"(?:^    |`)make ([a-z-]+)", text(document), re.M) if word not in targets
     ] == []
+
+
+@pytest.mark.parametrize("model", [WorkflowDocument, StageDocument])
+def test_all_keys_of_a_workflow_file_are_described(model: type[BaseModel]) -> None:
+    keys = {field.alias or name for name, field in model.model_fields.items()}
+    assert keys - set(re.findall(r"\w+", " ".join(quoted("docs/workflow.md")))) == set()
+
+
+@pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", text("docs/workflow.md"), re.DOTALL))
+def test_examples_of_a_workflow_file_have_no_wrong_keys(example: str) -> None:
+    whole = "apiVersion" in example
+    head = "apiVersion: dataflower/v1\nkind: Workflow\nmetadata: {name: w}\noutputs: {}\nstages:\n"
+    tree = parse(example if whole else head + example, "w.yaml")
+    read_document(tree)
+    assert tree.problems == []
