@@ -116,10 +116,20 @@ class Next(msgspec.Struct, frozen=True, array_like=True):
     then: Next | None = None
 
 
+class Served(msgspec.Struct, frozen=True, array_like=True):
+    """The stage that a task is of, in a container that several share; the LoRA adapter as that stage names it."""
+
+    workflow: str
+    version: int
+    stage: str
+    adapter: str
+
+
 class RunTask(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     """Run the function once. `deadline_s`: CLOCK_MONOTONIC time by which the result is worthless; 0 = none.
 
     `credit_items`, `credit_bytes`: how much the task may emit before it waits for `Credit` (cumulative).
+    `served`: set in containers that several stages share.
     """
 
     task: int
@@ -131,6 +141,7 @@ class RunTask(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     tag: Tag = ()
     attempt: int = 1
     then: Next | None = None
+    served: Served | None = None
 
 
 class RunMany(msgspec.Struct, frozen=True, array_like=True, tag="runs"):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from dataflower import checkpoint
 from dataflower.llm.chat import ChatStage
+from dataflower.llm.errors import AdapterNotFound
 from dataflower.llm.files import read_model
 from dataflower.llm.model import build
 from dataflower.llm.params import SamplingParams
 from dataflower.llm.runner import Runner
 from dataflower.llm.scheduler import Limits
+from dataflower.spec.context import Context
 from dataflower.spec.function import Json, Stream, Text, function
 from functions import assets
 
@@ -37,6 +40,14 @@ def start(model: str, dtype: str, packed: bool = True, limits: Limits | None = N
     runner = Runner(net, **names, limits=limits).start()
     runner.warm_up()
     return runner, files.tokenizer
+
+
+def find_adapter(name: str) -> str:
+    """Its folder. Raises AdapterNotFound."""
+    try:
+        return assets.find_adapter(name)
+    except FileNotFoundError as error:
+        raise AdapterNotFound(str(error)) from None
 
 
 @function(outputs={"deltas": Stream(Json())})
@@ -70,13 +81,16 @@ class Complete:
         )
         self.runner, tokenizer = start(model, dtype, packed, limits)
         for name, folder in {**(adapters or {}), **({adapter: adapter} if adapter else {})}.items():
-            self.runner.adapters.load(name, assets.find_adapter(folder))
+            self.runner.adapters.load(name, find_adapter(folder))
         self.stage = ChatStage(
             self.runner, tokenizer, max_tokens=max_tokens, temperature=temperature, adapter=adapter or None
         )
 
-    async def __call__(self, request: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        async with aclosing(self.stage.answer(request)) as deltas:  # whoever leaves ends the generation at once
+    async def __call__(self, request: Mapping[str, Any], context: Context) -> AsyncIterator[Mapping[str, Any]]:
+        own = context.adapter  # set where stages share this container (`isolation: shared`)
+        if own is not None and own.path:
+            own = replace(own, path=find_adapter(own.path))
+        async with aclosing(self.stage.answer(request, own)) as deltas:  # whoever leaves ends the generation at once
             async for delta in deltas:
                 yield delta
 

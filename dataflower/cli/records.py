@@ -61,6 +61,8 @@ def workflow_data(info: WorkflowInfo) -> dict[str, Any]:
                 "busy": s.busy,
                 "queued": s.queued,
                 "done": s.done,
+                "pool": s.pool or None,
+                "shares": list(s.shares),
             }
             for s in info.stages
         ],
@@ -129,10 +131,13 @@ def preloaded_table(artifacts: Iterable[Preloaded]) -> RenderableType:
 
 def stage_table(stages: Iterable[StageStatus]) -> RenderableType:
     """A line for each stage."""
-    table = _table("stage", "starting", "idle", "busy", "queued", "done")
-    for stage in stages:
+    rows = tuple(stages)
+    shared = any(stage.pool for stage in rows)
+    table = _table("stage", "starting", "idle", "busy", "queued", "done", *(("containers",) if shared else ()))
+    for stage in rows:
         counts = (stage.starting, stage.idle, stage.busy, stage.queued, stage.done)
-        table.add_row(stage.stage, *(str(n) for n in counts))
+        where = (f"{stage.pool}, with {', '.join(stage.shares) or 'nobody'}" if stage.pool else "its own",)
+        table.add_row(stage.stage, *(str(n) for n in counts), *(where if shared else ()))
     return table
 
 

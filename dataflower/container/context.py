@@ -13,6 +13,7 @@ from dataflower.channel.arena import Arena
 from dataflower.clock import SystemClock
 from dataflower.container.failure import Cancelled
 from dataflower.container.running import RunningTask
+from dataflower.spec.context import StageAdapter
 
 _monotonic = SystemClock().monotonic
 _log = logging.getLogger("dataflower.task")
@@ -48,7 +49,16 @@ class TaskContext:
     @property
     def stage(self) -> str:
         """Name of the stage."""
-        return self._stage
+        served = self._task.run.served
+        return self._stage if served is None else served.stage
+
+    @property
+    def adapter(self) -> StageAdapter | None:
+        """Of the task's stage, if the container serves several."""
+        served = self._task.run.served
+        if served is None:
+            return None
+        return StageAdapter(f"{served.workflow}/{served.stage}", served.adapter, served.version)
 
     @property
     def deadline_s(self) -> float:
@@ -68,7 +78,7 @@ class TaskContext:
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """Lines that name the invocation."""
-        return logging.LoggerAdapter(_log, {"invocation": self._task.run.invocation or "-", "stage": self._stage})
+        return logging.LoggerAdapter(_log, {"invocation": self._task.run.invocation or "-", "stage": self.stage})
 
     def empty(self, shape: Sequence[int] | int, dtype: Any = "float32") -> Any:
         """A writable array in the arena. Raises ResourceExhausted, Cancelled."""

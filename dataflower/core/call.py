@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataflower import wire
 from dataflower.core.admission import Admission
 from dataflower.core.instance import Instance
 from dataflower.core.matching import Flow
@@ -14,7 +15,7 @@ from dataflower.core.trace import LIMIT, InvocationTrace, TaskTrace
 class Deployment:
     """A workflow that can be invoked: its program and a pool for each stage that runs in containers."""
 
-    __slots__ = ("admission", "calls", "key", "pools", "program", "removed")
+    __slots__ = ("admission", "calls", "key", "pools", "program", "removed", "served")
 
     def __init__(self, key: str, program: Program, pools: dict[int, Pool]) -> None:
         self.key = key
@@ -24,6 +25,12 @@ class Deployment:
         self.admission: Admission | None = None
         """Set while it runs by a plan that refuses what can't be served in time."""
         self.removed = False
+        self.served: dict[int, wire.Served] = {}
+        """What containers are told of tasks of stages that share them (`core.shared`), by number of the stage."""
+
+    def named_pools(self) -> dict[str, Pool]:
+        """The pools by the names that the workflow has for its stages."""
+        return {self.program.stages[index].name: pool for index, pool in self.pools.items()}
 
 
 class Call:

@@ -30,14 +30,15 @@ from dataflower.core.matching import Flow
 from dataflower.core.pool import ContainerPhase, Pool
 from dataflower.core.preloading import families
 from dataflower.core.priority import join, ranked
-from dataflower.core.program import CALLER, StageProgram
+from dataflower.core.program import CALLER
 from dataflower.core.sending import Sendings
+from dataflower.core.shared import Member, Sharing, is_shared, served
 from dataflower.core.starvation import memory_full
 from dataflower.core.trace import InvocationTrace
 from dataflower.core.turn_pool import TurnPool
 from dataflower.core.unread import Unread
 from dataflower.errors import Code, Failure
-from dataflower.spec.workflow import Slo
+from dataflower.spec.workflow import Slo, Stage
 
 QUEUE_FULL_RETRY_S = 1.0
 SOONEST_RETRY_S = 0.01
@@ -56,12 +57,31 @@ class CoreStatistics(Struct, frozen=True):
     timers: int
 
 
+class StageCounts(Struct, frozen=True):
+    """Containers and queue of a stage.
+
+    `key`, `containers_of`: under which workflow and stage its containers run, which are others where it shares them
+    (`is_shared`); `shares`: with which stages, as `workflow/stage`.
+    """
+
+    stage: str
+    starting: int
+    idle: int
+    busy: int
+    queued: int
+    key: str
+    containers_of: str
+    is_shared: bool
+    shares: tuple[str, ...]
+
+
 class HostCore(Sendings):
     """All decisions of one host."""
 
     def __init__(self, config: CoreConfig | None = None) -> None:
         super().__init__(config or CoreConfig())
         self._deployments: dict[str, Deployment] = {}
+        self._sharing = Sharing()
         self._wake = float("inf")
         self._unread = Unread(self.timers, self.config.output_ttl_s, self._expire)
         self._handlers: dict[type, Callable[[Any, float], None]] = {
@@ -133,22 +153,31 @@ class HostCore(Sendings):
     # --- workflows -------------------------------------------------------------------------------------------
 
     def _workflow_added(self, event: events.WorkflowAdded, now: float) -> None:
-        slo = event.program.workflow.slo
-        stages = (stage for stage in event.program.stages[1:] if not stage.stage.is_switch)
-        pools = {stage.index: self._pool(event.key, stage, slo) for stage in stages}
-        join(event.program.workflow, {pool.stage.name: pool for pool in pools.values()})
-        self._deployments[event.key] = Deployment(event.key, event.program, pools)
+        workflow = event.program.workflow
+        stages = [stage for stage in event.program.stages[1:] if not stage.stage.is_switch]
+        deployment = Deployment(event.key, event.program, {})
+        for stage in stages:
+            if stage.stage.batch is not None:
+                deployment.pools[stage.index] = BatchPool(event.key, stage, self.config.cpus)
+            elif is_shared(stage.stage):
+                owner = workflow.owner or workflow.name
+                deployment.pools[stage.index] = self._sharing.join(
+                    owner, Member(event.key, stage.stage), lambda key, common: self._pool(key, common, workflow.slo)
+                )
+                deployment.served[stage.index] = served(event.key, stage.stage)
+            else:
+                deployment.pools[stage.index] = self._pool(event.key, stage.stage, workflow.slo)
+        join(workflow, deployment.named_pools())
+        self._deployments[event.key] = deployment
+        pools = dict.fromkeys(deployment.pools.values())
         if self._preloading is not None:
-            self._preloading.deployed(event.key, pools.values(), now)
+            self._preloading.deployed(event.key, pools, now)
         else:
-            self._out.extend(commands.Preload(*library) for library in families(pools.values()))
-        for pool in pools.values():
+            self._out.extend(commands.Preload(*library) for library in families(pools))
+        for pool in pools:
             self._dispatch(pool, now)
 
-    def _pool(self, key: str, program: StageProgram, slo: Slo | None) -> Pool:
-        stage = program.stage
-        if stage.batch is not None:
-            return BatchPool(key, program, self.config.cpus)
+    def _pool(self, key: str, stage: Stage, slo: Slo | None) -> Pool:
         if self._devices is not None and self._devices.shares(stage):
             pool = self._devices.pool(key, stage, self.config.cpus, slo)
             if self._offloading is not None and self._devices.is_here(pool):
@@ -171,14 +200,16 @@ class HostCore(Sendings):
             return
         plan = event.plan
         stages = {} if plan is None else {stage.stage: stage for stage in plan.stages}
-        pools = {pool.stage.name: pool for pool in deployment.pools.values()}
+        pools = deployment.named_pools()
         former, deployment.admission = deployment.admission, None
         if plan is not None and plan.admission:
             deployment.admission = Admission(plan, deployment.program.workflow, pools)
             if former is not None:
                 deployment.admission.take_over(former, now)
         for name, pool in pools.items():
-            pool.follow(stages.get(name))
+            member = Member(event.key, deployment.program.workflow.stages[name])
+            if not self._sharing.follow(pool, member, stages.get(name)):
+                pool.follow(stages.get(name))
         for name, pool in pools.items():
             if isinstance(pool, BatchPool) and name in stages and stages[name].behind:
                 pool.let_in_by_turn([pools[before] for before in stages[name].behind if before in pools])
@@ -192,7 +223,9 @@ class HostCore(Sendings):
             return
         if self._deployments.get(deployment.key) is deployment:  # else it was applied again meanwhile
             del self._deployments[deployment.key]
-        for pool in deployment.pools.values():
+        for index, pool in deployment.pools.items():
+            if self._sharing.leave(pool, Member(deployment.key, deployment.program.stages[index].stage)):
+                continue
             self._fleet.close(pool)
             if self._devices is not None and isinstance(pool, TurnPool):
                 self._devices.forget(pool)
@@ -248,7 +281,7 @@ class HostCore(Sendings):
         if self._preloading is not None:
             self._preloading.called(event.key, now)
         if self._offloading is not None:
-            self._offloading.called(deployment.pools.values(), now)
+            self._offloading.called(dict.fromkeys(deployment.pools.values()), now)
         if event.deadline:
             call.deadline_timer = self.timers.at(event.deadline, lambda at: self._deadline_passed(call, at))
         flow.start(event.inputs, event.open_inputs)
@@ -258,9 +291,10 @@ class HostCore(Sendings):
 
     def _is_refused(self, event: events.InvocationArrived, deployment: Deployment, now: float) -> bool:
         """Whether there is no room for it, or no time."""
-        for pool in deployment.pools.values():
-            if pool.backlog >= pool.stage.scaling.max_queued:
-                message = f"the queue of stage {pool.stage.name!r} is full ({pool.backlog} tasks)"
+        for index, pool in deployment.pools.items():
+            stage = deployment.program.stages[index].stage
+            if pool.backlog >= stage.scaling.max_queued:
+                message = f"the queue of stage {stage.name!r} is full ({pool.backlog} tasks)"
                 failure = Failure(Code.RESOURCE_EXHAUSTED, "QueueFull", message, retry_after_s=QUEUE_FULL_RETRY_S)
                 self._refuse(event, now, failure)
                 return True
@@ -405,22 +439,26 @@ class HostCore(Sendings):
             workflows=len(self._deployments),
             invocations=len(self._calls),
             tasks=len(self._tasks),
-            queued=sum(p.queued for d in self._deployments.values() for p in d.pools.values()),
+            queued=sum(p.queued for p in {p for d in self._deployments.values() for p in d.pools.values()}),
             containers=len(self._containers),
             slots=self.ledger.slots,
             timers=len(self.timers),
         )
 
-    def stages(self, key: str) -> tuple[tuple[str, int, int, int, int], ...]:
-        """(stage, starting, idle, busy, queued) for each stage of a workflow that runs in containers."""
+    def stages(self, key: str) -> tuple[StageCounts, ...]:
+        """Of each stage of a workflow that runs in containers; those that share have what is there for all of them."""
         deployment = self._deployments.get(key)
         if deployment is None:
             return ()
         rows = []
-        for pool in deployment.pools.values():
+        for name, pool in deployment.named_pools().items():
             ready = [c for c in pool.containers.values() if c.phase is ContainerPhase.READY]
             busy = sum(1 for c in ready if not c.is_idle)
-            rows.append((pool.stage.name, pool.starting, len(ready) - busy, busy, pool.backlog))
+            others = [f"{m.key.rpartition('@')[0]}/{m.stage.name}" for m in self._sharing.members(pool)]
+            own = f"{key.rpartition('@')[0]}/{name}"
+            counts = (pool.starting, len(ready) - busy, busy, pool.backlog)
+            shares = tuple(sorted({other for other in others if other != own}))
+            rows.append(StageCounts(name, *counts, pool.key, pool.stage.name, bool(others), shares))
         return tuple(rows)
 
     def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...] | None:
@@ -459,4 +497,4 @@ class HostCore(Sendings):
             call.flow.check_integrity()
 
 
-__all__ = ["CoreConfig", "CoreStatistics", "HostCore"]
+__all__ = ["CoreConfig", "CoreStatistics", "HostCore", "StageCounts"]

@@ -123,6 +123,7 @@ class Pool:
         self.key = key
         self.stage = stage
         self.concurrency = stage.scaling.concurrency
+        self._default_replicas = default_replicas
         self.max_replicas = stage.scaling.max_replicas or default_replicas
         self.min_replicas = stage.scaling.min_replicas
         self.containers: dict[int, Container] = {}
@@ -171,6 +172,12 @@ class Pool:
             self.min_replicas, self.max_replicas = self._own
         else:
             self.min_replicas = self.max_replicas = sum(group.replicas for group in plan.groups)
+
+    def resize(self) -> None:
+        """The scaling of its stage has changed."""
+        self.min_replicas = self.stage.scaling.min_replicas
+        self.max_replicas = self.stage.scaling.max_replicas or self._default_replicas
+        self._own = (self.min_replicas, self.max_replicas)
 
     def enqueue(self, instance: Instance, deadline: float) -> None:
         """A task is ready. `deadline` 0 = none."""

@@ -58,7 +58,7 @@ class Preloading:
         names = []
         for library, members in families(pools).items():
             for pool in members:
-                name = f"{workflow}/{pool.stage.name}"
+                name = self._name(pool)
                 names.append(name)
                 old = self._pools.get(name)
                 if old is not None and old is not pool:
@@ -71,10 +71,11 @@ class Preloading:
                 if model:
                     self._say(commands.SizeWeights(model))
         before = [self._functions[other] for other in self._functions if _workflow(other) == workflow]
-        for name in {name for known in before for name in known}.difference(names):
+        self._functions[key] = tuple(names)
+        needed = self._needed(but=workflow).union(names)
+        for name in {name for known in before for name in known}.difference(needed):
             self._pools.pop(name, None)
             self._policy.catalog.remove(name)
-        self._functions[key] = tuple(names)
         self._policy.deployed(workflow, tuple(names), now)
         self.settle(now)
 
@@ -83,8 +84,9 @@ class Preloading:
         names = self._functions.pop(key, ())
         if any(_workflow(other) == _workflow(key) for other in self._functions):
             return
+        needed = self._needed()
         for name in names:
-            pool = self._pools.pop(name, None)
+            pool = None if name in needed else self._pools.pop(name, None)
             if pool is not None:
                 self._fleet.keep(pool, 0, now)
         self._policy.withdrawn(_workflow(key))
@@ -128,6 +130,10 @@ class Preloading:
         (self._ready.add if event.held else self._ready.discard)(event.model)
         self._policy.learned()
         self.settle(now)
+
+    def _needed(self, but: str = "") -> set[str]:
+        """Functions of all workflows but one: stages of several may share one."""
+        return {name for key, names in self._functions.items() if _workflow(key) != but for name in names}
 
     def _name(self, pool: Pool) -> str:
         return f"{_workflow(pool.key)}/{pool.stage.name}"

@@ -25,7 +25,8 @@ def join(workflow: Workflow, pools: Mapping[str, Pool]) -> None:
         for parent in before[name]:
             after[parent].update(own)
     for name, pool in pools.items():
-        pool.followers = tuple(after[name])
+        known = pool.followers  # of other workflows, if it is shared with them
+        pool.followers = tuple(dict.fromkeys((*(follower for follower in known if not follower.closing), *after[name])))
 
 
 def remaining_s(pool: Pool, known: dict[Pool, float]) -> float:
@@ -35,6 +36,7 @@ def remaining_s(pool: Pool, known: dict[Pool, float]) -> float:
     """
     found = known.get(pool)
     if found is None:
+        known[pool] = pool.run_s  # pools that workflows share may wait for each other, or for themselves
         found = pool.run_s + max((remaining_s(follower, known) for follower in pool.followers), default=0.0)
         known[pool] = found
     return found

@@ -38,7 +38,7 @@ class Relays(abc.ABC):
     def _promise(self, call: Call, instance: Instance, now: float) -> wire.Next | None:
         """The task is about to be given out: where its outputs may go, and theirs, as far as places are free."""
         follower = instance.program.follower
-        if follower is None:
+        if follower is None or follower.stage in call.deployment.served:  # it is to be told whose task it is
             return None
         pools = call.deployment.pools
         if not 0 < pools[instance.program.index].run_s < WITHIN_S:

@@ -266,6 +266,7 @@ class Tasks(Relays):
             instance.tag,
             instance.attempt,
             self._promise(call, instance, now) if relay and not instance.ahead else None,
+            call.deployment.served.get(instance.program.index) if call.deployment.served else None,
         )
 
     def _look_after(self, pool: Pool, now: float) -> None:

@@ -256,6 +256,8 @@ def encode_workflow(status: WorkflowStatus, into: pb.Workflow, *, source: bool) 
             busy=stage.busy,
             queued=stage.queued,
             done=stage.done,
+            pool=stage.pool,
+            shares=stage.shares,
         )
     into.running = status.running
     if status.workflow.slo is not None:
@@ -315,12 +317,25 @@ def decode_workflow(message: pb.Workflow) -> WorkflowInfo:
         labels=dict(message.labels),
         inputs=tuple(decode_port(p) for p in message.inputs),
         outputs=tuple(decode_port(p) for p in message.outputs),
-        stages=tuple(StageStatus(s.stage, s.starting, s.idle, s.busy, s.queued, s.done) for s in message.stages),
+        stages=tuple(_stage_status(stage) for stage in message.stages),
         running=message.running,
         source=message.source,
         slo=decode_slo(message.slo) if message.HasField("slo") else None,
         plan=message.plan,
         replanning=decode_replanning(message.replanning) if message.HasField("replanning") else None,
+    )
+
+
+def _stage_status(message: pb.StageStatus) -> StageStatus:
+    return StageStatus(
+        message.stage,
+        message.starting,
+        message.idle,
+        message.busy,
+        message.queued,
+        message.done,
+        message.pool,
+        tuple(message.shares),
     )
 
 

@@ -191,10 +191,17 @@ class Metrics:
         running = GaugeMetricFamily("dataflower_invocations_running", "Invocations", labels=["workflow"])
         containers = GaugeMetricFamily("dataflower_containers", "Containers", labels=["workflow", "stage", "state"])
         queued = GaugeMetricFamily("dataflower_stage_queued_tasks", "Tasks that wait", labels=["workflow", "stage"])
+        pools: set[str] = set()
         for status in self._host.workflows():
             running.add_metric((status.name,), status.running)
             for stage in status.stages:
+                if stage.pool in pools:
+                    continue
                 labels = (status.name, stage.stage)
+                if stage.pool:  # once for all who share it
+                    pools.add(stage.pool)
+                    owner, _, name = stage.pool.rpartition("/")
+                    labels = (owner, name)
                 for state, count in (("starting", stage.starting), ("idle", stage.idle), ("busy", stage.busy)):
                     containers.add_metric((*labels, state), count)
                 queued.add_metric(labels, stage.queued)

@@ -52,6 +52,10 @@ class StageStatus:
     queued: int
     done: int = 0
     """Tasks ended so far, in whatever way, as far as the host counts them."""
+    pool: str = ""
+    """`owner/name` of the containers, if it shares them (`isolation: shared`): the counts are those of all who do."""
+    shares: tuple[str, ...] = ()
+    """With whom: `workflow/stage` of each."""
 
 
 class ReplanOutcome(enum.StrEnum):

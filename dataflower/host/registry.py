@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dataflower.clock import Clock
 from dataflower.core.events import PlanChanged, WorkflowAdded, WorkflowRemoved
-from dataflower.core.host import HostCore
+from dataflower.core.host import HostCore, StageCounts
 from dataflower.core.program import compile_program
 from dataflower.errors import Code, DataflowerError, FailedPrecondition, NotFound
 from dataflower.host.api import StageStatus, WorkflowStatus
@@ -285,7 +285,7 @@ class Registry:
     def status(self, deployed: Deployed) -> WorkflowStatus:
         """As the public API shows it."""
         key = deployed.key
-        stages = tuple(StageStatus(*row, done=self._engine.done(key, row[0])) for row in self._core.stages(key))
+        stages = tuple(self._stage_status(row) for row in self._core.stages(key))
         return WorkflowStatus(
             name=deployed.name,
             version=deployed.version,
@@ -296,6 +296,18 @@ class Registry:
             stages=stages,
             running=deployed.running,
             replanning=None if self._replanning is None else self._replanning.status(deployed),
+        )
+
+    def _stage_status(self, row: StageCounts) -> StageStatus:
+        return StageStatus(
+            row.stage,
+            row.starting,
+            row.idle,
+            row.busy,
+            row.queued,
+            self._engine.done(row.key, row.containers_of),
+            f"{row.key.rpartition('@')[0]}/{row.containers_of}" if row.is_shared else "",
+            row.shares,
         )
 
 

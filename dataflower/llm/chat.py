@@ -10,10 +10,11 @@ from dataflower.llm import request as requests
 from dataflower.llm import tools as tooling
 from dataflower.llm.adapters import Adapter
 from dataflower.llm.output import Logprob, TokenOutput
-from dataflower.llm.request import Request
+from dataflower.llm.request import AdapterRef, Request
 from dataflower.llm.runner import Runner
 from dataflower.llm.text import token_bytes
 from dataflower.llm.tools import Tools
+from dataflower.spec.context import StageAdapter
 
 
 class ChatStage:
@@ -35,15 +36,18 @@ class ChatStage:
         template = tokenizer.chat_template
         self._knows_tools = "tools" in (template if isinstance(template, str) else str(template or ""))
 
-    async def answer(self, given: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """The deltas of one request. Closing it cancels the generation. Raises what docs/llm.md lists."""
+    async def answer(self, given: Mapping[str, Any], own: StageAdapter | None = None) -> AsyncIterator[dict[str, Any]]:
+        """The deltas of one request. Closing it cancels the generation. Raises what docs/llm.md lists.
+
+        `own`: the adapter of requests that don't name one, instead of the stage's.
+        """
         request = requests.parse(given)
         tools = tooling.plan(request)
         prompt = self.prompt(request, tools)
         params = requests.sampling(
             request, max_tokens=self._max_tokens, temperature=self._temperature, schema=tools.schema
         )
-        adapter = await self._adapter(request)
+        adapter = await self._adapter(request, own)
         deltas = _Deltas(self.tokenizer, tools, prompt, logprobs=params.logprobs is not None)
         if request.echo and params.logprobs is None:
             yield deltas.echo(())
@@ -75,9 +79,13 @@ class ChatStage:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    async def _adapter(self, request: Request) -> Adapter | None:
+    async def _adapter(self, request: Request, own: StageAdapter | None) -> Adapter | None:
         wanted = request.adapter_ref
         adapters = self.runner.adapters
+        if wanted is None and own is not None:
+            wanted = AdapterRef(own.name, own.path, own.version) if own.path else None
+            if wanted is None:
+                return None
         if wanted is None:
             return None if self._own_adapter is None else adapters.get(self._own_adapter)
         if not wanted.path:

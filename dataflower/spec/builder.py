@@ -108,6 +108,7 @@ class Builder:
         *,
         description: str = "",
         labels: Mapping[str, str] | None = None,
+        owner: str = "",
         slo: Slo | None = None,
         deadline_s: float | None = None,
     ) -> None:
@@ -117,6 +118,8 @@ class Builder:
         self._signatures: dict[str, Signature | SignatureError] = {}
         self._files: dict[str, str] = {}
         metadata: dict[str, Any] = {"name": name, "description": description, "labels": dict(labels or {})}
+        if owner:
+            metadata["owner"] = owner
         self._document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": "Workflow", "metadata": metadata}
         self._document.update(inputs={}, stages={}, outputs={})
         if slo is not None:

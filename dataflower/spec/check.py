@@ -63,6 +63,8 @@ class _Checker:
     def names(self) -> Iterator[Finding]:
         if not _NAME.fullmatch(self.workflow.name):
             yield Finding(("metadata", "name"), f"{self.workflow.name!r} is not a name", _SINGLE_NAME)
+        if self.workflow.owner and not _NAME.fullmatch(self.workflow.owner):
+            yield Finding(("metadata", "owner"), f"{self.workflow.owner!r} is not a name", _SINGLE_NAME)
         for stage in self.workflow.stages.values():
             path: Path = ("stages", stage.name)
             if stage.name == INPUTS:

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 PARAMETER = "context"
 """A parameter of this name is filled by the engine; it is no input port."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageAdapter:
+    """The LoRA adapter of a task's stage, where stages share a container.
+
+    Attributes:
+        name: `workflow/stage`: no two stages have the same.
+        path: as the workflow file says it; empty: the bare model.
+        version: of the workflow; what was read of the path for another version may not be what is there now.
+    """
+
+    name: str
+    path: str
+    version: int
 
 
 @runtime_checkable
@@ -32,6 +48,11 @@ class Context(Protocol):
     @property
     def stage(self) -> str:
         """Name of the stage."""
+        ...
+
+    @property
+    def adapter(self) -> StageAdapter | None:
+        """That of the task's stage, if the container serves several (`isolation: shared`); else `setup` was told."""
         ...
 
     @property

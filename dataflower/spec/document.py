@@ -31,6 +31,7 @@ Bytes = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)
 Positive = Annotated[Milliseconds, Field(gt=0)]
 KindName = Literal["any", "json", "string", "bytes", "int", "float", "bool", "tensor"]
 IsolationName = Literal["process", "sandbox"]
+StageIsolationName = Literal["process", "sandbox", "shared"]
 Reference = Annotated[str, Field(description="`stage.port`, or `stage` if it has one output port")]
 
 
@@ -218,7 +219,11 @@ class TuningDocument(ScalingDocument):
     credit: CreditDocument | None = None
     batch: BatchDocument | None = None
     preload: list[str] | None = Field(None, description="Modules that the zygote imports before it forks")
-    isolation: IsolationName | None = Field(None, description="process, or sandbox (the default where possible)")
+    isolation: StageIsolationName | None = Field(
+        None,
+        description="process, or sandbox (the default where possible); shared: one container for all stages of an owner"
+        " that run the same function on the same weights",
+    )
     network: bool | None = Field(None, description="Whether a sandboxed container may use the network (default no)")
     start_timeout_s: Seconds | None = Field(None, gt=0, description="Limit of a container's start, `setup` included")
 
@@ -256,6 +261,9 @@ class MetadataDocument(Document):
     name: str = Field(description="Name under which it is invoked")
     description: str = ""
     labels: dict[str, str] = Field(default_factory=dict)
+    owner: str | None = Field(
+        None, description="Whose it is: stages with `isolation: shared` share with those of the same owner only"
+    )
 
 
 class ProfileDocument(Document):

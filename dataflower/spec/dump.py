@@ -49,6 +49,8 @@ def document_of(workflow: Workflow) -> Entry:
         document["metadata"]["description"] = workflow.description
     if workflow.labels:
         document["metadata"]["labels"] = dict(workflow.labels)
+    if workflow.owner:
+        document["metadata"]["owner"] = workflow.owner
     if workflow.slo is not None:
         document["slo"] = slo_entry(workflow.slo)
     if workflow.deadline_s is not None:

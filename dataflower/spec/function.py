@@ -110,6 +110,8 @@ class Signature:
     preload: tuple[str, ...] = ()
     batch: bool = False
     """Whether one call takes several tasks."""
+    context: bool = False
+    """Whether it asks for its `Context`."""
 
 
 class Stream(Generic[T]):

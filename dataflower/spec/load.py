@@ -174,6 +174,7 @@ class _FileReader:
             deadline_s=document.deadline_s,
             description=document.metadata.description,
             labels=dict(document.metadata.labels),
+            owner=document.metadata.owner or "",
         )
         return self._finish(workflow)
 

@@ -51,6 +51,7 @@ def resolve_stage(name: str, document: StageDocument, signature: Signature | Non
             if extra not in known
         ]
     findings += _params(at, document, signature)
+    findings += _sharing(at, document, signature)
     preload = (*(signature.preload if signature else ()), *(document.preload or ()))
     stage = Stage(
         name=name,
@@ -159,11 +160,33 @@ def _params(at: Path, document: StageDocument, signature: Signature | None) -> l
     return twice + _misfits(at, document, signature)
 
 
+def _sharing(at: Path, document: StageDocument, signature: Signature | None) -> list[Finding]:
+    """Whether a stage that says so can share its container: weights in common, and tasks that know their stage."""
+    if document.isolation != "shared":
+        return []
+    found = []
+    if document.model is None:
+        message = "`isolation: shared` is for stages that name their weights: who has the same shares a container"
+        found.append(Finding((*at, "isolation"), message, "write `model: ...` beside it"))
+    if signature is None:
+        return found
+    if signature.batch or document.batch is not None:
+        message = "`isolation: shared` does not go with batches that the engine makes: the function makes its own"
+        found.append(Finding((*at, "isolation"), message, "drop one of them"))
+    elif not (signature.stateful and signature.context):
+        message = f"{document.function} can't tell apart the tasks of the stages that would share it"
+        hint = "a class with `setup`, whose `__call__` takes `context`: `context.adapter` is that of the task's stage"
+        found.append(Finding((*at, "isolation"), message, hint))
+    return found
+
+
 def _misfits(at: Path, document: StageDocument, signature: Signature | None) -> list[Finding]:
     """Params that `setup`, or a stateless function, does not take; or lacks; or takes with another type."""
     if signature is None:
         return []
     given = _given(document)
+    if document.isolation == "shared":
+        given.pop("adapter", None)  # a container that several stages share has none of its own
     missing = [
         Finding(
             (*at, "params") if given else at,

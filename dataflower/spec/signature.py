@@ -149,6 +149,7 @@ def _signature(name: str, facts: _Facts) -> Signature:
         stateful=facts.stateful,
         preload=facts.preload,
         batch=facts.spec.batch,
+        context=any(wants_context(parameter.name, parameter.annotation) for parameter in facts.parameters),
     )
 
 

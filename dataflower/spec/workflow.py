@@ -153,10 +153,13 @@ class Isolation(enum.Enum):
 
     PROCESS  a process of its own, with the rights of the server
     SANDBOX  sees only the files that it needs, read-only, its own /tmp, no other processes, no network unless asked for
+    SHARED   as the server's default, but one container serves all stages of the workflow's owner that say so and run
+             the same function on the same weights: their tasks share a batch, each with its stage's adapter
     """
 
     PROCESS = "process"
     SANDBOX = "sandbox"
+    SHARED = "shared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,3 +255,5 @@ class Workflow:
     deadline_s: float | None = None
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    owner: str = ""
+    """Whose stages those of `Isolation.SHARED` may share a container with; empty: those of this workflow alone."""

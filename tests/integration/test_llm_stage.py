@@ -104,3 +104,66 @@ async def test_a_prompt_that_another_stage_is_still_writing(folder):
         answer = await (await host.invoke("tiny", {"pieces": pieces})).result()
     want = tiny.tokenizer().decode(tiny.greedy(tiny.reference("llama"), whole, 12), skip_special_tokens=True)
     assert "".join(answer["out"]) == want.rstrip("\ufffd")
+
+
+SHARED = """
+apiVersion: dataflower/v1
+kind: Workflow
+metadata: {{name: {name}, owner: {owner}}}
+inputs: {{request: json}}
+stages:
+  only:
+    function: functions.llm:Complete
+    inputs: {{request: inputs.request}}
+    model: {model}
+    {adapter}
+    isolation: {isolation}
+    params: {{dtype: float32, temperature: 0}}
+    scaling: {{max_replicas: 1, max_ongoing_requests: 8}}
+    credit: {{items: 64}}
+outputs: {{out: only.deltas}}
+"""
+
+
+async def test_functions_of_an_owner_share_a_batch_and_say_what_they_would_say_alone(folder, tmp_path):
+    targets = tiny.targets("llama", "q_proj", "v_proj")
+    paths = {name: tiny.adapter(tmp_path / name, targets, seed=seed) for seed, name in enumerate(("one", "two"), 1)}
+    paths |= {"bare": "", "gone": str(tmp_path / "gone")}
+    texts = ["one", "another", "and a third"]
+
+    async def say(isolation):
+        async with Runtime(HostConfig(code_path=(ROOT,), cpus=2, readable_paths=(str(tmp_path),))) as host:
+            for name, path in paths.items():
+                adapter = f"adapter: {path}" if path else ""
+                text = SHARED.format(name=name, owner="acme", model=folder, adapter=adapter, isolation=isolation)
+                await host.apply(load_text(text, "shared.yaml", code_path=[ROOT]), text)
+
+            async def ask(name, text):
+                return tokens(await (await host.invoke(name, {"request": asks(text)})).result())
+
+            names = ("one", "two", "bare")
+            said = await asyncio.gather(*(ask(name, text) for name in names for text in texts))
+            stages = {name: host.workflow(name).stages[0] for name in names}
+            containers = len(host.container_pids())
+            with pytest.raises(InvocationFailed) as wrong:  # whose adapter is not there has no part in it
+                await ask("gone", texts[0])
+            assert await ask("one", texts[0]) == said[0]
+            if isolation == "shared":
+                assert (wrong.value.failure.code, wrong.value.failure.kind) == (Code.NOT_FOUND, "AdapterNotFound")
+                tiny.adapter(tmp_path / "new", targets, seed=7)  # a new version brings another adapter of that name
+                text = SHARED.format(
+                    name="one", owner="acme", model=folder, adapter=f"adapter: {tmp_path / 'new'}", isolation="shared"
+                )
+                await host.apply(load_text(text, "shared.yaml", code_path=[ROOT]), text)
+                assert await ask("one", texts[0]) != said[0]
+                assert await ask("two", texts[0]) == said[len(texts)]
+            return said, stages, containers
+
+    apart, _, many = await say("sandbox")
+    shared, stages, one = await say("shared")
+    assert shared == apart
+    assert len({tuple(answer) for answer in (apart[0], apart[3], apart[6])}) == 3  # the adapters do something
+    assert (many, one) == (3, 1)
+    assert stages["one"].pool == "acme/shared-1"
+    assert stages["one"].shares == ("bare/only", "gone/only", "two/only")
+    assert stages["one"].done == len(texts) * 3

@@ -76,7 +76,9 @@ class Preloader:
 
     def withdrawn(self, workflow: str) -> None:
         """It can't be called any more."""
-        for function in self._workflows.pop(workflow, ()):
+        gone = self._workflows.pop(workflow, ())
+        needed = {function for functions in self._workflows.values() for function in functions}
+        for function in set(gone) - needed:
             self.catalog.remove(function)
         self._rates.forget(workflow)
         self._dirty = True
@@ -133,11 +135,11 @@ class Preloader:
         return Step(begin, function=thing, density=density)
 
     def _by_function(self, now: float) -> dict[str, float]:
-        return {
-            function: self._rates.rate(workflow, now)
-            for workflow, functions in self._workflows.items()
-            for function in functions
-        }
+        found: dict[str, float] = {}
+        for workflow, functions in self._workflows.items():
+            for function in functions:  # one that several workflows share has the calls of all of them
+                found[function] = found.get(function, 0.0) + self._rates.rate(workflow, now)
+        return found
 
     def prepared(self, now: float) -> tuple[Prepared, ...]:
         """All candidates, the densest first."""

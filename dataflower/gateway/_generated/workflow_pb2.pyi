@@ -150,20 +150,24 @@ class Port(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[PortKind, str]] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Union[TensorShape, _Mapping]] = ..., stream: _Optional[bool] = ..., optional: _Optional[bool] = ..., default_value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
 
 class StageStatus(_message.Message):
-    __slots__ = ("stage", "starting", "idle", "busy", "queued", "done")
+    __slots__ = ("stage", "starting", "idle", "busy", "queued", "done", "pool", "shares")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     STARTING_FIELD_NUMBER: _ClassVar[int]
     IDLE_FIELD_NUMBER: _ClassVar[int]
     BUSY_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     stage: str
     starting: int
     idle: int
     busy: int
     queued: int
     done: int
-    def __init__(self, stage: _Optional[str] = ..., starting: _Optional[int] = ..., idle: _Optional[int] = ..., busy: _Optional[int] = ..., queued: _Optional[int] = ..., done: _Optional[int] = ...) -> None: ...
+    pool: str
+    shares: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stage: _Optional[str] = ..., starting: _Optional[int] = ..., idle: _Optional[int] = ..., busy: _Optional[int] = ..., queued: _Optional[int] = ..., done: _Optional[int] = ..., pool: _Optional[str] = ..., shares: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Slo(_message.Message):
     __slots__ = ("e2e_ms", "ttft_ms", "itl_ms", "tpot_ms", "percentile", "attainment")

@@ -101,7 +101,7 @@ def test_what_waits_in_a_container_calls_for_another_one() -> None:
     assert len(story.containers_of("a")) == 1
     calls(story, "b")
     assert len(story.containers_of("a")) == 2
-    assert story.core.stages("w@1")[0][-1] == 1  # b waits, as people are told
+    assert story.core.stages("w@1")[0].queued == 1  # b waits, as people are told
     calls(story, "c", "d", "e")
     assert len(story.containers_of("a")) == 3
 

@@ -12,7 +12,7 @@ from dataflower.spec.format import format_text
 from dataflower.spec.load import load
 from dataflower.spec.schema import workflow_schema
 from dataflower.spec.scopes import scopes_of
-from dataflower.spec.workflow import Edge, Fanout, PortRef, Workflow
+from dataflower.spec.workflow import Edge, Fanout, Isolation, PortRef, Workflow
 
 SOURCE = """
 import torch
@@ -26,6 +26,13 @@ class Detect:
     def __call__(self, frame): yield {}
 def name(crop) -> str: ...
 def score(text: str) -> float: ...
+class Chat:
+    def setup(self, model: str): ...
+    def __call__(self, text: str, context) -> str: ...
+class Alone:
+    def setup(self, model: str, adapter: str = ""): ...
+    def __call__(self, text: str) -> str: ...
+def plain(text: str, model: str, adapter: str) -> str: ...
 """
 HEAD = "apiVersion: dataflower/v1\nkind: Workflow\nmetadata: {name: w}\n"
 
@@ -212,3 +219,50 @@ def test_schema_knows_every_key() -> None:
     assert {"apiVersion", "stages", "profiles"} <= schema["properties"].keys()
     assert {"function", "switch", "workflow"} <= schema["$defs"]["StageDocument"]["properties"].keys()
     assert schema["additionalProperties"] is False
+
+
+SHARED = (
+    HEAD
+    + """\
+inputs: {text: string}
+stages:
+  a:
+    function: f.video:Chat
+    inputs: {text: inputs.text}
+    model: m
+    adapter: x
+    isolation: shared
+outputs: {out: a}
+"""
+)
+
+
+def test_a_stage_that_shares_its_container() -> None:
+    shared = read(SHARED.replace("name: w", "name: w, owner: acme"))
+    assert (shared.owner, shared.stages["a"].isolation, shared.stages["a"].adapter) == ("acme", Isolation.SHARED, "x")
+    again = read(dump(shared))
+    assert (again.owner, again.stages["a"].isolation) == ("acme", Isolation.SHARED)
+    assert read(SHARED).owner == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("    model: m\n", "", "w.yaml:10:16: `isolation: shared` is for stages that name their weights"),
+        ("f.video:Chat", "f.video:Alone", "w.yaml:11:16: f.video:Alone can't tell apart the tasks of the stages"),
+        ("f.video:Chat", "f.video:plain", "w.yaml:11:16: f.video:plain can't tell apart"),
+        (
+            "    adapter: x\n",
+            "    batch: {max_size: 4}\n",
+            "w.yaml:11:16: `isolation: shared` does not go with batches",
+        ),
+        ("isolation: shared", "isolation: shard", "w.yaml:11:16: "),
+        ("name: w", "name: w, owner: a b", "w.yaml:3:28: 'a b' is not a name"),
+        ("inputs: {text: string}", "isolation: shared\ninputs: {text: string}", "w.yaml:4:12: "),
+    ],
+)
+def test_who_can_not_share_is_told_why(old: str, new: str, said: str) -> None:
+    with pytest.raises(WorkflowInvalid) as caught:
+        read(SHARED.replace(old, new))
+    found = [str(problem) for problem in caught.value.problems]
+    assert any(problem.startswith(said) for problem in found), found
