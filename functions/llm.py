@@ -86,8 +86,10 @@ class Complete:
             self.runner, tokenizer, max_tokens=max_tokens, temperature=temperature, adapter=adapter or None
         )
 
-    async def __call__(self, request: Mapping[str, Any], context: Context) -> AsyncIterator[Mapping[str, Any]]:
-        own = context.adapter  # set where stages share this container (`isolation: shared`)
+    async def __call__(
+        self, request: Mapping[str, Any], context: Context | None = None
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        own = context.adapter if context is not None else None  # set where stages share this container
         if own is not None and own.path:
             own = replace(own, path=find_adapter(own.path))
         async with aclosing(self.stage.answer(request, own)) as deltas:  # whoever leaves ends the generation at once
