@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import os
 import shutil
@@ -12,7 +11,6 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
@@ -24,17 +22,11 @@ from dataflower.clock import Clock
 from dataflower.core.commands import StartContainer
 from dataflower.host import logs
 from dataflower.host.groups import Groups, Limits, Reservation
-from dataflower.host.processes import (
-    adopt_orphans,
-    children_in_group,
-    describe_exit,
-    disown_orphans,
-    kill_process,
-    marked_children,
-    open_process,
-    reap,
-)
+from dataflower.host.order import Order, fork_order
+from dataflower.host.orphans import Orphans
+from dataflower.host.processes import adopt_orphans, describe_exit, disown_orphans, kill_process, open_process, reap
 from dataflower.host.settings import DefaultIsolation, HostConfig
+from dataflower.host.spilling import own_folder
 from dataflower.host.store import Store
 from dataflower.host.zygote import Kind, Sandbox, Zygote
 from dataflower.spec.workflow import Isolation, Resources
@@ -42,7 +34,6 @@ from dataflower.spec.workflow import Isolation, Resources
 _log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.1
-_SPILL_PREFIX = "dataflower-spill-"
 LONGEST_BACKOFF_S = 5.0
 
 
@@ -57,22 +48,6 @@ class Process:
     doom: str = ""
     timer: asyncio.TimerHandle | None = None
     begun: BegunPage | None = None
-
-
-@dataclass(slots=True)
-class Order:
-    """A container that waits for its zygote. Owns its ends of the sockets and the log's descriptor, not its page's."""
-
-    fork: wire.Fork
-    links: tuple[Link, Link, Link]
-    log: int
-    begun: BegunPage
-
-    def close(self) -> None:
-        """Close what was to be handed over."""
-        for link in self.links:
-            link.close()
-        os.close(self.log)
 
 
 @dataclass(slots=True)
@@ -112,15 +87,13 @@ class Launcher:
         """
         self.on_zygote: Callable[[tuple[str, ...], float, int], None] | None = None
         """Called with modules, seconds and process id when a zygote has imported its libraries."""
-        self._spill = _own_folder(spill)
+        self._spill = own_folder(spill)
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._config = config
         self._on_exit = on_exit
         self._nurseries: dict[Kind, Nursery] = {}
         self._processes: dict[int, Process] = {}
-        self._orphans: dict[int, tuple[int, int]] = {}
-        """Adopted processes that are no container of ours, by pid: descriptor, process group to clear or 0."""
         self._marker = f"DATAFLOWER_HOST={os.getpid()}-{uuid.uuid4().hex}"
         self._lifeline = os.pipe()
         """Read end, write end. Nothing is ever written: it ends with this process, and the containers with it."""
@@ -139,6 +112,7 @@ class Launcher:
         self._lost = 0
         self._closing = False
         self._changed = asyncio.Event()
+        self._orphans = Orphans(self._loop, self._marker, self._changed.set)
         adopt_orphans()
 
     # --- containers ------------------------------------------------------------------------------------------
@@ -169,7 +143,7 @@ class Launcher:
         kind = self._kind(Kind(command.stage.preload, isolated))
         nursery = self._nurseries.setdefault(kind, Nursery())
         fork = msgspec.structs.replace(
-            _fork_order(command, workflow, self._config, self._spill),
+            fork_order(command, workflow, self._config, self._spill),
             isolated=isolated,
             demanded=isolated and Isolation.SANDBOX in (command.stage.isolation, self._default_isolation),
             scratch=os.path.join(self._scratch, str(command.container)),
@@ -412,13 +386,13 @@ class Launcher:
         if zygote.spare is not None and self._groups is not None:
             self._groups.give_back(zygote.spare)
             zygote.spare = None
-        if zygote.spare_pid and self._await_orphan(zygote.spare_pid):
-            kill_process(self._orphans[zygote.spare_pid][0])
+        if zygote.spare_pid:
+            self._orphans.end(zygote.spare_pid)
         if zygote.keeper:  # it ends with the last of its rooms, and then by itself
-            self._await_orphan(zygote.keeper)
+            self._orphans.expect(zygote.keeper)
         for container in sorted(zygote.children):
             self._adopt(container)
-        self._kill_unknown()
+        self._end_unknown()
         for container in sorted(zygote.pending):
             # Whether it was forked is unknown; if so it was among the unknown, and its sockets are closed with this.
             self._ended(container, None, f"was lost: its zygote {describe_exit(status)}")
@@ -430,8 +404,6 @@ class Launcher:
         nursery.backoff_s = min(max(nursery.backoff_s * 2, FIRST_BACKOFF_S), LONGEST_BACKOFF_S)
         if nursery.timer is None:
             nursery.timer = self._loop.call_later(nursery.backoff_s, self._start_zygote, kind)
-
-    # --- orphans ---------------------------------------------------------------------------------------------
 
     def _adopt(self, container: int) -> None:
         """Its zygote is gone and the kernel has made the container this process's child: watch it here."""
@@ -445,39 +417,11 @@ class Launcher:
         self._loop.remove_reader(process.pidfd)
         self._ended(container, reap(process.pidfd))
 
-    def _kill_unknown(self) -> None:
-        """End what was left behind and nobody waits for: forks that a zygote did not live to report, and processes
-        that functions started and did not end.
-        """
-        known = {process.pid for process in self._processes.values()} | {zygote.pid for zygote in self._zygotes}
-        for pid in marked_children(self._marker):
-            if pid not in known and pid not in self._orphans and self._await_orphan(pid):
-                kill_process(self._orphans[pid][0])
-
-    def _clear_group(self, group: int) -> None:
-        """End what a container that has ended had forked into its process group."""
-        for pid in children_in_group(group):
-            if pid not in self._orphans and self._await_orphan(pid, group):
-                kill_process(self._orphans[pid][0])
-
-    def _await_orphan(self, pid: int, group: int = 0) -> bool:
-        """Collect an adopted process when it ends; False if it is gone."""
-        if pid in self._orphans:  # found among the unknown when another zygote ended
-            return True
-        pidfd = open_process(pid)
-        if pidfd is not None:
-            self._orphans[pid] = (pidfd, group)
-            self._loop.add_reader(pidfd, self._on_orphan_exit, pid)
-        return pidfd is not None
-
-    def _on_orphan_exit(self, pid: int) -> None:
-        pidfd, group = self._orphans.pop(pid)
-        self._loop.remove_reader(pidfd)
-        reap(pidfd)
-        os.close(pidfd)
-        if group:  # its own children are this process's now
-            self._clear_group(group)
-        self._changed.set()
+    def _end_unknown(self) -> None:
+        """End forks that a zygote did not live to report, and processes that functions started and did not end."""
+        self._orphans.end_unknown(
+            {process.pid for process in self._processes.values()} | {zygote.pid for zygote in self._zygotes}
+        )
 
     # --- ends ------------------------------------------------------------------------------------------------
 
@@ -495,7 +439,7 @@ class Launcher:
             self._restock(process.zygote)
         if process.pidfd >= 0:
             os.close(process.pidfd)
-            self._clear_group(process.pid)
+            self._orphans.clear_group(process.pid)
         if self._groups is not None:
             self._groups.remove(container)
         shutil.rmtree(os.path.join(self._scratch, str(container)), ignore_errors=True)
@@ -547,10 +491,10 @@ class Launcher:
         for zygote in list(self._zygotes):  # it has nothing to put in order
             zygote.kill()
         await self._until(lambda: not (self._zygotes or self._processes), None)
-        self._kill_unknown()
+        self._end_unknown()
         while self._orphans:
             await self._until(lambda: not self._orphans, None)
-            self._kill_unknown()  # what those had started is this process's now
+            self._end_unknown()  # what those had started is this process's now
         self._store.close()
         for descriptor in self._lifeline:
             os.close(descriptor)
@@ -560,46 +504,3 @@ class Launcher:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
         disown_orphans()
-
-
-def _own_folder(spill: Spill | None) -> Spill | None:
-    """A folder of this server's own in which containers spill: sandboxes see it, and nothing that lies beside it."""
-    if spill is None:
-        return None
-    for folder in Path(spill.directory).glob(f"{_SPILL_PREFIX}*-*"):
-        if not os.path.exists(f"/proc/{folder.name.removeprefix(_SPILL_PREFIX).partition('-')[0]}"):
-            with contextlib.suppress(OSError):  # a server that was killed left it behind
-                folder.rmdir()
-    try:
-        own = tempfile.mkdtemp(prefix=f"{_SPILL_PREFIX}{os.getpid()}-", dir=spill.directory)
-    except OSError as error:
-        _log.warning("nothing can be spilled to disk: %s", error)
-        return None
-    return dataclasses.replace(spill, directory=own)
-
-
-def _fork_order(command: StartContainer, workflow: str, config: HostConfig, spill: Spill | None) -> wire.Fork:
-    stage = command.stage
-    return wire.Fork(
-        container=command.container,
-        function=stage.function,
-        stage=stage.name,
-        workflow=workflow,
-        params=msgspec.msgpack.encode(dict(stage.params)),
-        outputs=tuple(
-            wire.OutputPort(p.name, p.stream, p.type.kind.value, p.type.dtype, p.type.shape) for p in stage.outputs
-        ),
-        inputs=tuple(
-            wire.InputPort(p.name, p.stream, p.type.kind.value, p.type.dtype, p.type.shape) for p in stage.input_ports
-        ),
-        concurrency=stage.scaling.concurrency,
-        threads=max(1, round(stage.resources.cpu)),
-        memory_bytes=stage.resources.memory_bytes or 0,
-        arena_cap_bytes=config.container_arena_bytes,
-        code_path=config.code_path,
-        spill_dir=spill.directory if spill is not None else "",
-        spill_cap_bytes=spill.cap_bytes if spill is not None else 0,
-        spill_device=spill.device if spill is not None else 0,
-        network=stage.network,
-        gpu=stage.resources.gpu not in (0, "0", ""),
-    )

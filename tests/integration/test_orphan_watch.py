@@ -8,30 +8,25 @@ import subprocess
 import sys
 from typing import Any
 
-from dataflower.clock import SystemClock
-from dataflower.host.launcher import Launcher
+from dataflower.host.orphans import Orphans
 from dataflower.host.processes import family_name, marked_children
-from dataflower.host.settings import HostConfig
 
 
 async def test_an_orphan_that_is_found_twice_is_collected_once() -> None:
     problems: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: problems.append(context))
-    launcher = Launcher(SystemClock(), HostConfig(), lambda *_: None)
+    ended = asyncio.Event()
+    orphans = Orphans(loop, "NOBODY=1", ended.set)
     child = subprocess.Popen(["sleep", "60"])
-    try:
-        assert launcher._await_orphan(child.pid)
-        assert launcher._await_orphan(child.pid)
-        child.kill()
-        while launcher._orphans:
-            launcher._changed.clear()
-            await launcher._changed.wait()
-        await asyncio.sleep(0)
-        assert problems == []
-    finally:
-        await launcher.close()
-        child.returncode = -9  # collected by the launcher
+    assert orphans.expect(child.pid)
+    orphans.end(child.pid)
+    await ended.wait()
+    child.returncode = -9  # collected already
+    await asyncio.sleep(0)
+    assert problems == []
+    assert not orphans
+    assert not orphans.expect(child.pid)
 
 
 def test_a_descendant_that_has_ended_is_still_known() -> None:

@@ -1,0 +1,32 @@
+"""The folder of a server in which its containers put what their shared memory has no room for."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from dataflower.channel.segment import Spill
+
+_log = logging.getLogger(__name__)
+
+_PREFIX = "dataflower-spill-"
+
+
+def own_folder(spill: Spill | None) -> Spill | None:
+    """A folder of this server's own in which containers spill: sandboxes see it, and nothing that lies beside it."""
+    if spill is None:
+        return None
+    for folder in Path(spill.directory).glob(f"{_PREFIX}*-*"):
+        if not os.path.exists(f"/proc/{folder.name.removeprefix(_PREFIX).partition('-')[0]}"):
+            with contextlib.suppress(OSError):  # a server that was killed left it behind
+                folder.rmdir()
+    try:
+        own = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=spill.directory)
+    except OSError as error:
+        _log.warning("nothing can be spilled to disk: %s", error)
+        return None
+    return dataclasses.replace(spill, directory=own)
