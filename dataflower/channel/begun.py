@@ -32,7 +32,7 @@ class BegunPage:
     def read(self) -> frozenset[int]:
         """The last task of each thread that has had one. Believe only what else is known of."""
         entries = os.pread(self.descriptor, self._nbytes, 0)
-        return frozenset(task for (task,) in struct.iter_unpack("<q", entries) if task)
+        return frozenset(task for (task,) in struct.iter_unpack("q", entries) if task)
 
     def close(self) -> None:
         """Idempotent."""
