@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,7 +94,7 @@ def pack_(
     from dataflower.spec.suggest import did_you_mean
 
     if dtype not in DTYPES:
-        raise WrongUsage(f"--dtype: {dtype!r} ({did_you_mean(dtype, DTYPES)})")
+        raise WrongUsage(f"--dtype: no dtype {dtype!r} ({did_you_mean(dtype, DTYPES)})")
     made = [_packed(name, dtype) for name in names]
     _show([model for model in _catalog().ls() if model.name in names], output)
     if not all(made):
@@ -238,7 +238,7 @@ def _bar(what: str) -> Iterator[_Bar]:
         yield _Bar(lambda n: progress.update(task, total=n), lambda n: progress.advance(task, n))
 
 
-def _show(found: Any, output: Format) -> None:
+def _show(found: Sequence[Listed], output: Format) -> None:
     data = [
         {
             "name": m.name,
@@ -264,7 +264,7 @@ def _packings(model: Listed) -> tuple[str, ...]:
     return () if model.source.startswith(PACKED) else packed_of(_catalog().disk, model.name, model.digest)
 
 
-def _table(found: list[Listed]) -> Any:
+def _table(found: Sequence[Listed]) -> Any:
     from datetime import UTC, datetime
 
     from rich.table import Table

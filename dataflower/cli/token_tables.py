@@ -11,6 +11,7 @@ from dataflower.planner.result import Plan
 
 if TYPE_CHECKING:
     from dataflower.cli.planning import Case
+    from dataflower.planner.application import Application
     from dataflower.planner.promises import Promises, PromisesBroken
 
 NAMES = (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("gap_s", "itl"))
@@ -66,7 +67,7 @@ def first_token(plan: Plan, case: Case) -> Iterator[str]:
             yield f"{name}: {', '.join(parts)}"
 
 
-def _until(application: Any, latency: dict[str, float], name: str) -> dict[str, float]:
+def _until(application: Application, latency: dict[str, float], name: str) -> dict[str, float]:
     """The latencies of the stages that `name` waits for, and its own."""
     wanted, waiting = set[str](), [name]
     while waiting:

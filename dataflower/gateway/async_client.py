@@ -15,7 +15,8 @@ from dataflower.gateway import calls, messages, values
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway._generated import workflow_pb2_grpc
 from dataflower.gateway.calls import CONTROL_TIMEOUT_S, Endpoint, Item, Summary
-from dataflower.gateway.messages import ServerInfo, WorkflowInfo
+from dataflower.gateway.messages import WorkflowInfo
+from dataflower.gateway.server_info import ServerInfo, decode_server
 from dataflower.host.api import InvocationRecord
 
 Source = AsyncIterator[Any] | Iterator[Any]
@@ -253,7 +254,7 @@ class AsyncClient:
 
     async def status(self) -> ServerInfo:
         """As `Client.status`."""
-        return calls.server_info(await self._ask(self._stub.ServerStatus, pb.ServerStatusRequest()))
+        return decode_server(await self._ask(self._stub.ServerStatus, pb.ServerStatusRequest()))
 
     async def _ask(
         self, method: Any, request: Any, *, timeout_s: float | None = CONTROL_TIMEOUT_S, invocation: bool = False

@@ -19,9 +19,10 @@ from dataflower.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from dataflower.gateway import messages, values
+from dataflower.gateway import values
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway.status import DETAILS_KEY, from_status
+from dataflower.gateway.times import seconds_of, set_time
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 CONTROL_TIMEOUT_S = 30.0
@@ -157,7 +158,7 @@ def submit_request(
     request = pb.SubmitRequest(workflow=workflow, request_id=request_id or "")
     values.encode_map({name: _whole(value) for name, value in inputs.items()}, request.inputs)
     if deadline_s is not None:
-        messages.set_time(request.deadline, deadline_s)
+        set_time(request.deadline, deadline_s)
     return request
 
 
@@ -193,23 +194,8 @@ def decode_item(message: pb.OutputItem) -> Item:
 
 def decode_summary(message: pb.InvocationSummary) -> Summary:
     """The end of a stream call."""
-    first = messages.seconds_of(message.first_output) if message.HasField("first_output") else None
-    return Summary(message.invocation_id, message.items, messages.seconds_of(message.elapsed), first)
-
-
-def server_info(message: pb.ServerStatusResponse) -> messages.ServerInfo:
-    """What a server says of itself."""
-    return messages.ServerInfo(
-        version=message.version,
-        started_at=messages.seconds_of(message.started_at),
-        workflows=tuple(messages.decode_workflow(w) for w in message.workflows),
-        max_message_bytes=message.max_message_bytes,
-        log_dir=message.log_dir,
-        peers=tuple(messages.decode_peer(peer) for peer in message.peers),
-        weights=messages.decode_weights(message.weights) if message.HasField("weights") else None,
-        preloaded=tuple(messages.decode_preloaded(artifact) for artifact in message.preloaded),
-        devices=tuple(messages.decode_device(device) for device in message.devices),
-    )
+    first = seconds_of(message.first_output) if message.HasField("first_output") else None
+    return Summary(message.invocation_id, message.items, seconds_of(message.elapsed), first)
 
 
 def _whole(value: Any) -> Any:

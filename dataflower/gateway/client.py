@@ -22,7 +22,8 @@ from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway._generated import workflow_pb2_grpc
 from dataflower.gateway.async_client import AsyncClient, AsyncOutputStream
 from dataflower.gateway.calls import CONTROL_TIMEOUT_S, Endpoint, Item, Summary
-from dataflower.gateway.messages import ServerInfo, WorkflowInfo
+from dataflower.gateway.messages import WorkflowInfo
+from dataflower.gateway.server_info import ServerInfo, decode_server
 from dataflower.host.api import InvocationRecord
 
 __all__ = ["AsyncClient", "AsyncOutputStream", "Client", "OutputStream"]
@@ -259,7 +260,7 @@ class Client:
 
     def status(self) -> ServerInfo:
         """The server's version, start and workflows."""
-        return calls.server_info(self._ask(self._stub.ServerStatus, pb.ServerStatusRequest()))
+        return decode_server(self._ask(self._stub.ServerStatus, pb.ServerStatusRequest()))
 
     def _ask(
         self, method: Any, request: Any, *, timeout_s: float | None = CONTROL_TIMEOUT_S, invocation: bool = False

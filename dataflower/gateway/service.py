@@ -9,10 +9,11 @@ from typing import Any
 
 from dataflower.clock import Clock
 from dataflower.errors import Code, DataflowerError, FailedPrecondition, Failure, InvalidArgument, Unavailable
-from dataflower.gateway import messages, values
+from dataflower.gateway import messages, server_info, values
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway._generated import workflow_pb2_grpc
 from dataflower.gateway.guard import deadline_of, fitting, guarded
+from dataflower.gateway.times import seconds_of, set_time
 from dataflower.host.api import HostApi, Invocation, State
 from dataflower.spec.workflow import Workflow
 
@@ -146,9 +147,9 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
         response = pb.InvokeStreamResponse()
         response.summary.invocation_id = invocation.id
         response.summary.items = items
-        messages.set_time(response.summary.elapsed, self._clock.monotonic() - began)
+        set_time(response.summary.elapsed, self._clock.monotonic() - began)
         if items:
-            messages.set_time(response.summary.first_output, first - began)
+            set_time(response.summary.first_output, first - began)
         await context.write(response)
 
     # --- records ---
@@ -159,7 +160,7 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
             request.workflow,
             values.decode_map(request.inputs),
             invocation=request.request_id or None,
-            deadline_s=messages.seconds_of(request.deadline) if request.HasField("deadline") else None,
+            deadline_s=seconds_of(request.deadline) if request.HasField("deadline") else None,
         )
         response = pb.SubmitResponse()
         messages.encode_record(record, response.invocation)
@@ -206,18 +207,18 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
     @guarded
     async def ServerStatus(self, request: pb.ServerStatusRequest, context: Any) -> Any:  # noqa: D102
         response = pb.ServerStatusResponse(version=self._version, max_message_bytes=self._limit, log_dir=self._log_dir)
-        messages.set_time(response.started_at, self._started_at)
+        set_time(response.started_at, self._started_at)
         for status in self._host.workflows():
             messages.encode_workflow(status, response.workflows.add(), source=False)
         for peer in self._host.peers():
-            messages.encode_peer(peer, response.peers.add())
+            server_info.encode_peer(peer, response.peers.add())
         for artifact in self._host.preloaded():
-            messages.encode_preloaded(artifact, response.preloaded.add())
+            server_info.encode_preloaded(artifact, response.preloaded.add())
         for device in self._host.devices():
-            messages.encode_device(device, response.devices.add())
+            server_info.encode_device(device, response.devices.add())
         with suppress(Unavailable):  # it has just died; the host starts the next one
             if (held := await self._host.weights()) is not None:
-                messages.encode_weights(held, response.weights)
+                server_info.encode_weights(held, response.weights)
         return fitting(response, self._limit)
 
 

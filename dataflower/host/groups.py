@@ -20,6 +20,8 @@ _PERIOD_US = 20_000
 _OWN_WORK = 0.25
 """Cores beyond those of the function: the data unit works while it computes."""
 _CONTROLLERS = ("cpu", "memory", "pids")
+_Files = Mapping[str, str]
+"""Files of a controller, and what is to be written into them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Groups:
         folders: list[Path] = []
         wanted = limits.settings(self.version)
         for controller, base in self._bases.items():
-            settings = wanted if controller == "" else {name: wanted[name] for name in (controller,) if name in wanted}
+            settings = _of(controller, wanted)
             if not settings:
                 continue
             folder = base / f"c{container}"
@@ -119,9 +121,8 @@ class Groups:
         """`make` with groups that were reserved: they are the container's now, and limited."""
         wanted = limits.settings(self.version)
         for controller, folder in reserved.folders.items():
-            settings = wanted if controller == "" else {name: wanted[name] for name in (controller,) if name in wanted}
             try:
-                _write(folder, settings)
+                _write(folder, _of(controller, wanted))
             except OSError as error:
                 self.why_not = f"{error.strerror}: {error.filename or folder}"
         self._made[container] = tuple(reserved.folders.values())
@@ -161,7 +162,12 @@ class Groups:
         self._bases.clear()
 
 
-def _write(folder: Path, settings: Mapping[str, Mapping[str, str]]) -> None:
+def _of(controller: str, wanted: Mapping[str, _Files]) -> Mapping[str, _Files]:
+    """What belongs into a hierarchy: of version 2, everything; else what is its controller's."""
+    return {name: files for name, files in wanted.items() if controller in ("", name)}
+
+
+def _write(folder: Path, settings: Mapping[str, _Files]) -> None:
     for files_of in settings.values():
         for name, content in files_of.items():
             with contextlib.suppress(FileNotFoundError):  # v2: a controller that is not handed down

@@ -96,9 +96,9 @@ class Zygote:
         self.retired = False
         """Whether it was ended because nobody needed it."""
         self.spare_pid = 0
-        """Process id of the last of them."""
+        """Process id of the one that waits there to become a container, 0 while there is none."""
         self.spare: Reservation | None = None
-        """The groups of a process that waits there to become a container, if there should be one."""
+        """Its groups, from its order on."""
         door = () if store is None else (store.door,)
         environment = _environment(marker, kind, sandbox) | ({} if store is None else store.environment)
         ours, theirs = Link.pair()

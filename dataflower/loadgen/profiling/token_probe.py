@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dataflower.clock import SystemClock
@@ -19,6 +18,7 @@ from dataflower.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from dataflower.llm.output import Usage
+    from dataflower.llm.params import SamplingParams
     from dataflower.llm.runner import Runner
 
 LIMITS = ("max_sequences", "step_tokens", "ttft_ms")
@@ -101,7 +101,7 @@ class TokenProbe:
 class _Steps:
     """When steps were over, and what was in them."""
 
-    def __init__(self, now: Any) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._seen: list[tuple[float, int, int]] = []
 
@@ -119,7 +119,7 @@ class _Steps:
                 yield after - before
 
 
-def _params(tokens: int) -> Any:
+def _params(tokens: int) -> SamplingParams:
     from dataflower.llm.params import SamplingParams
 
-    return replace(SamplingParams(), max_tokens=tokens, ignore_eos=True)
+    return SamplingParams(max_tokens=tokens, ignore_eos=True)

@@ -6,7 +6,7 @@ import json
 
 from dataflower.checkpoint.protocol import Rate, Resident, Statistics
 from dataflower.cli.records import weights_data, weights_text
-from dataflower.gateway import messages
+from dataflower.gateway import server_info
 from dataflower.gateway._generated import workflow_pb2 as pb
 
 HELD = Statistics(
@@ -22,8 +22,8 @@ HELD = Statistics(
 
 def test_it_crosses_the_wire_whole() -> None:
     message = pb.WeightStore()
-    messages.encode_weights(HELD, message)
-    assert messages.decode_weights(message) == HELD
+    server_info.encode_weights(HELD, message)
+    assert server_info.decode_weights(message) == HELD
 
 
 def test_it_is_shown() -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from dataflower.cli.devices import device_data, device_table, device_text
 from dataflower.core.device.state import DeviceState, Sharer
 from dataflower.core.device.window import Latency, Window
-from dataflower.gateway import messages
+from dataflower.gateway import server_info
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway.metrics import Metrics
 from dataflower.testing.fake_host import FakeHost
@@ -23,8 +23,8 @@ DEVICE = DeviceState("cpu", 2, 1, 17, (KNOWN, NEW), 600 * MIB, 400 * MIB, 5)
 
 def test_state_survives_the_way_to_a_client() -> None:
     message = pb.SharedDevice()
-    messages.encode_device(DEVICE, message)
-    assert messages.decode_device(pb.SharedDevice.FromString(message.SerializeToString())) == DEVICE
+    server_info.encode_device(DEVICE, message)
+    assert server_info.decode_device(pb.SharedDevice.FromString(message.SerializeToString())) == DEVICE
 
 
 def test_people_see_who_waits_and_for_how_long() -> None:
