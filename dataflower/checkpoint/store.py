@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dataflower.channel.link import Link
-from dataflower.checkpoint import packing, protocol, tiers
+from dataflower.checkpoint import packing, protocol, tier_commands, tier_events, tiers
 from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.layout import pieces
 from dataflower.checkpoint.plan import Plan, find
@@ -128,15 +128,15 @@ class Store:
             match protocol.decode_from_client(payload):
                 case protocol.Ask(model, early) if not client.model:
                     client.model, client.early = model, early
-                    self._handle(tiers.Asked(client.number, model))
+                    self._handle(tier_events.Asked(client.number, model))
                 case protocol.Hold(model, density) if not client.model:
                     client.model, client.holds = model, True
-                    self._handle(tiers.Asked(client.number, model, density))
+                    self._handle(tier_events.Asked(client.number, model, density))
                 case protocol.Hold(model, density) if client.holds and client.model == model:
-                    self._handle(tiers.Valued(client.number, density))
+                    self._handle(tier_events.Valued(client.number, density))
                 case protocol.Forget(model) if not client.model:
                     client.model, client.holds = model, True
-                    self._handle(tiers.Unwanted(client.number, model))
+                    self._handle(tier_events.Unwanted(client.number, model))
                 case protocol.AskStatistics():
                     self._send(client, self.statistics())
                 case _:
@@ -152,7 +152,7 @@ class Store:
         del self._by_fd[client.link.fileno()]
         self._poll.unregister(client.link.fileno())
         client.link.close()
-        self._handle(tiers.Gone(client.number))
+        self._handle(tier_events.Gone(client.number))
 
     def _send(self, client: _Client, message: protocol.FromStore, fds: Sequence[int] = ()) -> None:
         """Never waits: a client that does not read what it asked for has itself to blame."""
@@ -169,27 +169,27 @@ class Store:
 
     # --- decisions -----------------------------------------------------------------------------------------------
 
-    def _handle(self, event: tiers.Event) -> None:
+    def _handle(self, event: tier_events.Event) -> None:
         for command in self._tier.handle(event, self._clock.monotonic()):
             match command:
-                case tiers.Locate(model):
+                case tier_commands.Locate(model):
                     self._spawn(lambda model=model: self._locate(model))  # type: ignore[misc]
-                case tiers.Load(key, recycled):
+                case tier_commands.Load(key, recycled):
                     self._load(key, recycled)
-                case tiers.Evict(key):
+                case tier_commands.Evict(key):
                     self._evict(key)
-                case tiers.Trim(segments):
+                case tier_commands.Trim(segments):
                     for _ in range(segments):
                         self._free.pop().close()
-                case tiers.Grant(number, key):
+                case tier_commands.Grant(number, key):
                     self._grant(number, key)
-                case tiers.Drop(number):
+                case tier_commands.Drop(number):
                     if number in self._clients:
                         self._drop(self._clients[number])
-                case tiers.Forgotten(number, gone):
+                case tier_commands.Forgotten(number, gone):
                     if number in self._clients:
                         self._send(self._clients[number], protocol.Forgotten(gone))
-                case tiers.Refuse(number, code, message):
+                case tier_commands.Refuse(number, code, message):
                     if number in self._clients:
                         self._refuse(self._clients[number], code, message)
 
@@ -199,7 +199,7 @@ class Store:
         try:
             plan = find(self._disk, model) if wanted is None else packing.find(self._disk, wanted, self._pack)
         except Exception as error:  # whatever the disk or the network may do, somebody waits for an answer
-            failed = tiers.NotLocated(model, _code(error), _text(error))
+            failed = tier_events.NotLocated(model, _code(error), _text(error))
             self._post(lambda: self._handle(failed))
         else:
             pinned = frozenset(key for key, holding in list(self._holdings.items()) if holding.plan.is_pinned())
@@ -210,14 +210,14 @@ class Store:
         return packing.run(self._config, wanted)
 
     def _located(self, plan: Plan, pinned: frozenset[str]) -> None:
-        self._handle(tiers.Pins(pinned))
+        self._handle(tier_events.Pins(pinned))
         plan.key = self._same_content(plan) or plan.key
         for client in self._clients.values():
             if client.model == plan.model and not client.key:
                 client.key = plan.key
         self._hits += plan.key in self._holdings
         self._plans.setdefault(plan.key, plan)
-        self._handle(tiers.Located(plan.model, plan.key, plan.memory_bytes, plan.remote, plan.name))
+        self._handle(tier_events.Located(plan.model, plan.key, plan.memory_bytes, plan.remote, plan.name))
         if plan.key not in self._tier.resident() and not self._tier.is_parked(plan.key):
             self._plans.pop(plan.key, None)  # refused
         self._send_early(plan.key)
@@ -235,10 +235,10 @@ class Store:
         try:
             owned = Owned(plan.memory_bytes, segments)
         except OSError as error:
-            failed = tiers.LoadFailed(key, Code.RESOURCE_EXHAUSTED, f"no memory for {plan.name}: {error}")
+            failed = tier_events.LoadFailed(key, Code.RESOURCE_EXHAUSTED, f"no memory for {plan.name}: {error}")
             whole = pieces(plan.memory_bytes)[0]
             self._post(lambda: self._handle(failed))
-            self._post(lambda: self._handle(tiers.Lost(whole)))
+            self._post(lambda: self._handle(tier_events.Lost(whole)))
             return
         holding = self._holdings[key] = _Holding(plan, owned, self._clock.monotonic())
         self._loads += 1
@@ -261,14 +261,14 @@ class Store:
             if done:  # memory has it; only the disk does not
                 print(f"store: {holding.plan.name}: {_text(error)}", file=sys.stderr, flush=True)
                 return
-            failed = tiers.LoadFailed(key, _code(error), _text(error))
+            failed = tier_events.LoadFailed(key, _code(error), _text(error))
             self._post(lambda: self._handle(failed))
 
     def _filled(self, key: str, holding: _Holding, seconds: float) -> None:
         holding.ready = True
         holding.seconds = seconds
         self._rates.note("remote" if holding.plan.remote else "disk", holding.plan.nbytes, seconds)
-        self._handle(tiers.Loaded(key))
+        self._handle(tier_events.Loaded(key))
 
     def _evict(self, key: str) -> None:
         self._plans.pop(key, None)
@@ -279,7 +279,7 @@ class Store:
     def _grant(self, number: int, key: str) -> None:
         client = self._clients.get(number)
         if client is None:  # it went while this was being decided
-            self._handle(tiers.Gone(number))
+            self._handle(tier_events.Gone(number))
             return
         if client.holds:
             holding = self._holdings[key]
@@ -355,7 +355,7 @@ class Store:
         segment = Segment()
         segment.populate()
         self._free.append(segment)
-        self._handle(tiers.Prefaulted(1))
+        self._handle(tier_events.Prefaulted(1))
 
     def _close(self) -> None:
         for client in list(self._clients.values()):

@@ -13,163 +13,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dataflower.checkpoint.layout import SEGMENT_BYTES, pieces
+from dataflower.checkpoint.tier_commands import Command, Drop, Evict, Forgotten, Grant, Load, Locate, Refuse, Trim
+from dataflower.checkpoint.tier_events import (
+    Asked,
+    Event,
+    Gone,
+    Loaded,
+    LoadFailed,
+    Located,
+    Lost,
+    NotLocated,
+    Pins,
+    Prefaulted,
+    Unwanted,
+    Valued,
+)
 from dataflower.errors import Code
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A client wants a model. `density`: it only wants it to be there, so much per byte; None: it needs it."""
-
-    client: int
-    model: str
-    density: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A model was found. `key`: its content as far as the disk tells. `remote`: it has to be fetched first."""
-
-    model: str
-    key: str
-    nbytes: int
-    remote: bool = False
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NotLocated:
-    """A model was not found, or its files contradict each other."""
-
-    model: str
-    code: Code
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """All bytes of a model are in memory and checked."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
-    """A load ended with an error."""
-
-    key: str
-    code: Code
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """A client let go of its memory, or died."""
-
-    client: int
-
-
-@dataclass(frozen=True, slots=True)
-class Valued:
-    """A client that holds a model, or will, values a byte of it otherwise now."""
-
-    client: int
-    density: float
-
-
-@dataclass(frozen=True, slots=True)
-class Unwanted:
-    """A client wants a model (named as somebody asked for it) out of memory as soon as nobody uses it."""
-
-    client: int
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pins:
-    """Which of the models in memory are pinned, now."""
-
-    keys: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Prefaulted:
-    """Segments were made ready in advance; `MemoryTier.spare` said how many there may be."""
-
-    segments: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The system did not give the memory for a load that failed: there are fewer free segments than thought."""
-
-    segments: int
-
-
-Event = Asked | Located | NotLocated | Loaded | LoadFailed | Gone | Valued | Unwanted | Pins | Prefaulted | Lost
-
-
-@dataclass(frozen=True, slots=True)
-class Locate:
-    """Find out what a model is; answer with Located or NotLocated."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Load a model into memory for it: `recycled` free segments first, new ones for the rest. Answer when done."""
-
-    key: str
-    recycled: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evict:
-    """Forget a model; its whole segments become free ones."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Trim:
-    """Give free segments back to the system."""
-
-    segments: int
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A client gets a model that is in memory."""
-
-    client: int
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """A client held a model that had to go."""
-
-    client: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """A client gets an error."""
-
-    client: int
-    code: Code
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Forgotten:
-    """A client's unwanted model is out of memory; `gone` False: it stays, since it is pinned or somebody asked."""
-
-    client: int
-    gone: bool
-
-
-Command = Locate | Load | Evict | Trim | Grant | Drop | Refuse | Forgotten
 
 
 @dataclass(slots=True)

@@ -6,8 +6,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dataflower.checkpoint import tiers
 from dataflower.checkpoint.layout import SEGMENT_BYTES, TAIL_BYTES, pieces
+from dataflower.checkpoint.tier_commands import Command, Drop, Evict, Grant, Load, Locate, Refuse, Trim
+from dataflower.checkpoint.tier_events import (
+    Asked,
+    Event,
+    Gone,
+    Loaded,
+    LoadFailed,
+    Located,
+    NotLocated,
+    Pins,
+    Prefaulted,
+    Valued,
+)
+from dataflower.checkpoint.tiers import MemoryTier
 from dataflower.errors import Code
 
 CAP = 10 * SEGMENT_BYTES
@@ -20,7 +33,7 @@ class Host(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tier = tiers.MemoryTier(CAP)
+        self.tier = MemoryTier(CAP)
         self.now = 0.0
         self.asked: dict[int, str] = {}
         self.granted: dict[int, str] = {}
@@ -46,45 +59,45 @@ class Host(RuleBasedStateMachine):
         """The most that a byte of an unused model is to those who hold it."""
         return max((self.density[c] for c, k in self.granted.items() if k == key and c in self.density), default=-1.0)
 
-    def tell(self, event: tiers.Event) -> list[tiers.Command]:
+    def tell(self, event: Event) -> list[Command]:
         self.now += 1.0
         commands = self.tier.handle(event, self.now)
         for command in commands:
             self.obey(command)
         return commands
 
-    def obey(self, command: tiers.Command) -> None:
+    def obey(self, command: Command) -> None:
         match command:
-            case tiers.Locate(model):
+            case Locate(model):
                 assert model not in self.locating
                 self.locating.append(model)
-            case tiers.Load(key, recycled):
+            case Load(key, recycled):
                 assert key not in self.memory, "loaded twice"
                 whole, tail = pieces(self.sizes[key])
                 assert recycled <= min(whole, self.free)
                 self.free -= recycled
                 self.memory[key] = (whole, tail)
                 self.loading.append(key)
-            case tiers.Evict(key):
+            case Evict(key):
                 assert key not in self.pinned or key in self.failing
                 assert key not in self.users(), "evicted in use"
                 whole, _ = self.memory.pop(key)
                 self.free += whole
                 self.ready.discard(key)
-            case tiers.Trim(segments):
+            case Trim(segments):
                 assert 0 < segments <= self.free
                 self.free -= segments
-            case tiers.Grant(client, key):
+            case Grant(client, key):
                 assert key in self.ready
                 assert client in self.asked
                 self.granted[client] = key
                 del self.asked[client]
                 self.used[key] = self.now
-            case tiers.Drop(client):
+            case Drop(client):
                 assert client in self.density
                 assert self.granted[client] not in self.memory, "dropped for nothing"
                 del self.granted[client]
-            case tiers.Refuse(client, code, message):
+            case Refuse(client, code, message):
                 assert message
                 assert code is not Code.INTERNAL
                 del self.asked[client]
@@ -95,14 +108,14 @@ class Host(RuleBasedStateMachine):
     def ask(self, model: str) -> None:
         self.clients += 1
         self.asked[self.clients] = model
-        self.tell(tiers.Asked(self.clients, model))
+        self.tell(Asked(self.clients, model))
 
     @rule(model=st.sampled_from(MODELS), density=st.sampled_from([0.0, 1.0, 2.0]))
     def hold(self, model: str, density: float) -> None:
         self.clients += 1
         self.asked[self.clients] = model
         self.density[self.clients] = density
-        self.tell(tiers.Asked(self.clients, model, density))
+        self.tell(Asked(self.clients, model, density))
 
     @precondition(lambda self: self.density)
     @rule(data=st.data(), density=st.sampled_from([0.0, 1.0, 2.0]))
@@ -110,7 +123,7 @@ class Host(RuleBasedStateMachine):
         client = data.draw(st.sampled_from(sorted(self.density)))
         if client in self.asked or client in self.granted:
             self.density[client] = density
-            self.tell(tiers.Valued(client, density))
+            self.tell(Valued(client, density))
 
     @precondition(lambda self: self.locating)
     @rule(data=st.data(), found=st.booleans(), changed=st.booleans(), remote=st.booleans())
@@ -118,7 +131,7 @@ class Host(RuleBasedStateMachine):
         model = data.draw(st.sampled_from(self.locating))
         self.locating.remove(model)
         if not found:
-            self.tell(tiers.NotLocated(model, Code.NOT_FOUND, "no such model"))
+            self.tell(NotLocated(model, Code.NOT_FOUND, "no such model"))
             return
         key = f"{model}-{'new' if changed else 'old'}"
         self.sizes[key] = SIZES[MODELS.index(model)]
@@ -126,8 +139,8 @@ class Host(RuleBasedStateMachine):
         asks = [client for client, wanted in self.asked.items() if wanted == model]
         needed = any(client not in self.density for client in asks)
         most = max((self.density.get(client, 9.0) for client in asks), default=-1.0)
-        commands = self.tell(tiers.Located(model, key, self.sizes[key], remote))
-        evicted = [c.key for c in commands if isinstance(c, tiers.Evict)]
+        commands = self.tell(Located(model, key, self.sizes[key], remote))
+        evicted = [c.key for c in commands if isinstance(c, Evict)]
         fixed = self.users() | self.pinned
         for victim in evicted:  # what is held least goes first, and of that the longest unused
             others = [k for k in before if k in self.memory and k in self.ready and k not in fixed]
@@ -142,10 +155,10 @@ class Host(RuleBasedStateMachine):
         if good:
             self.ready.add(key)
             self.used[key] = self.now + 1.0
-            self.tell(tiers.Loaded(key))
+            self.tell(Loaded(key))
         else:
             self.failing = frozenset([key])
-            self.tell(tiers.LoadFailed(key, Code.FAILED_PRECONDITION, "damaged"))
+            self.tell(LoadFailed(key, Code.FAILED_PRECONDITION, "damaged"))
             self.failing = frozenset()
 
     @precondition(lambda self: self.asked or self.granted)
@@ -156,18 +169,18 @@ class Host(RuleBasedStateMachine):
         key = self.granted.pop(client, None)
         if key is not None:
             self.used[key] = self.now + 1.0
-        self.tell(tiers.Gone(client))
+        self.tell(Gone(client))
 
     @rule(keys=st.frozensets(st.sampled_from([f"{m}-{v}" for m in MODELS for v in ("old", "new")]), max_size=3))
     def pin(self, keys: frozenset[str]) -> None:
         self.pinned = keys
-        self.tell(tiers.Pins(keys))
+        self.tell(Pins(keys))
 
     @rule(nbytes=st.integers(0, 2 * CAP))
     def prefault(self, nbytes: int) -> None:
         count = min(2, self.tier.spare(nbytes))
         self.free += count
-        self.tell(tiers.Prefaulted(count))
+        self.tell(Prefaulted(count))
 
     @invariant()
     def memory_stays_under_the_cap(self) -> None:
@@ -188,23 +201,23 @@ class Host(RuleBasedStateMachine):
         while self.locating or self.loading:
             for model in list(self.locating):
                 self.locating.remove(model)
-                self.tell(tiers.NotLocated(model, Code.NOT_FOUND, "gone"))
+                self.tell(NotLocated(model, Code.NOT_FOUND, "gone"))
             for key in list(self.loading):
                 self.loading.remove(key)
                 self.ready.add(key)
-                self.tell(tiers.Loaded(key))
+                self.tell(Loaded(key))
         assert not self.asked
         assert not any(self.tier.is_parked(key) for key in self.sizes)
         for client in list(self.granted):
             del self.granted[client]
-            self.tell(tiers.Gone(client))
+            self.tell(Gone(client))
         self.pinned = frozenset()
-        self.tell(tiers.Pins(self.pinned))
+        self.tell(Pins(self.pinned))
         self.sizes["all"] = CAP
         self.asked[-1] = "all"
-        self.tell(tiers.Asked(-1, "all"))
+        self.tell(Asked(-1, "all"))
         self.density.clear()
-        self.tell(tiers.Located("all", "all", CAP))
+        self.tell(Located("all", "all", CAP))
         assert self.loading == ["all"]
         assert self.memory.keys() == {"all"}
 
