@@ -105,7 +105,8 @@ class Next(msgspec.Struct, frozen=True, array_like=True):
     """What the container of a task does with its outputs if it can: hand them straight to the container of the next.
 
     `container`: the receiver, to which `OpenLink` gave a way. `ports`: (input, output) pairs, all the inputs of the
-    next task. The rest is as in `RunTask`.
+    next task. `may_post`: whether the task's report may stand on the board (`channel.board`) instead of being sent. The
+    rest is as in `RunTask`.
     """
 
     container: int
@@ -114,6 +115,7 @@ class Next(msgspec.Struct, frozen=True, array_like=True):
     credit_items: int = 0
     credit_bytes: int = 0
     then: Next | None = None
+    may_post: bool = False
 
 
 class Served(msgspec.Struct, frozen=True, array_like=True):
@@ -430,7 +432,7 @@ class Walls(enum.Enum):
 
 
 class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
-    """Start a container. Carries five descriptors: inbox, task and control socket, log file, begun page."""
+    """Start a container. Carries five descriptors: inbox, task and control socket, log file, board."""
 
     container: int
     function: str

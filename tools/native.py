@@ -28,7 +28,7 @@ SWITCH = "DATAFLOWER_NATIVE"
 # Not channel/plain.py, which walks through users' values: compiled code has no limit for recursion but the stack's end.
 MODULES = (
     "dataflower/core/*.py",
-    "dataflower/channel/begun.py",
+    "dataflower/channel/board.py",
     "dataflower/channel/link.py",
     "dataflower/channel/tensor.py",
     "dataflower/container/batch_unit.py",
@@ -39,6 +39,8 @@ MODULES = (
     "dataflower/container/running.py",
     "dataflower/container/stream.py",
     "dataflower/container/target.py",
+    "dataflower/host/alarm.py",
+    "dataflower/host/boards.py",
     "dataflower/host/engine.py",
     "dataflower/host/inputs.py",
     "dataflower/host/links.py",

@@ -19,7 +19,7 @@ from typing import Any
 from dataflower import phases, wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
-from dataflower.channel.begun import BegunMarks
+from dataflower.channel.board import BoardWriter
 from dataflower.channel.link import Link
 from dataflower.channel.pace import prompt
 from dataflower.channel.segment import Spill
@@ -47,6 +47,7 @@ from dataflower.wire import (
     Gathered,
     Grant,
     Hello,
+    Next,
     Opened,
     OpenLink,
     Prefetch,
@@ -78,6 +79,8 @@ STOPPED_STATUS = 0
 BROKEN_STATUS = 70
 """Exit status when the host said something that makes no sense."""
 
+POST_WITHIN_S = 0.004
+"""Reports of tasks that took longer are sent. The host looks at boards until a little more than that has passed."""
 _UNLIMITED_BYTES = 1 << 46
 _FINISHED_KEPT = 4096
 _EARLY_KEPT = 4096
@@ -97,7 +100,7 @@ class DataUnit:
         tasks: Link,
         control: Link,
         *,
-        begun: BegunMarks | None = None,
+        board: BoardWriter | None = None,
         arena_cap_bytes: int = 0,
         spill: Spill | None = None,
         failpoints: FailPoints | None = None,
@@ -105,14 +108,14 @@ class DataUnit:
     ) -> None:
         """Take over the links: inbox, task and control socket.
 
-        `begun`: where tasks are noted as they begin. `arena_cap_bytes` 0: no cap; above it, `spill`. `leave` ends the
-        process at once.
+        `board`: where tasks are noted as they begin, and reports are posted. `arena_cap_bytes` 0: no cap; above it,
+        `spill`. `leave` ends the process at once.
         """
         self._container = container
         self._inbox = inbox
         self._tasks = tasks
         self._control = control
-        self._begun = begun
+        self._board = board
         self._failpoints = failpoints
         self._leave = leave
         self.arena = Arena(
@@ -230,8 +233,8 @@ class DataUnit:
                         task, entry.name, entry.values, entry.ended, decode=self._take_in, report=self._report_taken
                     )
             self._running[task.number] = task
-            if self._begun is not None:
-                self._begun.note(task.thread, task.number)
+            if self._board is not None:
+                self._board.begin(task.thread, task.number)
             early = self._early.pop(task.number, ()) if self._early else ()
             for message in early:
                 _apply(task, message)
@@ -320,9 +323,12 @@ class DataUnit:
         times = Times(task.received, task.fetched, task.started, first, ended)
         if self._failpoints is not None:
             self._failpoints.hit(Point.MID_WRITE, task.run.attempt)
-        then = task.run.then
-        if then is not None and (task.reason is not None or not self._relay.forward(task.run, then, outputs)):
-            then = None
+        then = task.run.then if task.reason is None else None
+        if then is not None:
+            if then.may_post and self._post(task, then, outputs, times):
+                return
+            if not self._relay.forward(task.run, then, outputs):
+                then = None
         forwarded = 0 if then is None else then.task
         number, items = task.number, task.emitted_items
         slots = self._end(task)
@@ -332,6 +338,38 @@ class DataUnit:
             self._send(TaskDone(number, outputs, items, times, (), forwarded))
         if self._failpoints is not None:
             self._failpoints.hit(Point.AFTER_HANDOVER, task.run.attempt)
+
+    def _post(self, task: RunningTask, then: Next, outputs: dict[str, Value], times: Times) -> bool:
+        """Hand the outputs on and leave the report of it on the board. False: it must be sent, and nothing was done.
+
+        That is where the host has to hear of something else first: items, memory made here, views that are kept.
+        """
+        board = self._board
+        if board is None or task.streams or task.emitted_items or times.ended - times.received > POST_WITHIN_S:
+            return False
+        for value in outputs.values():
+            if value.tensors or value.spilled is not None:
+                for ref in refs_of(value):
+                    if ref.arena >> 16 == self._container:
+                        return False
+        if task.slots and self.views.held(task.slots, watch=False):
+            return False
+        parcel = self._relay.pack(task.run, then, outputs)
+        if parcel is None:
+            return False
+        report = board.post(_encode(TaskDone(task.number, outputs, 0, times, (), then.task)))
+        if not report:
+            return False
+        if self._failpoints is not None:
+            self._failpoints.hit(Point.MID_HANDOVER, task.run.attempt)
+        self._forget(task)
+        link, message = parcel
+        with contextlib.suppress(PeerGone, Closed):  # the host sees that the other is dead, and that it had not begun
+            link.send(message)
+        board.handed(report)
+        if self._failpoints is not None:
+            self._failpoints.hit(Point.AFTER_HANDOVER, task.run.attempt)
+        return True
 
     def fail(self, task: RunningTask, error: ErrorRecord) -> None:
         """Report failure or cancellation. The caller has let go of the task's inputs and the exception's frames."""

@@ -27,8 +27,10 @@ class Point(enum.Enum):
     """User code has yielded an item that has not left yet."""
     MID_WRITE = "container.mid_write"
     """Outputs stand in the arena; the message that names them is not sent."""
+    MID_HANDOVER = "container.mid_handover"
+    """A report is posted; the outputs that it speaks of have not left for the next container."""
     AFTER_HANDOVER = "container.after_handover"
-    """`TaskDone` is sent."""
+    """`TaskDone` is sent, or posted and the outputs have left."""
 
 
 class Action(enum.Enum):

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from dataflower import wire
-from dataflower.channel.begun import BegunMarks
+from dataflower.channel.board import BoardWriter
 from dataflower.channel.link import Link
 from dataflower.channel.segment import Spill
 from dataflower.clock import SystemClock
@@ -61,7 +61,7 @@ class Shell:
 def run(fork: Fork, descriptors: Sequence[int], shell: Shell) -> NoReturn:
     """Be the container that `fork` describes; never returns to the zygote's stack.
 
-    Takes over the descriptors (inbox, task and control socket, log, begun page).
+    Takes over the descriptors (inbox, task and control socket, log, board).
     """
 
     def live() -> int:
@@ -139,8 +139,8 @@ def _become(fork: Fork, descriptors: Sequence[int], shell: Shell, folder: str) -
         _find_place(folder, "/tmp" if walls is Walls.ROOM else fork.scratch)
     sys.path[:0] = [path for path in fork.code_path if path not in sys.path]
     importlib.invalidate_caches()  # the zygote listed those directories long ago
-    inbox, task, control, _, begun = descriptors
-    return _serve(fork, (inbox, task, control), BegunMarks(begun, fork.concurrency))
+    inbox, task, control, _, board = descriptors
+    return _serve(fork, (inbox, task, control), BoardWriter(board, fork.concurrency))
 
 
 def _find_place(folder: str, scratch: str) -> None:
@@ -178,12 +178,12 @@ def _line_writer(fd: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def _serve(fork: Fork, sockets: tuple[int, int, int], begun: BegunMarks) -> int:
+def _serve(fork: Fork, sockets: tuple[int, int, int], board: BoardWriter) -> int:
     points = failpoints.load(os.environ, fork.stage)
     data = DataUnit(
         fork.owner or fork.container,
         *(Link(socket) for socket in sockets),
-        begun=begun,
+        board=board,
         arena_cap_bytes=fork.arena_cap_bytes,
         spill=Spill(fork.spill_dir, fork.spill_cap_bytes, fork.spill_device) if fork.spill_dir else None,
         failpoints=points,

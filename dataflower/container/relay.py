@@ -72,9 +72,21 @@ class Relay:
 
     def forward(self, run: RunTask, then: Next, outputs: Mapping[str, Value]) -> bool:
         """Make the outputs of `run` the inputs of the next task; False if it was not told (then the host does it)."""
+        parcel = self.pack(run, then, outputs)
+        if parcel is None:
+            return False
+        link, message = parcel
+        try:
+            link.send_nowait(message)
+        except (ValueError, WouldBlock, PeerGone, Closed):
+            return False
+        return True
+
+    def pack(self, run: RunTask, then: Next, outputs: Mapping[str, Value]) -> tuple[Link, bytes] | None:
+        """What `forward` sends, and by which way; None if the host has to do it."""
         way = self._ways.get(then.container)
         if way is None:
-            return False
+            return None
         try:
             inputs = []
             for name, port in then.ports:
@@ -93,10 +105,9 @@ class Relay:
                 1,
                 then.then,
             )
-            way.link.send_nowait(_encode(message))
         except (KeyError, ValueError, WouldBlock, PeerGone, Closed):  # an absent port, or nobody who takes it now
-            return False
-        return True
+            return None
+        return way.link, _encode(message)
 
     def _introduce(self, way: _Way, receiver: int, value: Value) -> None:
         """Announce the arenas that the receiver may not know, as the host does. Raises as `Link.send_nowait`."""

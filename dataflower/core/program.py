@@ -83,10 +83,14 @@ class InputProgram:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Follower:
-    """A stage all of whose inputs are value outputs of one other. `ports`: (input, output) pairs."""
+    """A stage all of whose inputs are value outputs of one other. `ports`: (input, output) pairs.
+
+    `is_sole`: nobody else reads any output of that other.
+    """
 
     stage: int
     ports: tuple[tuple[str, str], ...]
+    is_sole: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -223,7 +227,8 @@ class _Compiler:
             stage = self.programs[index].stage
             simple = stage.batch is None and stage.timeout_s is None and not stage.is_switch
             if simple and self.programs[index].edges == len(found[index]) == len(self.programs[index].inputs):
-                return Follower(index, tuple(found[index]))
+                readers = sum(len(consumers) for consumers in program.values.values())
+                return Follower(index, tuple(found[index]), readers == len(found[index]))
         return None
 
     def declare_ports(self, program: StageProgram) -> None:

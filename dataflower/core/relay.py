@@ -4,6 +4,7 @@ A hop by way of the host costs two wake-ups. So when a task is given out whose s
 next stage needs nothing but its outputs, the core picks the next container at once and reserves a place in it: a
 *promise*. The first container hands the inputs on itself and then reports; the core learns from the report whether the
 promise was kept, and goes on by the usual way where it was not (no room, a port left out, an error, a death).
+Where nobody waits for that report, it may be *posted* instead of sent: then it is found when the next container speaks.
 
 The promised instance waits like any other until the report comes; but its task has a number and a place from the
 beginning, so that cancelling reaches it wherever it is.
@@ -21,6 +22,8 @@ from dataflower.core.pool import Container
 
 WITHIN_S = 0.005
 """No promise while the task before takes longer: a place is not kept free for that."""
+MOST_POSTING = 8
+"""With more invocations of the workflow than this, somebody soon waits for the place that a report sets free."""
 
 
 class Relays(abc.ABC):
@@ -41,7 +44,8 @@ class Relays(abc.ABC):
         if follower is None or follower.stage in call.deployment.served:  # it is to be told whose task it is
             return None
         pools = call.deployment.pools
-        if not 0 < pools[instance.program.index].run_s < WITHIN_S:
+        own = pools[instance.program.index]
+        if not 0 < own.run_s < WITHIN_S:
             return None
         pool = pools[follower.stage]
         container = pool.spare()
@@ -59,7 +63,9 @@ class Relays(abc.ABC):
         instance.promise = after
         credit = pool.stage.credit
         items, nbytes = (credit.items, credit.bytes) if after.program.streams else (0, 0)
-        return wire.Next(container.number, task, follower.ports, items, nbytes, self._promise(call, after, now))
+        may_post = follower.is_sole and not own.queued and call.deployment.calls <= MOST_POSTING
+        then = self._promise(call, after, now)
+        return wire.Next(container.number, task, follower.ports, items, nbytes, then, may_post)
 
     def _keep(self, call: Call, after: Instance, message: wire.TaskDone, now: float) -> None:
         """The inputs were handed on: the promised task is where it was to be. Matching tells it so in a moment."""
@@ -79,12 +85,12 @@ class Relays(abc.ABC):
             for value in message.outputs.values():
                 self.ledger.hold(value)
             return
-        call.record(after, message.times.ended or now)
+        call.record(after, handed_at(message, now))
         trace = after.trace
         if trace is not None:
             trace.attempt = 1
             trace.container = after.container
-            trace.dispatched = now
+            trace.dispatched = handed_at(message, now)
 
     def _break(self, instance: Instance, now: float) -> list[Container]:
         """The inputs were not handed on: places are free again (of the containers returned), instances wait on."""
@@ -102,3 +108,8 @@ class Relays(abc.ABC):
             following, after.promise = after.promise, None
             after = following
         return freed
+
+
+def handed_at(message: wire.TaskDone, now: float) -> float:
+    """When the outputs left; the host may hear of it later. Containers can't be later than now."""
+    return min(message.times.ended or now, now)

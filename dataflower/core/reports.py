@@ -15,6 +15,7 @@ from dataflower.core.failures import crashed, late_start, on_attempt, timed_out
 from dataflower.core.instance import Instance, Phase
 from dataflower.core.pool import Container, ContainerPhase, Pool
 from dataflower.core.protocol import violation
+from dataflower.core.relay import handed_at
 from dataflower.core.tasks import MOST_DISPLACED, Tasks
 from dataflower.errors import Failure
 
@@ -176,7 +177,8 @@ class Reports(Tasks):
 
     def _conclude(self, instance: Instance, call: Call, message: wire.TaskDone, now: float) -> None:
         """The task has left its container with results."""
-        self._note_times(instance, message.times, message.items, now)
+        sent = handed_at(message, now) if message.forwarded else now
+        self._note_times(instance, message.times, message.items, sent)
         if call.finished:
             call.flow.retire(instance)
             self._forget_if_gone(call)
@@ -261,14 +263,14 @@ class Reports(Tasks):
         self._fleet.stop_if_unwanted(container)
 
     @staticmethod
-    def _note_times(instance: Instance, times: wire.Times, items: int, now: float) -> None:
+    def _note_times(instance: Instance, times: wire.Times, items: int, sent: float) -> None:
         trace = instance.trace
         if trace is not None:
             trace.fetched = times.fetched
             trace.started = times.started
             trace.first_output = times.first_output
             trace.ended = times.ended
-            trace.sent = now
+            trace.sent = sent
             trace.items = items
 
     def _items_taken(self, container: Container, message: wire.Taken, now: float) -> None:

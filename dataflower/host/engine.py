@@ -37,7 +37,9 @@ from dataflower.core.events import (
 )
 from dataflower.core.ledger import Ledger
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
+from dataflower.host.alarm import Alarm
 from dataflower.host.api import ContainerStart, StartListener
+from dataflower.host.boards import Boards
 from dataflower.host.guests import Lender
 from dataflower.host.holder import Holder, anonymous_bytes, private_bytes
 from dataflower.host.launcher import Launcher, LauncherStatistics
@@ -121,6 +123,8 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     violations: int
     relayed: int
     """Tasks that containers handed to each other."""
+    posted: int
+    """Reports of that which were not sent but stood on a board."""
     peers: int
     arenas: int
     arena_bytes: int
@@ -161,6 +165,7 @@ class Engine:
             self._holder = Holder(self._loop, self._launcher.store.door, config.models, self.feed)
         self._peers: dict[int, Peer] = {}
         self._promises = Promises(self._peers)
+        self._boards = Boards(self._loop, self._peers, self._promises, self._hear_report)
         self._unread: WeakValueDictionary[str, Receiver] = WeakValueDictionary()
         """Of finished invocations, as long as somebody has them."""
         self.receivers: dict[str, Receiver] = {}
@@ -168,9 +173,7 @@ class Engine:
         self._done: dict[tuple[str, str], list[int]] = {}
         self._backlog: deque[Event] = deque()
         self._feeding = False
-        self._wake_at = float("inf")
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = float("inf")
+        self._alarm = Alarm(self._loop, self._now, lambda: self.feed(Woke()))
         self._events = 0
         self._commands = 0
         self._violations = 0
@@ -202,7 +205,7 @@ class Engine:
             commands.StopContainer: self._stop,
             commands.KillContainer: self._kill,
             commands.DropArena: self._drop_arena,
-            commands.WakeAt: self._set_wake,
+            commands.WakeAt: lambda command: self._alarm.set(command.time),
         }
 
     # --- events ----------------------------------------------------------------------------------------------
@@ -212,6 +215,8 @@ class Engine:
         if self._feeding:
             self._backlog.append(event)
             return
+        if self._promises and type(event) is not ContainerSaid:
+            self._boards.look()
         self._feeding = True
         execute = self._execute
         try:
@@ -244,7 +249,7 @@ class Engine:
             for _ in range(burst):
                 payload, descriptors = receive()
                 message = _decode(payload)
-                if promises and promises.is_early(message):
+                if promises and promises.is_early(message) and not self._is_explained(message):
                     peer.stalled.append((message, descriptors))
                     return
                 self._take(peer, message, descriptors)
@@ -263,6 +268,28 @@ class Engine:
         except Exception:  # a fault of ours must not take the other containers along
             _log.exception("handling a message of container %d failed", peer.number)
             self._reject(peer, "the host failed to handle its message")
+
+    def _hear_report(self, peer: Peer, report: bytes) -> None:
+        """A report that stood on a container's board: as good as one that it has sent."""
+        try:
+            message = _decode(report)
+            if type(message) is not TaskDone:
+                raise ProtocolViolation("posted what is no report")
+            if peer.stalled or (self._promises.is_early(message) and not self._is_explained(message)):
+                peer.stalled.append((message, []))
+            else:
+                self._take(peer, message, [])
+        except (ProtocolViolation, msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._violations += 1
+            self._reject(peer, f"broke the protocol: {error}")
+        except Exception:  # a fault of ours must not take the other containers along
+            _log.exception("handling a report of container %d failed", peer.number)
+            self._reject(peer, "the host failed to handle its report")
+
+    def _is_explained(self, message: wire.FromContainer) -> bool:
+        """A container speaks of a task of which nothing was heard: is its giver's report on the board?"""
+        self._boards.find(getattr(message, "task", 0))
+        return not self._promises.is_early(message)
 
     def heard(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
         """A container on another host says something."""
@@ -295,6 +322,8 @@ class Engine:
             peer.done[0] += 1
             if peer.promises or (type(message) is TaskDone and message.forwarded):
                 freed = self._promises.settle(peer, message)
+                if freed and self._promises:
+                    self._boards.expect()
         elif type(message) is BatchDone:
             peer.done[0] += len(message.results)
         self.feed(ContainerSaid(peer.number, message))
@@ -374,6 +403,7 @@ class Engine:
         elif peer is not None:
             # What it said before it died counts; the bound is against a process that it left behind with its socket.
             if peer.task.fileno() >= 0:
+                self._boards.last_look(container)
                 self._on_readable(peer, LAST_WORDS)
             if peer.stalled and not self._closing:
                 peer.exit_begun = begun
@@ -401,7 +431,8 @@ class Engine:
                 message = command.message
                 if type(message) is RunTask and not peer.is_remote:
                     if message.then is not None:
-                        self._promises.note(message.then)
+                        if self._promises.note(peer.number, message.then):
+                            self._boards.expect()
                     elif len(self.receivers) > CROWD and peer.gather(message):
                         if not self._gathering:
                             self._loop.call_soon(self._send_gathered)
@@ -460,7 +491,8 @@ class Engine:
             peer: Peer | None = self.remotes.start(command, self._peers)
             if peer is None:
                 links = self._launcher.start(command)
-                peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=cap)
+                board = self._launcher.board(number)
+                peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=cap, board=board)
         except OSError as error:  # out of descriptors, or of processes
             _log.error("a container of %s, stage %s, could not be started: %s", command.key, command.stage.name, error)
             self._launcher.kill(number, f"could not be started: {error}")
@@ -529,31 +561,7 @@ class Engine:
         self._sizes[arena] = nbytes
         self.views.attach(arena, nbytes, os.dup(descriptor))
 
-    # --- time ------------------------------------------------------------------------------------------------
-
-    def _set_wake(self, command: commands.WakeAt) -> None:
-        """An earlier timer is left to fire and looks again then: deadlines come and go with every invocation."""
-        self._wake_at = command.time
-        if command.time < self._timer_due:
-            self._arm(command.time)
-
-    def _arm(self, due: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_due = due
-        self._timer = self._loop.call_later(max(0.0, due - self._now()), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._timer_due = float("inf")
-        if self._wake_at == float("inf"):
-            return
-        # The loop counts in milliseconds, so it may be a little early.
-        if self._now() < self._wake_at:
-            self._arm(self._wake_at + 0.0005)
-            return
-        self._wake_at = float("inf")
-        self.feed(Woke())
+    # --- for others ------------------------------------------------------------------------------------------
 
     def container_changed(self) -> asyncio.Future[None]:
         """Done when the next container has become ready or is gone."""
@@ -592,6 +600,7 @@ class Engine:
             commands=self._commands,
             violations=self._violations,
             relayed=self._promises.kept,
+            posted=self._boards.found,
             peers=len(self._peers),
             arenas=len(self._sizes),
             arena_bytes=sum(self._sizes.values()),
@@ -603,8 +612,8 @@ class Engine:
         if self._closing:
             return
         self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.close()
+        self._boards.close()
         for peer in list(self._peers.values()):
             self._hang_up(peer)
         if self.lender is not None:

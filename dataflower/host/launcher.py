@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dataflower import wire
-from dataflower.channel.begun import BegunPage
+from dataflower.channel.board import Board
 from dataflower.channel.link import Link
 from dataflower.channel.segment import Spill
 from dataflower.clock import Clock
@@ -47,7 +47,7 @@ class Process:
     pidfd: int = -1
     doom: str = ""
     timer: asyncio.TimerHandle | None = None
-    begun: BegunPage | None = None
+    board: Board | None = None
 
 
 @dataclass(slots=True)
@@ -135,8 +135,8 @@ class Launcher:
             control, control_end = Link.pair()
             undo.callback(control.close)
             undo.callback(control_end.close)
-            begun = BegunPage(command.stage.scaling.concurrency)
-            undo.callback(begun.close)
+            board = Board(command.stage.scaling.concurrency)
+            undo.callback(board.close)
             log = self._open_log(workflow, command.stage.name)
             undo.pop_all()
         isolated = self._is_isolated(command.stage.isolation)
@@ -153,8 +153,8 @@ class Launcher:
             fork = msgspec.structs.replace(fork, groups=self._groups_for(command, fork, nursery.zygote))
         elif nursery.zygote is not None:
             nursery.zygote.spare = None
-        order = Order(fork, (inbox_end, task_end, control_end), log, begun)
-        self._processes[command.container] = Process(command.container, begun=begun)
+        order = Order(fork, (inbox_end, task_end, control_end), log, board)
+        self._processes[command.container] = Process(command.container, board=board)
         nursery.waiting.append(order)
         if nursery.zygote is not None:
             self._send_waiting(nursery)
@@ -313,7 +313,7 @@ class Launcher:
         assert zygote is not None
         for order in nursery.waiting:
             self._processes[order.fork.container].zygote = zygote
-            zygote.fork(order.fork, (*(link.fileno() for link in order.links), order.log, order.begun.descriptor))
+            zygote.fork(order.fork, (*(link.fileno() for link in order.links), order.log, order.board.descriptor))
             order.close()
         nursery.waiting.clear()
 
@@ -443,12 +443,11 @@ class Launcher:
         if self._groups is not None:
             self._groups.remove(container)
         shutil.rmtree(os.path.join(self._scratch, str(container)), ignore_errors=True)
-        begun: frozenset[int] = frozenset()
-        if process.begun is not None:
-            begun = process.begun.read()
-            process.begun.close()
+        begun = process.board.begun() if process.board is not None else frozenset()
         reason = f"was killed: {process.doom}" if process.doom else reason or describe_exit(status)
         self._on_exit(container, reason, begun)
+        if process.board is not None:
+            process.board.close()
         self._changed.set()
 
     async def _until(self, done: Callable[[], bool], timeout_s: float | None) -> None:
@@ -457,6 +456,11 @@ class Launcher:
                 while not done():
                     self._changed.clear()
                     await self._changed.wait()
+
+    def board(self, container: int) -> Board | None:
+        """The board of a container that was started and hasn't ended."""
+        process = self._processes.get(container)
+        return None if process is None else process.board
 
     def pids(self) -> dict[int, int]:
         """Process ids of the running containers, by number."""

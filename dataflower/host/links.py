@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dataflower import wire
+from dataflower.channel.board import Board
 from dataflower.channel.link import Link
 from dataflower.channel.views import Views
 from dataflower.core.commands import StartContainer
@@ -152,6 +153,7 @@ class Peer:
         "_peers",
         "_sizes",
         "arena_room",
+        "board",
         "control",
         "done",
         "exit_begun",
@@ -182,16 +184,24 @@ class Peer:
         peers: Mapping[int, Peer],
         *,
         arena_cap_bytes: int = 1 << 62,
+        board: Board | None = None,
     ) -> None:
         """`links`: inbox, task, control. `peers`: all containers, for links between them. `arena_cap_bytes`: memory
-        that its live outputs may take.
+        that its live outputs may take. `board`: where it posts reports; still the caller's.
         """
         self.inbox = Outbox(loop, links[0])
         self.task = links[1]
         self.control = Outbox(loop, links[2])
-        self._settle(command, memory, peers, arena_cap_bytes)
+        self._settle(command, memory, peers, arena_cap_bytes, board)
 
-    def _settle(self, command: StartContainer, memory: Memory, peers: Mapping[int, Peer], arena_cap_bytes: int) -> None:
+    def _settle(
+        self,
+        command: StartContainer,
+        memory: Memory,
+        peers: Mapping[int, Peer],
+        arena_cap_bytes: int,
+        board: Board | None = None,
+    ) -> None:
         """Everything but the sockets."""
         self.number = command.container
         self.key = command.key
@@ -218,6 +228,8 @@ class Peer:
         """What it had begun with then."""
         self.heard_out = False
         """Whether it had nothing more to say when its socket was closed."""
+        self.board: Board | None = board
+        """Where it posts reports; None if it can't, or is not listened to any more."""
         self._peers = peers
         self._memory = memory
         self._sizes = memory.sizes
@@ -402,6 +414,7 @@ class Peer:
 
     def close(self) -> None:
         """Close the sockets, which is the order to leave. Idempotent."""
+        self.board = None
         self.inbox.hang_up()
         self.task.close()
         self.control.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dataflower import wire
-from dataflower.channel.begun import BegunPage
+from dataflower.channel.board import Board
 from dataflower.channel.link import Link
 from dataflower.channel.segment import Spill
 from dataflower.core.commands import StartContainer
@@ -17,12 +17,12 @@ from dataflower.host.settings import HostConfig
 
 @dataclass(slots=True)
 class Order:
-    """A container that waits for its zygote. Owns its ends of the sockets and the log's descriptor, not its page's."""
+    """A container that waits for its zygote. Owns its ends of the sockets and the log's descriptor, not its board's."""
 
     fork: wire.Fork
     links: tuple[Link, Link, Link]
     log: int
-    begun: BegunPage
+    board: Board
 
     def close(self) -> None:
         """Close what was to be handed over."""

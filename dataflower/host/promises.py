@@ -32,17 +32,31 @@ class Promises:
     def __init__(self, peers: Mapping[int, Party]) -> None:
         self._peers = peers
         self._open: dict[int, int] = {}
-        """Receiver by task."""
+        """Giver by task."""
         self.kept = 0
+        self.moves = 0
+        """How often promises were made or kept."""
 
     def __bool__(self) -> bool:
         return bool(self._open)
 
-    def note(self, then: Next | None) -> None:
-        """A task goes out with this promise."""
+    def note(self, giver: int, then: Next | None) -> bool:
+        """A task goes out to container `giver` with this promise. Gives whether a report may be posted."""
+        may_post = False
+        self.moves += 1
         while then is not None:
-            self._open[then.task] = then.container
-            then = then.then
+            self._open[then.task] = giver
+            may_post |= then.may_post
+            giver, then = then.container, then.then
+        return may_post
+
+    def giver(self, task: int) -> int:
+        """The container that is to hand on the inputs of a task, of which nothing was heard yet; 0 if there is none."""
+        return self._open.get(task, 0)
+
+    def givers(self) -> set[int]:
+        """The containers of which it is not known whether they handed something on."""
+        return set(self._open.values())
 
     def is_early(self, message: wire.FromContainer) -> bool:
         """Whether a message is about a task that the host doesn't know to have been handed on."""
@@ -53,13 +67,14 @@ class Promises:
 
         Raises ProtocolViolation if it says that it handed on what it could not have.
         """
-        then = peer.promises.pop(message.task, None)
+        then = peer.promises.get(message.task)
         forwarded = message.forwarded if type(message) is TaskDone else 0
         if then is None:
             if forwarded:
                 raise ProtocolViolation("handed on a task that it was not to hand on")
             return ()
         if not forwarded:
+            del peer.promises[message.task]
             return self._void(then)
         assert type(message) is TaskDone
         outputs = message.outputs
@@ -68,8 +83,10 @@ class Promises:
         for _, port in then.ports:
             if port not in outputs:
                 raise ProtocolViolation("handed on what it does not have")
+        del peer.promises[message.task]  # not of a liar, whose end makes it void
         del self._open[then.task]
         self.kept += 1
+        self.moves += 1
         receiver = self._peers.get(then.container)
         if receiver is None:
             return self._abandon(then.then)  # it is gone, and may have handed on what it was handed

@@ -19,7 +19,7 @@ import msgspec
 from dataflower import wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
-from dataflower.channel.begun import BegunPage
+from dataflower.channel.board import Board
 from dataflower.channel.link import Link
 from dataflower.channel.views import Views
 from dataflower.wire import InputPort, OutputPort, Value
@@ -101,13 +101,13 @@ class ZygoteDriver:
                 **options,
             )
             theirs = (their_inbox, their_tasks, their_control)
-            begun = BegunPage(order.concurrency)
-            descriptors = (*(link.fileno() for link in theirs), file.fileno(), begun.descriptor)
+            board = Board(order.concurrency)
+            descriptors = (*(link.fileno() for link in theirs), file.fileno(), board.descriptor)
             self.link.send(wire.encode(order), descriptors)
         for link in theirs:
             link.close()
         pid = self.next(wire.Forked).pid
-        container = ContainerDriver(number, pid, (inbox, tasks, control), log, begun)
+        container = ContainerDriver(number, pid, (inbox, tasks, control), log, board)
         self.containers.append(container)
         return container
 
@@ -137,8 +137,8 @@ class ZygoteDriver:
 class ContainerDriver:
     """The host's ends of one container's sockets."""
 
-    def __init__(self, number: int, pid: int, links: tuple[Link, Link, Link], log: Path, begun: BegunPage) -> None:
-        self.begun = begun
+    def __init__(self, number: int, pid: int, links: tuple[Link, Link, Link], log: Path, board: Board) -> None:
+        self.board = board
         self.number = number
         self.pid = pid
         self.inbox, self.tasks, self.control = links
@@ -216,7 +216,7 @@ class ContainerDriver:
         """Close all sockets, which is the order to stop, and let go of all memory. Idempotent."""
         for link in (self.inbox, self.tasks, self.control):
             link.close()
-        self.begun.close()
+        self.board.close()
         self.views.close()
         self.arena.close()
 

@@ -203,8 +203,11 @@ class Story:
             events.ContainerSaid(number, wire.TaskDone(message.task, _values(outputs), items, times, tuple(held)))
         )
 
-    def hand_on(self, stage_name: str, *tag: int, **outputs: Any) -> None:
-        """A running task returns; its container has given the outputs to the container that was promised them."""
+    def hand_on(self, stage_name: str, *tag: int, ended: float = 0.0, **outputs: Any) -> None:
+        """A running task returns; its container has given the outputs to the container that was promised them.
+
+        `ended`: when that was, if the host hears of it later.
+        """
         number, message = self.running.pop((stage_name, tag))
         then = message.then
         assert then is not None, f"{stage_name} was not told whom to give its outputs to"
@@ -212,7 +215,7 @@ class Story:
         inputs = tuple(wire.Single(name, values[port]) for name, port in then.ports if port in values)
         given = wire.RunTask(then.task, inputs, message.deadline_s, tag=message.tag, then=then.then)
         self.running[self.stages[then.container], tag] = (then.container, given)
-        said = wire.TaskDone(message.task, values, 0, wire.Times(), (), then.task)
+        said = wire.TaskDone(message.task, values, 0, wire.Times(ended=ended), (), then.task)
         self.tell(events.ContainerSaid(number, said))
 
     def done_together(self, stage_name: str, *tags: wire.Tag, out: Any = 0) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from engine_rig import AGAIN, PATIENCE_S, Rig, opened, workflow
 
+from dataflower.errors import InvocationFailed
+
 pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("grpc_runtime")]
 
 NBYTES = 50_000
@@ -29,6 +31,17 @@ def chain(each: str = "") -> str:
     return workflow("chain", f"inputs: {{x: any}}\nstages:\n{stages}outputs: {{y: d.out}}\n")
 
 
+def brief(each: str = "") -> str:
+    """Small values: each but the last hands on and posts its report."""
+    extra = f"    {each}\n" if each else ""
+    sources = {"a": "inputs.x", "b": "a.out", "c": "b.out"}
+    stages = "".join(
+        f"  {name}:\n    function: fault_functions:echo\n    inputs: {{x: {source}}}\n{extra}"
+        for name, source in sources.items()
+    )
+    return workflow("brief", f"inputs: {{x: any}}\nstages:\n{stages}outputs: {{y: c.out}}\n")
+
+
 async def run(rig: Rig, first: int) -> None:
     outputs = await rig.client.invoke("chain", x=np.full(NBYTES, first, np.uint8), deadline_s=PATIENCE_S)
     assert outputs["y"].nbytes == NBYTES
@@ -43,6 +56,39 @@ async def test_tensors_handed_from_container_to_container_are_the_right_ones() -
         assert rig.host.statistics().engine.relayed > 60
         await asyncio.gather(*(run(rig, first) for first in range(40)))
         assert rig.host.statistics().engine.violations == 0
+
+
+@pytest.mark.parametrize("point", ["mid_handover", "after_handover"])
+@pytest.mark.parametrize("stage", ["a", "b"])
+async def test_a_container_that_dies_beside_its_posted_report(
+    monkeypatch: pytest.MonkeyPatch, stage: str, point: str
+) -> None:
+    monkeypatch.setenv("DATAFLOWER_FAILPOINTS", f"container.{point}:kill:stage={stage}:hit=5")
+    async with opened() as rig:
+        await rig.client.apply(brief(AGAIN))
+        for number in range(20):
+            assert (await rig.client.invoke("brief", x=number, deadline_s=PATIENCE_S))["y"] == number
+        await rig.settled()
+        statistics = rig.host.statistics()
+        assert statistics.engine.relayed > 10
+        assert statistics.engine.posted > 5
+        assert (statistics.failed, statistics.engine.violations) == (0, 0)
+
+
+async def test_a_container_that_dies_before_it_has_handed_on_what_it_posted_has_crashed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATAFLOWER_FAILPOINTS", "container.mid_handover:kill:stage=b:hit=1")
+    async with opened() as rig:
+        await rig.client.apply(brief())
+        failures = []
+        for number in range(20):
+            try:
+                await rig.client.invoke("brief", x=number, deadline_s=PATIENCE_S)
+            except InvocationFailed as error:
+                failures.append(error.failure)
+        kinds = {(failure.kind, failure.stage, failure.attempt) for failure in failures}
+        assert kinds == {("ContainerCrashed", "b", 1)}
 
 
 async def test_a_storm_of_kills_among_containers_that_hand_on() -> None:

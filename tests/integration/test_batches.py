@@ -158,7 +158,7 @@ async def test_outputs_that_fill_the_arena_leave_before_the_rest() -> None:
 
 def begun(host: Runtime) -> set[int]:
     """The last task of each container that has had one."""
-    return {task for process in host._engine._launcher._processes.values() for task in process.begun.read()}
+    return {task for process in host._engine._launcher._processes.values() for task in process.board.begun()}
 
 
 async def wait_begun(host: Runtime, before: set[int]) -> None:

@@ -35,13 +35,13 @@ def end(fifo: int) -> None:
 
 def test_what_waits_is_given_back_and_never_runs(container: ContainerDriver) -> None:
     first, fifo = begin(container, "first")
-    assert container.begun.read() == {first}
+    assert container.board.begun() == {first}
     second, third = (container.run({"name": name, "fifo": ""}) for name in ("second", "third"))
     container.tell(wire.Withdraw((first, second)))
     assert container.next(wire.Withdrawn).tasks == (second,)
     end(fifo)
     assert [container.next(wire.TaskDone).task for _ in range(2)] == [first, third]
-    assert container.begun.read() == {third}
+    assert container.board.begun() == {third}
     assert "begins third" in container.log
     assert "begins second" not in container.log
 

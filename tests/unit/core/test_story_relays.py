@@ -8,6 +8,8 @@ import pytest
 
 from dataflower import wire
 from dataflower.core import events
+from dataflower.core.commands import FinishInvocation
+from dataflower.core.relay import MOST_POSTING
 from dataflower.errors import Code, Failure
 from dataflower.spec.workflow import Retry, Scaling
 from dataflower.testing.story import Story, stage, workflow
@@ -60,6 +62,51 @@ def test_a_chain_of_brief_stages_is_promised_as_far_as_places_are_free() -> None
     assert story.running["a", ()][1].then is None  # b is taken
     story.invoke("k", x=3)  # waits for a, in its container
     assert story.running["a", ()][1].then is None
+
+
+def test_a_report_that_nobody_waits_for_may_be_posted() -> None:
+    story = told()
+    story.invoke("i", x=1)
+    first = then_of(story, "a")
+    assert first.may_post
+    assert first.then is not None
+    assert first.then.may_post
+
+
+def test_a_report_is_sent_where_somebody_else_reads_the_outputs() -> None:
+    one = Scaling(min_replicas=1, max_replicas=1)
+    stages = [stage("a", {"x": "inputs.x"}, scaling=one), stage("b", {"x": "a.out"}, scaling=one)]
+    story = Story(workflow(stages, {"y": "b.out", "seen": "a.out"}))
+    story.invoke("first", x=0)
+    for name in "ab":
+        story.done(name, took=0.0001, out=0)
+    story.release("first")
+    story.invoke("i", x=1)
+    assert not then_of(story, "a").may_post
+
+
+def test_with_many_invocations_reports_are_sent() -> None:
+    story = told()
+    allowed = []
+    for number in range(MOST_POSTING + 1):
+        story.invoke(f"i{number}", x=1)
+        allowed.append(then_of(story, "a").may_post)
+        story.hand_on("a", out=1)
+        story.done("b", out=1)  # and c is busy with the first
+    assert allowed == [True] * MOST_POSTING + [False]
+
+
+def test_the_trace_shows_when_outputs_left_and_not_when_that_was_heard_of() -> None:
+    story = told()
+    story.invoke("i", x=1)
+    start = story.clock.monotonic()
+    story.wait(0.004)
+    story.hand_on("a", out=1, ended=start + 0.001)
+    story.done("b", out=1)
+    story.done("c", out=1)
+    (trace,) = (said.trace for said in story.said if isinstance(said, FinishInvocation) and said.invocation == "i")
+    first, second = trace.tasks[:2]
+    assert first.sent == second.queued == second.dispatched == start + 0.001
 
 
 def test_a_stage_that_takes_long_or_was_never_measured_promises_nothing() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from dataflower import wire
 from dataflower.channel import seals
+from dataflower.channel.board import Board, BoardWriter
 from dataflower.channel.link import Link
 from dataflower.clock import SystemClock
 from dataflower.core import commands
@@ -50,6 +51,7 @@ class ScriptedLauncher:
     ) -> None:
         self.on_exit = on_exit
         self.theirs: dict[int, tuple[Link, Link, Link]] = {}
+        self.boards: dict[int, tuple[Board, BoardWriter]] = {}
         self.killed: dict[int, str] = {}
         self.stopped: list[int] = []
         self.ready_ones: list[int] = []
@@ -57,7 +59,12 @@ class ScriptedLauncher:
     def start(self, command: commands.StartContainer) -> tuple[Link, Link, Link]:
         (inbox, inbox_end), (task, task_end), (control, control_end) = Link.pair(), Link.pair(), Link.pair()
         self.theirs[command.container] = (inbox_end, task_end, control_end)
+        board = Board(1)
+        self.boards[command.container] = (board, BoardWriter(os.dup(board.descriptor), 1))
         return inbox, task, control
+
+    def board(self, container: int) -> Board:
+        return self.boards[container][0]
 
     def ready(self, container: int) -> None:
         self.ready_ones.append(container)
@@ -75,6 +82,9 @@ class ScriptedLauncher:
         for links in self.theirs.values():
             for link in links:
                 link.close()
+        for board, writer in self.boards.values():
+            writer.close()
+            board.close()
 
 
 class Rig:
@@ -94,6 +104,14 @@ class Rig:
         self.launcher.theirs[container][TASK].send(payload, fds)
         for _ in range(5):
             await asyncio.sleep(0)
+
+    def post(self, container: int, message: wire.TaskDone | bytes, *, handed: bool = True) -> None:
+        """Have a container leave a report on its board."""
+        writer = self.launcher.boards[container][1]
+        number = writer.post(message if isinstance(message, bytes) else wire.encode(message))
+        assert number
+        if handed:
+            writer.handed(number)
 
     def hear(self, container: int, socket: int = INBOX) -> list[Any]:
         """What the container was told in its inbox or on its control socket; descriptors are closed."""
@@ -372,7 +390,7 @@ def handing_on(task: int = 1, *receivers: int) -> wire.RunTask:
     """A task whose outputs may go to these containers, one after the other, as tasks 11, 12, ..."""
     then = None
     for position in reversed(range(len(receivers))):
-        then = wire.Next(receivers[position], 11 + position, (("x", "out"),), then=then)
+        then = wire.Next(receivers[position], 11 + position, (("x", "out"),), then=then, may_post=True)
     return wire.RunTask(task, (), then=then)
 
 
@@ -405,6 +423,76 @@ async def test_words_about_a_task_wait_for_the_report_of_its_giver(rig: Rig) -> 
     await rig.say(3, done(13))  # and it is listened to again
     assert tasks_heard(rig) == [1, 11, 12, 13]
     assert rig.engine.statistics().relayed == 2
+
+
+async def test_what_is_posted_is_found_when_the_next_speaks(rig: Rig) -> None:
+    rig.start(1, 2, 3)
+    rig.do(Tell(1, handing_on(1, 2, 3)))
+    rig.post(1, done(1, forwarded=11), handed=False)
+    rig.post(2, done(11, forwarded=12), handed=False)
+    assert tasks_heard(rig) == []
+    await rig.say(3, done(12))
+    assert tasks_heard(rig) == [1, 11, 12]
+
+
+async def test_what_is_posted_is_found_by_the_next_that_sends(rig: Rig) -> None:
+    rig.start(1, 2, 3)
+    rig.do(Tell(1, handing_on(1, 2, 3)))
+    rig.post(1, done(1, forwarded=11))
+    await rig.say(3, done(12))
+    assert tasks_heard(rig) == []  # whether 2 handed it on is not known yet
+    await rig.say(2, done(11, forwarded=12))
+    assert tasks_heard(rig) == [1, 11, 12]
+
+
+async def test_what_is_posted_is_found_before_anything_else_happens(rig: Rig) -> None:
+    rig.start(1, 2)
+    rig.do(Tell(1, handing_on(1, 2)))
+    rig.post(1, done(1, forwarded=11))
+    rig.engine.feed(Woke())
+    assert rig.core.events[-2:] == [ContainerSaid(1, done(1, forwarded=11)), Woke()]
+
+
+async def test_what_is_posted_is_found_though_nobody_speaks(rig: Rig) -> None:
+    rig.start(1, 2)
+    rig.do(Tell(1, handing_on(1, 2)))
+    rig.post(1, done(1, forwarded=11))
+    while not tasks_heard(rig):
+        await asyncio.sleep(0.001)
+    assert tasks_heard(rig) == [1]
+
+
+async def test_a_chain_that_comes_to_rest_is_not_looked_at_for_ever(rig: Rig) -> None:
+    rig.start(1, 2)
+    rig.do(Tell(1, handing_on(1, 2)))
+    while rig.engine._boards._timer is not None:
+        await asyncio.sleep(0.001)
+    rig.post(1, done(1, forwarded=11))  # an honest one would send it by now
+    await rig.say(2, done(11))
+    assert tasks_heard(rig) == [1, 11]
+
+
+@pytest.mark.parametrize("handed", [True, False])
+async def test_what_the_dead_have_posted_counts_if_it_was_handed_on(rig: Rig, handed: bool) -> None:
+    rig.start(1, 2)
+    rig.do(Tell(1, handing_on(1, 2)))
+    rig.post(1, done(1, forwarded=11), handed=handed)
+    rig.launcher.on_exit(1, "died", frozenset({1}))
+    assert tasks_heard(rig) == ([1] if handed else [])
+    assert rig.core.events[-1] == ContainerExited(1, "died", frozenset({1}))
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"\xc1 nonsense", wire.encode(wire.Unheld(())), wire.encode(done(1, forwarded=12))]
+)
+async def test_who_posts_rubbish_is_killed_and_nobody_else(rig: Rig, rubbish: bytes) -> None:
+    rig.start(1, 2)
+    rig.do(Tell(1, handing_on(1, 2)))
+    rig.post(1, rubbish)
+    await rig.say(2, done(11))
+    assert list(rig.launcher.killed) == [1]
+    rig.launcher.on_exit(1, "was killed", frozenset())
+    assert rig.core.events[-1] == ContainerSaid(2, done(11))  # the core knows of no such task
 
 
 async def test_words_about_a_task_that_was_never_handed_on_are_heard_when_that_is_known(rig: Rig) -> None:

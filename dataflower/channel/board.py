@@ -1,0 +1,118 @@
+"""A container's board: a page that it writes and its host looks at, so that what stands there costs no system call.
+
+Two things stand there, and outlive the writer:
+
+* which task each of its threads has begun last; the host looks when the container is dead;
+* a *report* that nobody waits for, since its task's outputs went straight to the next container. Whatever that one says
+  of them makes the host look. The report is there before the outputs leave, and marked as *handed* after that: so it
+  counts for something as soon as the receiver speaks of it, or else when the mark is there.
+
+The host copies what it reads and checks it like a message, so whatever stands there can do it no harm. What was written
+before a message left is seen by whoever got the message (a system call orders memory).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+
+from dataflower.channel import seals
+
+_ENTRY_BYTES = 8
+_MOST_THREADS = 512
+_POSTED, _HANDED, _TAKEN, _LENGTH = range(4)
+"""Words at the beginning: how many reports were posted, handed on, taken by the host; bytes of the one that stands."""
+_REPORT_AT = 4 * _ENTRY_BYTES
+_BEGUN_AT = 4096
+REPORT_BYTES = _BEGUN_AT - _REPORT_AT
+"""Longer reports are not posted."""
+
+
+def _entries(threads: int) -> int:
+    return min(threads, _MOST_THREADS)
+
+
+class Board:
+    """The host's side. Owns the memory's descriptor, which a container is given a copy of; `close` it."""
+
+    def __init__(self, threads: int) -> None:
+        """For a container with so many threads that run tasks. Raises OSError."""
+        nbytes = _BEGUN_AT + _ENTRY_BYTES * _entries(threads)
+        self.descriptor = seals.make("dataflower-board", nbytes)
+        seals.seal(self.descriptor, seals.RESIZE)
+        self._memory = mmap.mmap(self.descriptor, nbytes)
+        self._words = memoryview(self._memory)[:_REPORT_AT].cast("q")
+        self._seen = 0
+
+    def take(self, *, given: bool) -> bytes | None:
+        """The report that stands there, once. `given`: the next container has it, as its own words prove."""
+        words = self._words
+        posted = words[_POSTED]
+        if posted == self._seen or not (given or words[_HANDED] == posted):
+            return None
+        self._seen = posted
+        length = words[_LENGTH]
+        report = self._memory[_REPORT_AT : _REPORT_AT + length] if 0 < length <= REPORT_BYTES else b""
+        words[_TAKEN] = posted
+        return report
+
+    def begun(self) -> frozenset[int]:
+        """The last task of each thread that has had one. Believe only what else is known of."""
+        entries = self._memory[_BEGUN_AT:]
+        return frozenset(task for (task,) in struct.iter_unpack("q", entries) if task)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+            self._words.release()
+            self._memory.close()
+
+
+class BoardWriter:
+    """The container's side. Takes over the descriptor."""
+
+    def __init__(self, descriptor: int, threads: int) -> None:
+        self._memory = mmap.mmap(descriptor, _BEGUN_AT + _ENTRY_BYTES * _entries(threads))
+        os.close(descriptor)
+        with memoryview(self._memory) as whole:
+            self._words = whole[:_REPORT_AT].cast("q")
+            self._begun = whole[_BEGUN_AT:].cast("q")
+        self._places: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._posted = 0
+
+    def begin(self, thread: int, task: int) -> None:
+        """A thread (by its identifier) begins with a task, from now on until it begins with another."""
+        place = self._places.get(thread)
+        if place is None:
+            place = self._places[thread] = len(self._places) % len(self._begun)
+        self._begun[place] = task
+
+    def post(self, report: bytes) -> int:
+        """Put up a report of which the next container is about to get the outputs; then say `handed` with the number.
+
+        0 if it does not fit, or one that the host has not seen stands there still.
+        """
+        words = self._words
+        with self._lock:
+            if len(report) > REPORT_BYTES or words[_TAKEN] != self._posted or words[_HANDED] != self._posted:
+                return 0
+            self._memory[_REPORT_AT : _REPORT_AT + len(report)] = report
+            words[_LENGTH] = len(report)
+            self._posted += 1
+            words[_POSTED] = self._posted
+            return self._posted
+
+    def handed(self, report: int) -> None:
+        """The next container has the outputs."""
+        self._words[_HANDED] = report
+
+    def close(self) -> None:
+        """Let go of the memory; nothing may be written after that."""
+        self._words.release()
+        self._begun.release()
+        self._memory.close()

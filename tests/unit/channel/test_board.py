@@ -1,0 +1,83 @@
+"""The page on which a container notes what it begins, and posts what nobody waits for."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from dataflower.channel import seals
+from dataflower.channel.board import REPORT_BYTES, Board, BoardWriter
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    board = Board(3)
+    yield board
+    board.close()
+    board.close()
+
+
+@pytest.fixture
+def writer(board: Board) -> Iterator[BoardWriter]:
+    writer = BoardWriter(os.dup(board.descriptor), 3)
+    yield writer
+    writer.close()
+
+
+def test_the_last_task_of_each_thread_is_seen(board: Board, writer: BoardWriter) -> None:
+    assert board.begun() == frozenset()
+    writer.begin(11, 1)
+    writer.begin(12, 2)
+    writer.begin(11, 1 << 40)
+    assert board.begun() == {2, 1 << 40}
+
+
+def test_nobody_can_resize_it(board: Board) -> None:
+    assert fcntl.fcntl(board.descriptor, fcntl.F_GET_SEALS) == seals.RESIZE
+    with pytest.raises(PermissionError):
+        os.ftruncate(board.descriptor, 1)
+
+
+def test_a_report_is_taken_once_and_only_when_it_was_handed_on(board: Board, writer: BoardWriter) -> None:
+    assert board.take(given=True) is None
+    number = writer.post(b"first")
+    assert board.take(given=False) is None  # its writer may die before the outputs leave
+    writer.handed(number)
+    assert board.take(given=False) == b"first"
+    assert board.take(given=True) is None
+
+
+def test_the_words_of_the_receiver_prove_that_it_was_given(board: Board, writer: BoardWriter) -> None:
+    number = writer.post(b"first")
+    assert board.take(given=True) == b"first"
+    assert not writer.post(b"second")  # the first is still being handed on
+    writer.handed(number)
+    writer.handed(writer.post(b"second"))
+    assert board.take(given=False) == b"second"
+
+
+def test_a_report_that_was_not_taken_is_not_overwritten(board: Board, writer: BoardWriter) -> None:
+    writer.handed(writer.post(b"first"))
+    assert not writer.post(b"second")
+    assert board.take(given=False) == b"first"
+    assert writer.post(b"second")
+
+
+def test_reports_have_limited_room_and_do_not_touch_what_was_begun(board: Board, writer: BoardWriter) -> None:
+    writer.begin(11, 7)
+    assert not writer.post(b"x" * (REPORT_BYTES + 1))
+    writer.handed(writer.post(b"x" * REPORT_BYTES))
+    assert board.begun() == {7}
+    assert board.take(given=False) == b"x" * REPORT_BYTES
+
+
+@pytest.mark.parametrize("length", [-1, 0, REPORT_BYTES + 1, 1 << 62])
+def test_a_writer_can_not_make_the_host_read_elsewhere(board: Board, writer: BoardWriter, length: int) -> None:
+    writer.handed(writer.post(b"first"))
+    os.pwrite(board.descriptor, struct.pack("<q", length), 24)
+    assert board.take(given=False) == b""
+    assert board.take(given=False) is None
