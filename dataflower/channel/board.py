@@ -41,8 +41,12 @@ class Board:
         """For a container with so many threads that run tasks. Raises OSError."""
         nbytes = _BEGUN_AT + _ENTRY_BYTES * _entries(threads)
         self.descriptor = seals.make("dataflower-board", nbytes)
-        seals.seal(self.descriptor, seals.RESIZE)
-        self._memory = mmap.mmap(self.descriptor, nbytes)
+        try:
+            seals.seal(self.descriptor, seals.RESIZE)
+            self._memory = mmap.mmap(self.descriptor, nbytes)  # with a descriptor of its own
+        except BaseException:
+            os.close(self.descriptor)
+            raise
         self._words = memoryview(self._memory)[:_REPORT_AT].cast("q")
         self._seen = 0
 
@@ -63,11 +67,16 @@ class Board:
         entries = self._memory[_BEGUN_AT:]
         return frozenset(task for (task,) in struct.iter_unpack("q", entries) if task)
 
-    def close(self) -> None:
-        """Idempotent."""
+    def given(self) -> None:
+        """The container has its copy of the descriptor. Idempotent."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+    def close(self) -> None:
+        """Let go of the memory. Idempotent."""
+        self.given()
+        if not self._memory.closed:
             self._words.release()
             self._memory.close()
 

@@ -17,7 +17,7 @@ from dataflower.host.settings import HostConfig
 
 @dataclass(slots=True)
 class Order:
-    """A container that waits for its zygote. Owns its ends of the sockets and the log's descriptor, not its board's."""
+    """A container that waits for its zygote. Owns its ends of the sockets and the log's descriptor."""
 
     fork: wire.Fork
     links: tuple[Link, Link, Link]
@@ -29,6 +29,7 @@ class Order:
         for link in self.links:
             link.close()
         os.close(self.log)
+        self.board.given()
 
 
 def fork_order(command: StartContainer, workflow: str, config: HostConfig, spill: Spill | None) -> wire.Fork:

@@ -220,7 +220,10 @@ class Server:
 
     def kill(self) -> None:
         """SIGKILL, and wait for what it leaves behind to leave as well."""
-        family = {pid: os.pidfd_open(pid) for pid in self.family()}
+        family: dict[int, int] = {}
+        for pid in self.family():
+            with contextlib.suppress(ProcessLookupError):  # a helper between the keeper and a room
+                family[pid] = os.pidfd_open(pid)
         try:
             self.process.kill()
             self.process.wait()
