@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflower.cli import bench_inputs
+from dataflower.cli.bench_options import Asked, Calls, Recording, Traffic
 from dataflower.cli.bench_progress import watch
 from dataflower.cli.connect import client_config
 from dataflower.cli.durations import duration, limit
@@ -33,7 +34,7 @@ from dataflower.loadgen.arrivals import Arrivals, Shape
 from dataflower.loadgen.assess import Terms
 from dataflower.loadgen.http_sender import encode_http
 from dataflower.loadgen.messages import Door, Protocol
-from dataflower.loadgen.replay import Recorded, Unit
+from dataflower.loadgen.replay import Recorded
 from dataflower.loadgen.report import Report, Settings
 from dataflower.loadgen.sender import encode
 from dataflower.loadgen.session import Load, Session, first_calls
@@ -45,53 +46,6 @@ from dataflower.spec.workflow import Slo
 DURATION_S = 30.0
 SAFE_SHARE = 0.5
 """Without a rate: this share of what one call after the other would give."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """The command line."""
-
-    workflow: str
-    inputs: tuple[str, ...] = ()
-    server: str | None = None
-    local: bool = False
-    profile: str | None = None
-    code_path: tuple[str, ...] | None = None
-    config: Path | None = None
-    rate: float | None = None
-    shape: Shape | None = None
-    cv: float | None = None
-    rate_to: float | None = None
-    burst: str = "1s"
-    every: str = "10s"
-    trace: Path | None = None
-    trace_column: str | None = None
-    trace_unit: Unit = Unit.S
-    trace_window: str | None = None
-    trace_input: tuple[str, ...] = ()
-    speed: float = 1.0
-    duration: str | None = None
-    requests: int | None = None
-    warmup: str | None = None
-    seed: int = 0
-    input_file: Path | None = None
-    shuffle: bool = False
-    deadline: str | None = None
-    drain: str = "30s"
-    generators: int | None = None
-    stream: bool | None = None
-    protocol: Protocol = Protocol.GRPC
-    http_url: str | None = None
-    slo: tuple[str, ...] = ()
-    attainment: str | None = None
-    accepted_only: bool = False
-    budget: tuple[str, ...] = ()
-    plan: Path | None = None
-    prices: Path | None = None
-    device: str | None = None
-    sweep: bool = False
-    repeats: int = 2
-    tolerance: float = 0.05
 
 
 def run(asked: Asked) -> Report:
@@ -132,33 +86,37 @@ class _Ready:
 
     @staticmethod
     def of(asked: Asked) -> _Ready:
-        if asked.rate is not None and not asked.rate > 0:
-            raise WrongUsage(f"--rate must be greater than 0, not {asked.rate:g}")
-        if (asked.shape is Shape.TRACE) != (asked.trace is not None) and (asked.shape or asked.trace) is not None:
-            if asked.trace is None:
-                raise WrongUsage("--arrivals trace wants --trace FILE")
-            if asked.shape is not None:
-                raise WrongUsage(f"--trace FILE gives the arrivals: leave out --arrivals {asked.shape.value}")
-        bench_inputs.slo_with(None, asked.slo)
-        recorded = _recorded(asked)
-        plan = None if asked.plan is None else parse_plan(read_text(asked.plan), str(asked.plan))
-        device = bench_inputs.device(asked.prices, asked.device)
-        budgets_ms = bench_inputs.budgets(asked.budget)
+        _check_arrivals(asked.traffic, asked.recording)
+        calls, span, terms = asked.calls, asked.span, asked.terms
+        bench_inputs.slo_with(None, terms.slo)
+        recorded = _recorded(asked.recording, span.seed)
+        plan = None if terms.plan is None else parse_plan(read_text(terms.plan), str(terms.plan))
+        device = bench_inputs.device(terms.prices, terms.device)
+        budgets_ms = bench_inputs.budgets(terms.budget)
         if plan is not None:
             budgets_ms = _budgets(plan) | budgets_ms
             device = device or ("all machines of the plan", 1.0, plan.cost_per_hour)
         return _Ready(
-            Arrivals(Shape.TRACE) if recorded is not None else _process(asked),
+            Arrivals(Shape.TRACE) if recorded is not None else _process(asked.traffic, span.seed),
             recorded,
-            limit("--duration", asked.duration),
-            None if asked.warmup is None else duration("--warmup", asked.warmup),
-            limit("--deadline", asked.deadline),
-            duration("--drain", asked.drain),
-            bench_inputs.share(asked.attainment),
+            limit("--duration", span.duration),
+            None if span.warmup is None else duration("--warmup", span.warmup),
+            limit("--deadline", calls.deadline),
+            duration("--drain", calls.drain),
+            bench_inputs.share(terms.attainment),
             budgets_ms,
             device,
             plan,
         )
+
+
+def _check_arrivals(traffic: Traffic, recording: Recording) -> None:
+    if traffic.rate is not None and not traffic.rate > 0:
+        raise WrongUsage(f"--rate must be greater than 0, not {traffic.rate:g}")
+    if traffic.arrivals is Shape.TRACE and recording.trace is None:
+        raise WrongUsage("--arrivals trace wants --trace FILE")
+    if traffic.arrivals not in (None, Shape.TRACE) and recording.trace is not None:
+        raise WrongUsage(f"--trace FILE gives the arrivals: leave out --arrivals {traffic.arrivals.value}")
 
 
 def _budgets(plan: PlanDocument) -> dict[str, float]:
@@ -166,58 +124,59 @@ def _budgets(plan: PlanDocument) -> dict[str, float]:
 
 
 def _plan_text(asked: Asked) -> str | None:
-    return None if asked.plan is None else read_text(asked.plan)
+    return None if asked.terms.plan is None else read_text(asked.terms.plan)
 
 
-def _recorded(asked: Asked) -> Recorded | None:
-    if asked.trace is None:
+def _recorded(recording: Recording, seed: int) -> Recorded | None:
+    if recording.trace is None:
         return None
     return bench_inputs.trace(
-        asked.trace,
-        column=asked.trace_column,
-        unit=asked.trace_unit,
-        window_=asked.trace_window,
-        speed=asked.speed,
-        inputs=asked.trace_input,
-        seed=asked.seed,
+        recording.trace,
+        column=recording.trace_column,
+        unit=recording.trace_unit,
+        window_=recording.trace_window,
+        speed=recording.speed,
+        inputs=recording.trace_input,
+        seed=seed,
     )
 
 
-def _process(asked: Asked) -> Arrivals:
+def _process(traffic: Traffic, seed: int) -> Arrivals:
     process = bench_inputs.arrivals(
-        asked.shape or Shape.POISSON,
-        asked.rate or 1.0,
-        cv=asked.cv,
-        rate_to=asked.rate_to,
-        burst_s=duration("--burst", asked.burst),
-        every_s=duration("--every", asked.every),
+        traffic.arrivals or Shape.POISSON,
+        traffic.rate or 1.0,
+        cv=traffic.cv,
+        rate_to=traffic.rate_to,
+        burst_s=duration("--burst", traffic.burst),
+        every_s=duration("--every", traffic.every),
     )
-    process.times(0.01, asked.seed)  # says what is wrong with it
+    process.times(0.01, seed)  # says what is wrong with it
     return process
 
 
 @contextmanager
 def _server(asked: Asked, ready: _Ready) -> Iterator[tuple[Config, Served | None, str]]:
     """(configuration with the server's address, the server if it was started here, source to apply to it)."""
+    place = asked.place
     is_file = asked.workflow.endswith((".yaml", ".yml")) or Path(asked.workflow).is_file()
-    if asked.server is not None and (is_file or asked.local):
+    if place.server is not None and (is_file or place.local):
         raise WrongUsage(
             f"--server wants the name of a workflow there; put a file on it first: dataflower apply {asked.workflow}"
             if is_file
             else "--server and --local exclude each other"
         )
     if not is_file:
-        if asked.local:
+        if place.local:
             raise WrongUsage(f"--local wants a workflow file, and there is no file {asked.workflow!r}")
-        if asked.profile is not None:
+        if place.profile is not None:
             raise WrongUsage("--profile goes with a workflow file; a server has its workflows with a profile applied")
-        yield client_config(asked.server, asked.config), None, ""
+        yield client_config(place.server, place.config), None, ""
         return
-    settings = beside(compose({"code_path": asked.code_path}, file=asked.config).config, [Path(asked.workflow)])
-    workflow, source = load_file(Path(asked.workflow), settings, asked.profile)
+    settings = beside(compose({"code_path": place.code_path}, file=place.config).config, [Path(asked.workflow)])
+    workflow, source = load_file(Path(asked.workflow), settings, place.profile)
     _check_budgets(ready.budgets_ms, [name for name, stage in workflow.stages.items() if not stage.is_switch])
     given = parse_inputs(asked.inputs, workflow.inputs)
-    if asked.input_file is None and not asked.trace_input:
+    if asked.calls.input_file is None and not asked.recording.trace_input:
         split_inputs(workflow.name, {port.name: port for port in workflow.inputs}, given)
     places = [argument for place in settings.code_path for argument in ("--code-path", str(Path(place).absolute()))]
     terminal().note("starting a server")
@@ -235,16 +194,16 @@ async def _bench(asked: Asked, ready: _Ready, config: Config, served: Served | N
         rate = await _called_first(asked, ready, client, info, sets[0])
     load = _load(asked, ready, rate, picks)
     streams = any(port.stream for port in info.outputs)
-    stream = streams if asked.stream is None else asked.stream
+    stream = streams if asked.calls.stream is None else asked.calls.stream
     door = Door(
         config.server,
         name,
         config.api_key,
         "" if config.tls_ca_file is None else str(config.tls_ca_file),
-        _http_url(asked, config, served),
+        _http_url(asked.calls, config, served),
         stream=stream,
     )
-    if asked.protocol is Protocol.HTTP:
+    if asked.calls.protocol is Protocol.HTTP:
         load = replace(load, bodies=tuple(encode_http(inputs, stream=stream) for inputs in sets))
     else:
         load = replace(load, bodies=tuple(encode(name, inputs, stream=stream) for inputs in sets))
@@ -257,13 +216,13 @@ async def _bench(asked: Asked, ready: _Ready, config: Config, served: Served | N
         sets[0],
         deadline_s=ready.deadline_s,
         drain_s=ready.drain_s,
-        generators=asked.generators,
-        watch=watch(terminal(), load, sweeping=asked.sweep),
+        generators=asked.calls.generators,
+        watch=watch(terminal(), load, sweeping=asked.search.sweep),
     )
-    terminal().note(f"load: {session.described(load)}; seed {asked.seed}; {load.warmup_s:g} s of warm-up")
+    terminal().note(f"load: {session.described(load)}; seed {asked.span.seed}; {load.warmup_s:g} s of warm-up")
     async with _stoppable(session, served):
-        if asked.sweep:
-            report = await session.sweep(Sweep(rate, repeats=asked.repeats, tolerance=asked.tolerance))
+        if asked.search.sweep:
+            report = await session.sweep(Sweep(rate, repeats=asked.search.repeats, tolerance=asked.search.tolerance))
         else:
             report = await session.once()
     if served is not None and report.verdict.cut_short and not session.stop.is_set():
@@ -271,16 +230,16 @@ async def _bench(asked: Asked, ready: _Ready, config: Config, served: Served | N
     return report
 
 
-def _http_url(asked: Asked, config: Config, served: Served | None) -> str:
+def _http_url(calls: Calls, config: Config, served: Served | None) -> str:
     """Empty for gRPC."""
-    if asked.protocol is not Protocol.HTTP:
-        if asked.http_url is not None:
+    if calls.protocol is not Protocol.HTTP:
+        if calls.http_url is not None:
             raise WrongUsage("--http-url goes with --protocol http")
         return ""
     if served is not None:
         return served.http_url
-    if asked.http_url is not None:
-        return asked.http_url
+    if calls.http_url is not None:
+        return calls.http_url
     if config.server.startswith("unix:"):
         raise WrongUsage("--protocol http wants --http-url: the server's gRPC listens on a unix socket")
     scheme = "http" if config.tls_ca_file is None else "https"
@@ -292,8 +251,8 @@ def _inputs(asked: Asked, ready: _Ready, info: WorkflowInfo) -> tuple[list[dict[
     common = parse_inputs(asked.inputs, info.inputs)
     ports = {port.name: port for port in info.inputs}
     sets = [common]
-    if asked.input_file is not None:
-        sets = bench_inputs.input_sets(asked.input_file, common, info.inputs)
+    if asked.calls.input_file is not None:
+        sets = bench_inputs.input_sets(asked.calls.input_file, common, info.inputs)
     picks: tuple[int, ...] = ()
     if ready.recorded is not None and ready.recorded.inputs:
         if len(sets) > 1:
@@ -326,13 +285,13 @@ async def _called_first(
 ) -> float:
     """Call the workflow before the load, and return the rate that the load is to have."""
     planned = None if ready.plan is None else ready.plan.rate_per_s
-    needs_rate = asked.rate is None and ready.recorded is None and planned is None
+    needs_rate = asked.traffic.rate is None and ready.recorded is None and planned is None
     terminal().note("first calls, which start what has to be started")
     seconds, failure = await first_calls(client, info.name, inputs, 4 if needs_rate else 1, SystemClock())
     if failure:
         terminal().note(f"a first call failed: {failure}")
-    if asked.rate is not None:
-        return asked.rate
+    if asked.traffic.rate is not None:
+        return asked.traffic.rate
     if ready.recorded is not None:
         return bench_inputs.mean_rate(ready.recorded)
     if planned is not None:
@@ -351,8 +310,8 @@ def _load(asked: Asked, ready: _Ready, rate: float, picks: Sequence[int]) -> Loa
     if ready.recorded is not None:
         own = bench_inputs.mean_rate(ready.recorded)
         length = float(ready.recorded.times[-1]) * own / rate + 1 / rate
-    elif asked.requests is not None:
-        length = 3 * asked.requests / rate + 10  # long enough for all of them
+    elif asked.span.requests is not None:
+        length = 3 * asked.span.requests / rate + 10  # long enough for all of them
     else:
         length = DURATION_S
     length = length if ready.duration_s is None else ready.duration_s
@@ -362,11 +321,11 @@ def _load(asked: Asked, ready: _Ready, rate: float, picks: Sequence[int]) -> Loa
         (),
         length,
         warmup_s,
-        asked.seed,
-        shuffled=asked.shuffle,
+        asked.span.seed,
+        shuffled=asked.calls.shuffle,
         recorded=ready.recorded,
         picks=tuple(picks),
-        requests=asked.requests,
+        requests=asked.span.requests,
     )
 
 
@@ -384,21 +343,21 @@ def _terms(asked: Asked, ready: _Ready, info: WorkflowInfo, door: Door, *, serve
         protocol=Protocol.HTTP.value if door.http_url else Protocol.GRPC.value,
         arrivals="",
         rate=0.0,
-        seed=asked.seed,
+        seed=asked.span.seed,
         duration_s=0.0,
         warmup_s=0.0,
         generators=0,
         streaming=door.stream,
         deadline_s=ready.deadline_s,
         input_sets=sets,
-        trace_file="" if asked.trace is None else asked.trace.name,
-        accepted_only=asked.accepted_only,
+        trace_file="" if asked.recording.trace is None else asked.recording.trace.name,
+        accepted_only=asked.terms.accepted_only,
     )
     _check_budgets(ready.budgets_ms, [stage.stage for stage in info.stages])
     slo = info.slo
     if ready.plan is not None and (slo is None or slo.e2e_ms is None):
         slo = replace(slo or Slo(), e2e_ms=ready.plan.slo_ms)
-    slo = bench_inputs.slo_with(slo, asked.slo)
+    slo = bench_inputs.slo_with(slo, asked.terms.slo)
     return Terms(settings, slo, ready.budgets_ms, ready.device, ready.target)
 
 
