@@ -222,3 +222,15 @@ def spin(x: Any) -> int:
     while time.monotonic() < end:
         pass
     return int(x["data"].nbytes) if "data" in x else 0
+
+
+@function
+def sum_all(items: list[np.ndarray[Any, Any]], gate: Any) -> int:
+    """Of all elements; `gate` makes it wait for the stage that it comes from."""
+    return sum(int(item.sum()) for item in items)
+
+
+@function
+def after(x: Any, gate: Any) -> Any:
+    """Passes `x` on when `gate` has come."""
+    return x

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dataflower.core.ledger import Ledger
-from dataflower.core.payload import Absent, drop, hold
+from dataflower.core.payload import Absent, Payload, drop, hold
 from dataflower.core.program import Consumer, StageProgram
 from dataflower.wire import Tag, Value
 
@@ -68,6 +68,14 @@ class Branches:
         for _, payload in branch.shared:
             drop(self._ledger, payload)
         self.child_done(stage, tag)
+
+    def rewrite(self, change: Callable[[Payload], Payload]) -> None:
+        """Hold other values instead; `change` keeps the books."""
+        for branch in self._branches.values():
+            branch.shared = [
+                (consumer, payload if isinstance(payload, Absent) else change(payload))
+                for consumer, payload in branch.shared
+            ]
 
     def clear(self) -> None:
         """The invocation is over."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataflower import wire
 from dataflower.core.admission import Admission
 from dataflower.core.instance import Instance
+from dataflower.core.lineage import Made
 from dataflower.core.matching import Flow
 from dataflower.core.pool import Pool
 from dataflower.core.program import Program
@@ -15,13 +16,15 @@ from dataflower.core.trace import LIMIT, InvocationTrace, TaskTrace
 class Deployment:
     """A workflow that can be invoked: its program and a pool for each stage that runs in containers."""
 
-    __slots__ = ("admission", "calls", "key", "pools", "program", "removed", "served")
+    __slots__ = ("admission", "calls", "key", "pools", "program", "removed", "served", "staying")
 
     def __init__(self, key: str, program: Program, pools: dict[int, Pool]) -> None:
         self.key = key
         self.program = program
         self.pools = pools
         self.calls = 0
+        self.staying: frozenset[int] = frozenset()
+        """Stages whose outputs stay on the host where they are made, and may be lost with it."""
         self.admission: Admission | None = None
         """Set while it runs by a plan that refuses what can't be served in time."""
         self.removed = False
@@ -36,7 +39,19 @@ class Deployment:
 class Call:
     """A running (or finished but still read) invocation."""
 
-    __slots__ = ("deadline", "deadline_timer", "deployment", "finished", "flow", "released", "running", "trace")
+    __slots__ = (
+        "deadline",
+        "deadline_timer",
+        "deployment",
+        "finished",
+        "flow",
+        "lacking",
+        "made",
+        "released",
+        "running",
+        "short",
+        "trace",
+    )
 
     def __init__(self, flow: Flow, deployment: Deployment, deadline: float, now: float) -> None:
         self.flow = flow
@@ -45,6 +60,12 @@ class Call:
         self.deadline_timer: Timer | None = None
         self.running = 0
         """Tasks in containers, doomed ones included."""
+        self.made: dict[Made, None] = {}
+        """Its tasks with outputs that may be lost, as far as these are needed."""
+        self.lacking: dict[Instance, None] = {}
+        """Its tasks that wait for lost outputs to be made again."""
+        self.short: dict[Instance, None] = {}
+        """Its running tasks of whose streams items are held back because they were lost."""
         self.finished = False
         self.released = False
         self.trace = InvocationTrace(

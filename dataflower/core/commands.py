@@ -65,6 +65,8 @@ class StartContainer(Struct, frozen=True):
     """The kind of device that a plan wants it on; empty: any."""
     followers: tuple[Stage, ...] = ()
     """The stages that read its outputs."""
+    stays: bool = False
+    """Whether its outputs need not leave the host that it runs on."""
 
 
 class StopContainer(Struct, frozen=True):

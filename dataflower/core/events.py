@@ -19,6 +19,8 @@ class WorkflowAdded(Struct, frozen=True):
 
     key: str
     program: Program
+    places: dict[str, str] = {}
+    """The host of each stage that runs on another one, by name of the stage."""
 
 
 class WorkflowRemoved(Struct, frozen=True):
@@ -103,6 +105,12 @@ class ContainerExited(Struct, frozen=True):
     begun: frozenset[int] | None = None
 
 
+class MemoryLost(Struct, frozen=True):
+    """What these slots held is gone, with the host that had kept it; its containers are known to be gone."""
+
+    slots: tuple[Slot, ...]
+
+
 class ZygoteStarted(Struct, frozen=True):
     """A zygote has imported its libraries. `nbytes` of its own; 0: unknown."""
 
@@ -168,6 +176,7 @@ Event = (
     | InvocationReleased
     | ContainerSaid
     | ContainerExited
+    | MemoryLost
     | ZygoteStarted
     | ContainerSized
     | WeightsSized

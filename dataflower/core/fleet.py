@@ -164,7 +164,7 @@ class Fleet:
         limit = self._start_timeout_s if own is None else own
         container.start_limit = self._timers.at(now + limit, lambda at: self._late(container, limit, at))
         followers = tuple(follower.stage for follower in pool.followers)
-        self._say(StartContainer(container.number, pool.key, pool.stage, container.hardware, followers))
+        self._say(StartContainer(container.number, pool.key, pool.stage, container.hardware, followers, pool.stays))
 
     def _has_room(self, pool: Pool, now: float) -> bool:
         """Whether the host can take one more container; if not, another pool's longest idle one is sent away, or a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dataflower.core.ledger import Ledger
 from dataflower.core.payload import ABSENT, Absent, drop, hold
@@ -64,6 +64,13 @@ class Gathers:
         present = (collector.items[i] for i in sorted(collector.items))
         return tuple(value for value in present if not isinstance(value, Absent))
 
+    def rewrite(self, change: Callable[[Value], Value]) -> None:
+        """Hold other values instead; `change` keeps the books."""
+        for collector in self._collectors.values():
+            for index, payload in collector.items.items():
+                if not isinstance(payload, Absent):
+                    collector.items[index] = change(payload)
+
     def clear(self) -> None:
         """The invocation is over."""
         for collector in self._collectors.values():
@@ -95,6 +102,12 @@ class Groups:
     def close(self, consumer: Consumer, tag: Tag) -> list[tuple[Value, ...]]:
         """All groups, the stream having ended; whoever takes the values must drop them."""
         return [tuple(values) for values in self._groups.pop((consumer, tag), {}).values()]
+
+    def rewrite(self, change: Callable[[Value], Value]) -> None:
+        """Hold other values instead; `change` keeps the books."""
+        for groups in self._groups.values():
+            for values in groups.values():
+                values[:] = [change(value) for value in values]
 
     def clear(self) -> None:
         """The invocation is over."""

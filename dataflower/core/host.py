@@ -24,8 +24,8 @@ from dataflower.core.device.state import DeviceState
 from dataflower.core.devices import HERE
 from dataflower.core.dispatch import BatchPool
 from dataflower.core.events import Slot
-from dataflower.core.inputs import news
 from dataflower.core.instance import Emitter, Phase
+from dataflower.core.lineage import staying
 from dataflower.core.matching import Flow
 from dataflower.core.pool import ContainerPhase, Pool
 from dataflower.core.preloading import families
@@ -96,6 +96,7 @@ class HostCore(Sendings):
             events.InvocationReleased: self._invocation_released,
             events.ContainerSaid: self._container_said,
             events.ContainerExited: self._container_exited,
+            events.MemoryLost: self._memory_lost,
             events.ZygoteStarted: self._zygote_started,
             events.ContainerSized: self._container_sized,
             events.WeightsSized: self._weights_sized,
@@ -117,6 +118,8 @@ class HostCore(Sendings):
         if self._fleet.starved:
             self._fleet.place_starved(now)
         ledger = self.ledger
+        if ledger.unwatched:
+            self._forget_unmade()
         if ledger.due:
             self._release_slots()
         if self._starvation:
@@ -148,6 +151,7 @@ class HostCore(Sendings):
         victim = self._starvation.victim(now, moved=not isinstance(event, events.Woke))
         if victim is not None:
             self._finish(self._calls[victim.flow.invocation], memory_full(victim), now)
+            self._forget_unmade()
             self._release_slots()
 
     # --- workflows -------------------------------------------------------------------------------------------
@@ -170,6 +174,10 @@ class HostCore(Sendings):
         join(workflow, deployment.named_pools())
         self._deployments[event.key] = deployment
         pools = dict.fromkeys(deployment.pools.values())
+        if event.places:
+            deployment.staying = staying(event.program, event.places)
+            for index in deployment.staying:
+                deployment.pools[index].stays = True
         if self._preloading is not None:
             self._preloading.deployed(event.key, pools, now)
         else:
@@ -383,7 +391,9 @@ class HostCore(Sendings):
         fed, flow.fed = flow.fed, []
         for instance in fed:
             if instance.phase is Phase.RUNNING:
-                self._out.extend(Tell(instance.container, message) for message in news(instance))
+                self._feed(call, instance, now)
+        if flow.over:
+            return
         if flow.granted:
             for emitter in flow.granted:
                 self._grant(call, emitter)
@@ -410,6 +420,7 @@ class HostCore(Sendings):
         call.finished = True
         if call.deadline_timer is not None:
             call.deadline_timer.cancel()
+        self._let_go_of_made(call)
         for instance in call.flow.abandon():
             if instance.phase is Phase.RUNNING:
                 instance.cancelled = True

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dataflower import wire
-from dataflower.core.instance import Instance
+from dataflower.core.events import Slot
+from dataflower.core.instance import Instance, StreamInput
+from dataflower.core.payload import refs_of
 
 
 def at_start(instance: Instance) -> tuple[wire.TaskInput, ...]:
@@ -25,15 +27,28 @@ def at_start(instance: Instance) -> tuple[wire.TaskInput, ...]:
     return tuple(inputs)
 
 
-def news(instance: Instance) -> Iterator[wire.Feed | wire.FeedEnd]:
-    """What came for the streams of a running task since it was last told; nothing is said twice."""
+def news(instance: Instance, lost: set[Slot]) -> Iterator[wire.Feed | wire.FeedEnd]:
+    """What came for the streams of a running task since it was last told; nothing is said twice.
+
+    Items that refer to `lost` slots, and all that come after them, are held back.
+    """
     for number, name, is_stream in instance.program.data_inputs:
         if not is_stream:
             continue
         stream = instance.streams[number]
-        values = stream.unsent()
+        values = _present(stream, lost) if lost else stream.unsent()
         if values:
             yield wire.Feed(instance.task, name, values)
-        if stream.ended and not stream.reported:
+        if stream.ended and not stream.reported and stream.sent == stream.length:
             stream.reported = True
             yield wire.FeedEnd(instance.task, name)
+
+
+def _present(stream: StreamInput, lost: set[Slot]) -> tuple[wire.Value, ...]:
+    found: list[wire.Value] = []
+    for value in stream.untold():
+        if any((ref.arena, ref.slot) in lost for ref in refs_of(value)):
+            break
+        found.append(value)
+    stream.sent += len(found)
+    return tuple(found)

@@ -14,6 +14,7 @@ from dataflower.core.trace import TaskTrace
 from dataflower.wire import Tag, Value
 
 if TYPE_CHECKING:
+    from dataflower.core.lineage import Made
     from dataflower.core.matching import Flow
 
 
@@ -137,6 +138,10 @@ class StreamInput:
         self.sent = self.length
         return values
 
+    def untold(self) -> tuple[Value, ...]:
+        """The same, but they stay untold."""
+        return tuple(self.entries[i][0] for i in range(self.sent - self.base, len(self.entries)))
+
 
 class Instance:
     """One task-to-be: a stage under one tag, from its first token until it is done with and every edge has spoken."""
@@ -155,6 +160,7 @@ class Instance:
         "is_sent",
         "items",
         "lost",
+        "made",
         "merges",
         "missing",
         "payloads",
@@ -164,6 +170,7 @@ class Instance:
         "promise",
         "promised",
         "recalled",
+        "repeats",
         "satisfied",
         "streams",
         "tag",
@@ -222,6 +229,10 @@ class Instance:
         """How often a container died with it before it had begun."""
         self.unbegun = False
         """Whether the container of a promised instance died before it had begun with it."""
+        self.made: Made | None = None
+        """What it has handed out that may be lost (`core.lineage`)."""
+        self.repeats = False
+        """Whether it makes outputs again that were lost: matching has them already."""
 
     def let_go(self, ledger: Ledger) -> list[Emitter]:
         """It is over: drop its inputs and settle the items it took. Returns the producers whose credit moved."""

@@ -23,6 +23,13 @@ class Ledger:
         """Arenas whose owner is gone but which are still read."""
         self.due: list[Slot] = []
         self.orphans: list[int] = []
+        self.watched: set[Slot] = set()
+        """Slots whose end somebody wants to know; `unwatched` collects them."""
+        self.unwatched: list[Slot] = []
+        self.lost: set[Slot] = set()
+        """Slots that are held but whose bytes are gone."""
+        self.on_disk: set[int] = set()
+        """Arenas that are files."""
 
     def hold(self, value: Value) -> None:
         """Count one more reader of every slot in a value."""
@@ -54,12 +61,23 @@ class Ledger:
             self._counts[slot] = count
             return
         del self._counts[slot]
+        if self.watched and slot in self.watched:
+            self.watched.discard(slot)
+            self.unwatched.append(slot)
+            self.lost.discard(slot)
         arena = slot[0]
         self._live[arena] -= 1
         if arena not in self._dead:
             self.due.append(slot)
         elif not self._live[arena]:
             self._forget(arena)
+
+    def lose(self, slots: Iterable[Slot]) -> bool:
+        """The bytes of these slots are gone; whether anybody reads one of them."""
+        held = [slot for slot in slots if slot in self._counts]
+        self.lost.update(held)
+        self.watched.update(held)
+        return bool(held)
 
     def owner_gone(self, arenas: Iterable[int]) -> None:
         """The owner of these arenas died: they are dropped as soon as their last slot is."""
@@ -73,6 +91,7 @@ class Ledger:
     def _forget(self, arena: int) -> None:
         self._dead.discard(arena)
         self._live.pop(arena, None)
+        self.on_disk.discard(arena)
         self.orphans.append(arena)
 
     def is_held(self, slot: Slot) -> bool:

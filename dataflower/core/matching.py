@@ -17,6 +17,7 @@ from dataflower.core.instance import (
     StreamInput,
 )
 from dataflower.core.ledger import Ledger
+from dataflower.core.lineage import Made, Rewrite
 from dataflower.core.merge import MergeState
 from dataflower.core.outputs import Outputs
 from dataflower.core.payload import ABSENT, Absent, drop, hold, value_bytes
@@ -64,6 +65,8 @@ class Flow:
         """Stream inputs that the caller is still feeding."""
         self._caller_items = 0
         self._ended: list[Emitter] = []
+        self.repeating: dict[Instance, None] = {}
+        """Tasks that make lost outputs again."""
         self._gathers = Gathers(ledger)
         self._branches = Branches(ledger)
         self._groups = Groups(ledger)
@@ -135,7 +138,7 @@ class Flow:
         emitter.emitted += 1
         emitter.bytes += nbytes
         self.granted.append(emitter)
-        if index < instance.delivered:
+        if instance.repeats or index < instance.delivered:
             return  # an earlier attempt got this far
         instance.delivered = index + 1
         item = Item(emitter, nbytes)
@@ -181,6 +184,34 @@ class Flow:
         if instance.phase in (Phase.QUEUED, Phase.RUNNING, Phase.RETRYING):
             self.active -= 1
         self.granted.extend(instance.let_go(self.ledger))
+
+    def repeat(self, made: Made) -> Instance:
+        """A task of which outputs were lost is to run once more; it waits for its next attempt."""
+        instance = made.repeat(self.ledger)
+        instance.phase = Phase.RETRYING
+        self.repeating[instance] = None
+        self.active += 1
+        return instance
+
+    def end_repeat(self, instance: Instance) -> None:
+        """It is over: its outputs have taken the places of the lost ones."""
+        self.retire(instance)
+        del self.repeating[instance]
+
+    def everyone(self) -> list[Instance]:
+        """All tasks that are or will be."""
+        return [*(i for instances in self.instances[1:] for i in instances.values()), *self.repeating]
+
+    def rewrite(self, rewrite: Rewrite) -> None:
+        """Hold outputs that were made again instead of the lost ones; running tasks have read what they have."""
+        for instance in self.everyone():
+            if instance.phase is Phase.RUNNING:
+                rewrite.untold(instance)
+            elif instance.phase is not Phase.DONE:
+                rewrite.instance(instance)
+        self._gathers.rewrite(rewrite.value)
+        self._groups.rewrite(rewrite.value)
+        self._branches.rewrite(rewrite.payload)
 
     def _end_items(self, instance: Instance, count: int | Absent) -> None:
         program, tag = instance.program, instance.tag
@@ -483,6 +514,12 @@ class Flow:
                 if instance.phase not in (Phase.RUNNING, Phase.DONE):
                     self.retire(instance)
             instances.clear()
+        for instance in self.repeating:
+            if instance.phase in (Phase.QUEUED, Phase.RUNNING):
+                active.append(instance)
+            if instance.phase not in (Phase.RUNNING, Phase.DONE):
+                self.retire(instance)
+        self.repeating.clear()
         self._gathers.clear()
         self._groups.clear()
         self._branches.clear()
@@ -492,7 +529,7 @@ class Flow:
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the books disagree with each other."""
-        live = [i for instances in self.instances[1:] for i in instances.values()]
+        live = self.everyone()
         if self.over:
             assert not live
             return
@@ -501,7 +538,7 @@ class Flow:
         self.outputs.check_integrity()
         for instance in live:
             assert instance.unheard >= 0
-            assert not (instance.phase is Phase.DONE and instance.unheard == 0), "an instance was not forgotten"
+            assert instance.phase is not Phase.DONE or instance.unheard, "an instance was not forgotten"
             if instance.phase is Phase.WAITING:
                 assert instance.missing == instance.satisfied.count(False)
                 assert instance.missing > 0, "an instance with all its inputs does not fire"

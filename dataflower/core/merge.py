@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dataflower.core.ledger import Ledger
 from dataflower.core.payload import ABSENT, Absent, Payload
 from dataflower.core.program import InputProgram
@@ -34,6 +36,12 @@ class MergeState:
         elif entry.merge is Merge.ANY and self.arrived:
             return self.arrived[0]
         return ABSENT if self.spoken == entry.edges else None
+
+    def rewrite(self, change: Callable[[Value], Value]) -> None:
+        """Hold other values instead; `change` keeps the books."""
+        for position, value in enumerate(self.arrived):
+            new = self.arrived[position] = change(value)
+            self.by_edge = [new if other is value else other for other in self.by_edge]
 
     def let_go(self, ledger: Ledger) -> None:
         """Drop all that came."""

@@ -6,7 +6,7 @@ import enum
 from typing import Final
 
 from dataflower.core.ledger import Ledger
-from dataflower.wire import Value
+from dataflower.wire import TensorRef, Value
 
 
 class Absent(enum.Enum):
@@ -19,6 +19,11 @@ ABSENT: Final = Absent.ABSENT
 
 Payload = Value | tuple[Value, ...]
 """What an input holds once it is there: a value, or a list that was gathered or merged."""
+
+
+def refs_of(value: Value) -> tuple[TensorRef, ...]:
+    """Everything that a value refers to."""
+    return value.tensors if value.spilled is None else (*value.tensors, value.spilled)
 
 
 def value_bytes(value: Value) -> int:

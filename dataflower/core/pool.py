@@ -136,6 +136,8 @@ class Pool:
         self.blocked_until = 0.0
         """No start before this time (back-off after failed starts)."""
         self.closing = False
+        self.stays = False
+        """Whether the outputs of its containers need not leave the host that they run on."""
         self.warm = 0
         """Containers that are kept for the sake of calls to come, as long as nothing else needs the room."""
         self.run_s = 0.0
@@ -203,6 +205,12 @@ class Pool:
         if instance.pooled:
             instance.pooled = False
             self.queued -= 1
+
+    def pull(self, instance: Instance) -> None:
+        """A queued task has to wait for something else first, and will be queued anew."""
+        self.withdraw(instance)
+        self._queue = [entry for entry in self._queue if entry[2] is not instance]
+        heapq.heapify(self._queue)
 
     @property
     def due(self) -> float:

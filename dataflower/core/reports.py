@@ -116,6 +116,7 @@ class Reports(Tasks):
             self._devices.spoke(message.task, now)
         if instance is not None and not instance.is_doomed:
             call = self._calls[instance.flow.invocation]
+            self._note_made(call, instance, message.index, message.outputs, now)
             call.flow.emit(instance, message.index, message.outputs)
             self._settle(call, now)
         for value in values:
@@ -184,8 +185,15 @@ class Reports(Tasks):
             self._forget_if_gone(call)
         elif instance.timed_out:
             self._attempt_failed(call, instance, timed_out(instance), now)
+        elif instance.repeats:
+            self._note_end(call, instance, message.outputs, now)
+            self._made_again(call, instance, now)
+            self._settle(call, now)
         else:
+            self._note_end(call, instance, message.outputs, now)
             call.flow.finish(instance, message.outputs)
+            if instance.made is not None:
+                self._see_to_rest(call, instance.made, now)
             self._settle(call, now)
 
     def _task_failed(self, container: Container, message: wire.TaskFailed, now: float) -> None:
@@ -294,6 +302,7 @@ class Reports(Tasks):
         if message.task in container.tasks:
             self._starvation.note(message.task, message.released)
             container.stuck = message.task
+            self._unpin(container.number)
             self._recall(container.pool.unbegun(container))
 
     def _unheld(self, container: Container, message: wire.Unheld, now: float) -> None:

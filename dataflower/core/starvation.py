@@ -92,7 +92,7 @@ def _may_move(call: Call) -> bool:
         return False
     if call.flow.caller:
         return True
-    retrying = any(i.phase is Phase.RETRYING for tags in call.flow.instances for i in tags.values())
+    retrying = any(i.phase is Phase.RETRYING and i not in call.lacking for i in call.flow.everyone())
     pools = call.deployment.pools.values()
     return retrying or any(p.will_move or (p.backlog and p.size < p.max_replicas and not p.closing) for p in pools)
 

@@ -23,7 +23,7 @@ from dataflower.core.pool import Container, Pool
 from dataflower.core.prefetch import MOST_FETCHED, worth_fetching
 from dataflower.core.preloading import Preloading
 from dataflower.core.priority import ranked
-from dataflower.core.relay import Relays
+from dataflower.core.recovery import Recovery
 from dataflower.core.retry import Jitter, caught_by, next_delay_s
 from dataflower.core.starvation import Starvation
 from dataflower.core.timers import Timer, Timers
@@ -34,7 +34,7 @@ MOST_DISPLACED = 8
 """A task whose containers died this often before they had begun with it is taken to have a hand in that."""
 
 
-class Tasks(Relays):
+class Tasks(Recovery):
     """The part of a host core that runs what matching has made ready. The rest is in `reports` and `host`."""
 
     def __init__(self, config: CoreConfig) -> None:
@@ -68,6 +68,7 @@ class Tasks(Relays):
         self._starvation = Starvation(self._tasks, self._containers, self._calls, self.timers)
         self._jitter = Jitter(config.seed)
         self._last_task = 0
+        self._made = {}
         self._batches: dict[int, Batch] = {}
         """By task, of those that run together with others."""
         self._deferred: dict[BatchPool, None] | None = None
@@ -100,8 +101,10 @@ class Tasks(Relays):
     # --- tasks -----------------------------------------------------------------------------------------------
 
     def _enqueue(self, call: Call, instance: Instance, now: float) -> Pool:
-        call.record(instance, now)
         pool = call.deployment.pools[instance.program.index]
+        if self.ledger.lost and self._must_wait(call, instance, now):
+            return pool
+        call.record(instance, now)
         if pool.underway is not None:
             pool.underway.add(instance, call.trace.arrived)
         if isinstance(pool, BatchPool):
@@ -303,6 +306,8 @@ class Tasks(Relays):
             return
         instance.phase = Phase.QUEUED
         pool = call.deployment.pools[instance.program.index]
+        if self.ledger.lost and self._must_wait(call, instance, now):
+            return
         if isinstance(pool, BatchPool):
             pool.enlist(instance, call.deadline, call.trace.arrived, now)  # what it costs was found out before
         else:
@@ -409,16 +414,18 @@ class Tasks(Relays):
             else:
                 self._try_again(call, instance, now)
             return
-        clause = caught_by(stage.catch, failure)
+        clause = None if instance.repeats else caught_by(stage.catch, failure)
         if clause is None:
             self._finish(call, failure, now)
             self._forget_if_gone(call)
             return
         call.flow.finish(instance, stand_in(clause.goto, clause.output, failure))
+        if instance.made is not None:
+            self._see_to_rest(call, instance.made, now)
         self._settle(call, now)
 
     def _try_again(self, call: Call, instance: Instance, now: float) -> None:
-        if call.finished or instance.phase is not Phase.RETRYING:
+        if call.finished or instance.phase is not Phase.RETRYING or instance in call.lacking:
             return
         instance.phase = Phase.QUEUED
         instance.timed_out = False

@@ -32,6 +32,8 @@ from dataflower.core.events import (
     ContainerSized,
     Event,
     InvocationReleased,
+    MemoryLost,
+    Slot,
     Woke,
     ZygoteStarted,
 )
@@ -328,6 +330,11 @@ class Engine:
             peer.done[0] += len(message.results)
         self.feed(ContainerSaid(peer.number, message))
         self._resume(freed)
+
+    def lost(self, slots: tuple[Slot, ...]) -> None:
+        """What was only on a host that is gone; its containers were told of before."""
+        if not self._closing:
+            self.feed(MemoryLost(slots))
 
     def _resume(self, containers: Iterable[int]) -> None:
         """What these containers said may have waited for what was just heard."""

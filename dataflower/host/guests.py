@@ -74,6 +74,8 @@ class Guest:
 
     peer: Peer
     process: int
+    stays: bool = False
+    """Whether what it makes is read here alone, so that its reports need not wait for bytes."""
     behind: set[int] = field(default_factory=set)
     """Streams that what it has said waits for, as far as they are under way."""
 
@@ -277,7 +279,7 @@ class Owner:
             return
         command = StartContainer(number, order.key, order.stage)
         peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=lender.arena_cap_bytes)
-        guest = self.guests[number] = Guest(peer, process)
+        guest = self.guests[number] = Guest(peer, process, order.stays)
         self._peers[number] = peer
         rate = order.stage.resources.bandwidth
         if rate is not None and rate > 0:
@@ -326,7 +328,8 @@ class Owner:
         else:
             peer.check(message)
         guest = self.guests.get(peer.number)
-        streams = self._say(peer.number, payload, refs_from(message))
+        stays = guest is not None and guest.stays
+        streams = self._say(peer.number, payload, [] if stays else refs_from(message))
         if guest is not None:
             guest.behind.update(streams)
             self._tell_over(guest, message)

@@ -11,7 +11,7 @@ import msgspec
 from dataflower import wire
 from dataflower.spec.workflow import Stage
 
-VERSION = 2
+VERSION = 3
 ASIDE = 1 << 40
 """Added to a container's number: a key for what waits for bytes without holding up that container's messages."""
 
@@ -55,10 +55,14 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag="refusal"):
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True, tag="order"):
-    """Start a container for a stage of the workflow `key` (`name@version`)."""
+    """Start a container for a stage of the workflow `key` (`name@version`).
+
+    `stays`: memory that its reports name is not sent along: all who read it are on the lender.
+    """
 
     key: str
     stage: Stage
+    stays: bool = False
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):

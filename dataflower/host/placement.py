@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -40,6 +41,15 @@ class Placement:
         if name is None:
             name = self._known(stage.resources.host, f"stage {stage.name!r} of {workflow!r}: resources.host")
         return name
+
+    def places(self, workflow: Workflow) -> dict[str, str]:
+        """The hosts of the stages that run on other ones, by stage; those that nobody knows are left out."""
+        found: dict[str, str] = {}
+        for stage in workflow.stages.values():
+            with contextlib.suppress(FailedPrecondition):
+                if not stage.is_switch and (name := self.of(workflow.name, stage)):
+                    found[stage.name] = name
+        return found
 
     def check(self, workflow: Workflow) -> None:
         """Raise FailedPrecondition if a stage is to run on a host that this one doesn't know."""

@@ -147,7 +147,7 @@ class Registry:
             inputs={port.name: port for port in workflow.inputs},
             streams=frozenset(output.name for output in program.outputs if output.stream),
         )
-        self._engine.feed(WorkflowAdded(deployed.key, program))
+        self._engine.feed(WorkflowAdded(deployed.key, program, self._engine.remotes.placement.places(workflow)))
         if plan is not None:
             self._follow(deployed, plan)
         return deployed

@@ -50,7 +50,7 @@ class Messenger(Protocol):
 class RemotePeer(Peer):
     """A container on another host."""
 
-    __slots__ = ("_known", "_messenger", "readers")
+    __slots__ = ("_known", "_messenger", "readers", "stays")
 
     def __init__(
         self, messenger: Messenger, command: StartContainer, memory: Memory, peers: Mapping[int, Peer]
@@ -58,6 +58,8 @@ class RemotePeer(Peer):
         self._messenger = messenger
         self.readers: tuple[str, ...] = ()
         """Other hosts on which its outputs are read."""
+        self.stays = command.stays
+        """Whether its outputs stay on its host."""
         self._known: set[int] = set()
         """Arenas of others that it was told of."""
         self._settle(command, memory, peers, _MIRRORED_BYTES)

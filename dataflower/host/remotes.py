@@ -26,6 +26,7 @@ from dataflower.channel.mux import Limit
 from dataflower.channel.outflow import Outflows
 from dataflower.clock import SystemClock
 from dataflower.core.commands import StartContainer
+from dataflower.core.events import Slot
 from dataflower.errors import Code, FailedPrecondition
 from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
@@ -55,6 +56,10 @@ class Listener(Protocol):
         """What a container's data unit sends to other hosts."""
         ...
 
+    def lost(self, slots: tuple[Slot, ...]) -> None:
+        """What was only on a host that is gone."""
+        ...
+
     def exited(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
         """A container is gone. `begun`: what it had begun with, None if nobody knows."""
         ...
@@ -71,6 +76,8 @@ class Session:
         """How far the lender's clock is ahead."""
         self.containers: dict[int, RemotePeer] = {}
         self.is_over = False
+        self._kept: dict[Slot, set[tuple[int, int]]] = {}
+        """What outputs name that stay on the lender: (offset, bytes) by slot."""
         self._remotes = remotes
         self._memory = memory
         self._listener = listener
@@ -129,7 +136,30 @@ class Session:
                 for ref in refs_from(message):
                     for ferry in self._remotes.ferries(peer.readers):
                         ferry.claim(ref)
+            self._note_kept(peer, message)
             self._listener.heard(peer, self._here(message), [])
+
+    def _note_kept(self, peer: RemotePeer, message: wire.FromContainer) -> None:
+        """Outputs that stay are not here; what others name came with their message."""
+        if not peer.stays and not self._kept:
+            return
+        for ref in refs_from(message):
+            slot, place = (ref.arena, ref.slot), (ref.offset, ref.nbytes)
+            if not peer.stays:
+                places = self._kept.get(slot)
+                if places is not None:
+                    places.discard(place)
+                    if not places:
+                        del self._kept[slot]
+            elif ref.arena >> 16 == peer.number and ref.nbytes:
+                self._kept.setdefault(slot, set()).add(place)
+
+    def released(self, slots: tuple[Slot, ...]) -> None:
+        """These slots will be written again."""
+        self.ferry.released(slots)
+        if self._kept:
+            for slot in slots:
+                self._kept.pop(slot, None)
 
     def _here(self, message: wire.FromContainer) -> wire.FromContainer:
         """A report with the times of this host's clock."""
@@ -169,6 +199,8 @@ class Session:
     def drop_arena(self, arena: int) -> None:
         """No slot of this arena is in use any more, and its owner is gone."""
         if self.ferry.mirrors(arena):
+            for slot in [slot for slot in self._kept if slot[0] == arena]:
+                del self._kept[slot]
             self.ferry.drop_mirror(arena)
             self.tell(0, peer_wire.encode(DropArena(arena)))
         elif not self.is_over:
@@ -184,6 +216,9 @@ class Session:
         containers, self.containers = self.containers, {}
         for number in containers:
             self._listener.exited(number, reason, None)
+        if self._kept:
+            lost, self._kept = tuple(self._kept), {}
+            self._listener.lost(lost)
 
 
 def _slots(body: bytes) -> dict[tuple[int, int], None]:
@@ -230,7 +265,7 @@ class Remote:
         session = self._session
         peer = RemotePeer(session, command, self._remotes.memory, peers)
         session.containers[command.container] = peer
-        session.tell(command.container, peer_wire.encode(Order(command.key, command.stage)))
+        session.tell(command.container, peer_wire.encode(Order(command.key, command.stage, command.stays)))
         return peer
 
     @property
@@ -240,7 +275,7 @@ class Remote:
 
     def released(self, slots: tuple[tuple[int, int], ...]) -> None:
         """These slots will be written again."""
-        self._session.ferry.released(slots)
+        self._session.released(slots)
 
     def drop_arena(self, arena: int) -> None:
         """This arena is gone."""

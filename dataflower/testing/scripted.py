@@ -47,6 +47,7 @@ class Script:
     `seed` picks the interleaving: 0 first come first served, 1 last come first served, others at random. `crashes`: so
     many containers die at a random moment. `impatient`: time may jump to the core's alarm while others could still
     move. `stubborn`: half of the containers don't let go of cancelled tasks. `far`: half of them are on another host.
+    `losses`: so often a host dies at a random moment, the one that `places` of a workflow names, and all that it kept.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Script:
         impatient: bool = False,
         stubborn: bool = False,
         far: bool = False,
+        losses: int = 0,
     ) -> None:
         self.core = core
         self.clock = FakeClock()
@@ -79,6 +81,11 @@ class Script:
         self._impatient = impatient
         self._stubborn = stubborn
         self._far = far
+        self._losses = losses
+        self._lent: set[str] = set()
+        self._staying: set[int] = set()
+        self.lost = 0
+        """Slots that were lost while they were in use."""
         self._cancels: dict[str, tuple[int, Failure]] = {}
 
     # --- setting the scene ---
@@ -86,6 +93,7 @@ class Script:
     def add_workflow(self, event: events.WorkflowAdded, behaviours: Mapping[str, Behaviour]) -> None:
         """Make a workflow known; its functions do what `behaviours` says."""
         self._behaviours[event.key] = behaviours
+        self._lent.update(event.places)
         self.tell(event)
 
     def add_caller(self, caller: ScriptedCaller) -> None:
@@ -118,6 +126,11 @@ class Script:
             if victims:
                 self._crashes -= 1
                 return self._crash(self._random.choice(victims))
+        if self._losses and self._random.random() < (0.2 if self.slots.of(self._staying) else 0.02):
+            victims = [c for c in self.containers.values() if c.stage.name in self._lent and c.phase is not Phase.GONE]
+            if victims:
+                self._losses -= 1
+                return self._lose(victims)
         moves = self.moves()
         alarm = self.wake_at < math.inf
         if alarm and (not moves or (self._impatient and self._random.random() < 0.05)):
@@ -175,6 +188,15 @@ class Script:
             assert container.phase is Phase.GONE, f"container {container.number} is {container.phase.value} for ever"
         self.slots.check_idle()
 
+    def _lose(self, containers: list[ScriptedContainer]) -> events.Event:
+        """A host dies: all its containers, and the bytes that nobody else has."""
+        for container in containers:
+            self.crashed.append(container.stage.name)
+            self.tell(container.exit("host b is gone"))
+        slots = self.slots.lose(self._staying)
+        self.lost += len(slots)
+        return events.MemoryLost(slots)
+
     def _crash(self, container: ScriptedContainer) -> events.Event:
         self.crashed.append(container.stage.name)
         return container.exit("killed by signal 9")
@@ -183,7 +205,9 @@ class Script:
 
     def _do(self, command: commands.Command) -> None:
         match command:
-            case commands.StartContainer(number, key, stage):
+            case commands.StartContainer(number, key, stage, stays=stays):
+                if stays:
+                    self._staying.add(number)
                 assert number not in self.containers, f"container {number} started twice"
                 assert not stage.is_switch, f"switch {stage.name} needs no container"
                 behaviour = self._behaviours[key][stage.name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from dataflower.core.events import Slot
 from dataflower.testing.behaviour import FakeTensor
 from dataflower.wire import TensorRef
@@ -16,6 +18,8 @@ class FakeSlots:
         self.live: set[Slot] = set()
         self.released: set[Slot] = set()
         self.dropped: set[int] = set()
+        self.lost: set[Slot] = set()
+        """Gone with the host that had kept them."""
         self._owners: dict[int, int] = {}
         self._dead: set[int] = set()
         self._next: dict[int, int] = {}
@@ -37,6 +41,7 @@ class FakeSlots:
     def check_readable(self, slot: Slot) -> None:
         """A message may only refer to bytes that are still there."""
         assert slot in self.live, f"message refers to slot {slot}, which was given back before"
+        assert slot not in self.lost, f"message refers to slot {slot}, whose bytes are lost"
 
     def release(self, container: int, slot: Slot) -> None:
         """The core gave a slot back to its owner."""
@@ -49,6 +54,16 @@ class FakeSlots:
     def owner_died(self, container: int) -> None:
         """Its arenas stay readable until the core drops them."""
         self._dead.add(container)
+
+    def of(self, containers: Collection[int]) -> list[Slot]:
+        """What lies in the arenas of these containers and is in use."""
+        return sorted(slot for slot in self.live if self._owners[slot[0]] in containers)
+
+    def lose(self, containers: Collection[int]) -> tuple[Slot, ...]:
+        """That is gone."""
+        gone = tuple(self.of(containers))
+        self.lost.update(gone)
+        return gone
 
     def drop(self, arena: int) -> list[Slot]:
         """The core forgot a dead owner's arena; the slots that went with it."""
