@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -63,6 +63,8 @@ def workflow_data(info: WorkflowInfo) -> dict[str, Any]:
                 "done": s.done,
                 "pool": s.pool or None,
                 "shares": list(s.shares),
+                "run_over_plan": s.run_over_plan,
+                "is_slow": s.is_slow,
             }
             for s in info.stages
         ],
@@ -133,12 +135,29 @@ def stage_table(stages: Iterable[StageStatus]) -> RenderableType:
     """A line for each stage."""
     rows = tuple(stages)
     shared = any(stage.pool for stage in rows)
-    table = _table("stage", "starting", "idle", "busy", "queued", "done", *(("containers",) if shared else ()))
+    is_planned = any(stage.run_over_plan is not None for stage in rows)
+    further = (*(("run/plan",) if is_planned else ()), *(("containers",) if shared else ()))
+    table = _table("stage", "starting", "idle", "busy", "queued", "done", *further)
     for stage in rows:
         counts = (stage.starting, stage.idle, stage.busy, stage.queued, stage.done)
         where = (f"{stage.pool}, with {', '.join(stage.shares) or 'nobody'}" if stage.pool else "its own",)
-        table.add_row(stage.stage, *(str(n) for n in counts), *(where if shared else ()))
+        pace = Text("" if stage.run_over_plan is None else f"{stage.run_over_plan:.2f}")
+        if stage.is_slow:
+            pace.stylize("bold red")
+        table.add_row(
+            stage.stage, *(str(n) for n in counts), *([pace] if is_planned else []), *(where if shared else ())
+        )
     return table
+
+
+def slow_lines(stages: Iterable[StageStatus]) -> Iterator[str]:
+    """A warning for each stage that runs slower than its plan says, and what to do about it."""
+    for stage in stages:
+        if stage.is_slow and stage.run_over_plan is not None:
+            yield (
+                f"slow:    runs of stage {stage.stage!r} take {stage.run_over_plan:.2f} times what the plan says: "
+                "fewer calls are let in. Let the plan follow (`apply --replan on`), or profile and plan again."
+            )
 
 
 def record_table(records: Iterable[InvocationRecord]) -> RenderableType:

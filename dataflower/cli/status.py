@@ -125,7 +125,7 @@ def _server(client: Client, output: Format) -> None:
 
 
 def _workflow(info: WorkflowInfo, output: Format) -> None:
-    from dataflower.cli.records import ago, ports, stage_table, workflow_data
+    from dataflower.cli.records import ago, ports, slow_lines, stage_table, workflow_data
 
     if output is Format.TABLE:
         terminal().note(
@@ -137,6 +137,8 @@ def _workflow(info: WorkflowInfo, output: Format) -> None:
 
             for line in replan_lines(info.replanning):
                 terminal().note(line)
+        for line in slow_lines(info.stages):
+            terminal().note(line)
     emit(workflow_data(info), output, lambda: stage_table(info.stages))
 
 

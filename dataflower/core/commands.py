@@ -137,6 +137,16 @@ class DropArena(Struct, frozen=True):
     arena: int
 
 
+class StagePace(Struct, frozen=True):
+    """People are to know: runs of a stage take `factor` times what its plan says; `is_slow`: clearly too much
+    now; else that is over."""
+
+    key: str
+    stage: str
+    factor: float
+    is_slow: bool
+
+
 class WakeAt(Struct, frozen=True):
     """Deliver `Woke` at this CLOCK_MONOTONIC time (replaces an earlier `WakeAt`); inf = never."""
 
@@ -160,5 +170,6 @@ Command = (
     | FinishInvocation
     | ExpireOutputs
     | DropArena
+    | StagePace
     | WakeAt
 )

@@ -330,6 +330,10 @@ class BatchPool(Pool):
         group.containers -= 1
         group.free.pop(container.number, None)
 
+    def _group_of(self, container: Container) -> GroupPlan | None:
+        group = self._of.get(container.number)
+        return None if group is None or self.plan is None else group.plan
+
     def wanted(self, now: float) -> int:
         """How many containers to start now: what a plan says; else enough for the queue, unless one is free."""
         if self.closing or now < self.blocked_until:

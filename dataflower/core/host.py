@@ -61,7 +61,8 @@ class StageCounts(Struct, frozen=True):
     """Containers and queue of a stage.
 
     `key`, `containers_of`: under which workflow and stage its containers run, which are others where it shares them
-    (`is_shared`); `shares`: with which stages, as `workflow/stage`.
+    (`is_shared`); `shares`: with which stages, as `workflow/stage`. `run_over_plan`: measured over planned run
+    time, or None; `is_slow`: that is clearly too much.
     """
 
     stage: str
@@ -73,6 +74,8 @@ class StageCounts(Struct, frozen=True):
     containers_of: str
     is_shared: bool
     shares: tuple[str, ...]
+    run_over_plan: float | None = None
+    is_slow: bool = False
 
 
 class HostCore(Sendings):
@@ -211,7 +214,9 @@ class HostCore(Sendings):
         pools = deployment.named_pools()
         former, deployment.admission = deployment.admission, None
         if plan is not None and plan.admission:
-            deployment.admission = Admission(plan, deployment.program.workflow, pools)
+            program = deployment.program
+            streams = any(output.stream for output in program.outputs)
+            deployment.admission = Admission(plan, program.workflow, pools, streams=streams)
             if former is not None:
                 deployment.admission.take_over(former, now)
         for name, pool in pools.items():
@@ -308,7 +313,7 @@ class HostCore(Sendings):
                 return True
         late = 0.0
         if deployment.admission is not None:
-            late = deployment.admission.consider(now, event.deadline)
+            late = deployment.admission.consider(now, event.deadline, alone=not deployment.calls)
         elif event.deadline:
             late = hopeless_s(deployment.pools.values(), self._fleet.starved, now, event.deadline)
         if late > 0:
@@ -430,6 +435,9 @@ class HostCore(Sendings):
             else:
                 call.deployment.pools[instance.program.index].withdraw(instance)
         call.trace.finished = now
+        admission = call.deployment.admission
+        if admission is not None and (failure is None or failure.code is Code.DEADLINE_EXCEEDED):
+            admission.ended(call.trace.arrived, now)
         self._out.append(FinishInvocation(call.flow.invocation, failure, call.trace))
         self._unread.note(call, now)
         call.deployment.calls -= 1
@@ -469,7 +477,8 @@ class HostCore(Sendings):
             own = f"{key.rpartition('@')[0]}/{name}"
             counts = (pool.starting, len(ready) - busy, busy, pool.backlog)
             shares = tuple(sorted({other for other in others if other != own}))
-            rows.append(StageCounts(name, *counts, pool.key, pool.stage.name, bool(others), shares))
+            pace = (None, False) if pool.slowdown is None else (pool.slowdown.factor, pool.slowdown.is_slow)
+            rows.append(StageCounts(name, *counts, pool.key, pool.stage.name, bool(others), shares, *pace))
         return tuple(rows)
 
     def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...] | None:

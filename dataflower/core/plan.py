@@ -21,7 +21,8 @@ class Replan(enum.StrEnum):
 class GroupPlan(Struct, frozen=True):
     """A tuple of a plan: `replicas` containers that run batches of up to `batch` tasks, each within `duration_s`.
 
-    `rate`: tasks a second that it is to serve. `hardware`: the kind of device it was planned for.
+    `rate`: tasks a second that it is to serve. `hardware`: the kind of device it was planned for. `points`: batch
+    sizes, rising, and the seconds that they were profiled with; empty if nobody knows.
     """
 
     batch: int
@@ -29,6 +30,24 @@ class GroupPlan(Struct, frozen=True):
     duration_s: float
     rate: float
     hardware: str = ""
+    points: tuple[tuple[int, float], ...] = ()
+
+    def expected_s(self, tasks: int) -> float | None:
+        """How long a run of so many tasks should take, straight between points; None if nobody knows.
+
+        Never more than a full batch, which is what the plan counts on.
+        """
+        if tasks >= self.batch:
+            return self.duration_s
+        before: tuple[int, float] | None = None
+        for size, seconds in self.points:
+            if size >= tasks:
+                if before is None or size == tasks:
+                    return min(seconds, self.duration_s)
+                share = (tasks - before[0]) / (size - before[0])
+                return min(before[1] + (seconds - before[1]) * share, self.duration_s)
+            before = (size, seconds)
+        return None
 
 
 class StageDispatch(Struct, frozen=True):

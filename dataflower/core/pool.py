@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from dataflower.core.ahead import MOST, PATIENCE_S, depth
 from dataflower.core.instance import Instance, Phase
 from dataflower.core.pressure import Hold, lacking
+from dataflower.core.slowdown import Slowdown
 from dataflower.core.timers import Timer
 from dataflower.spec.workflow import Stage
 from dataflower.wire import ArenaMade
 
 if TYPE_CHECKING:
     from dataflower.core.dispatch import Batch, BatchPool
-    from dataflower.core.plan import StageDispatch
+    from dataflower.core.plan import GroupPlan, StageDispatch
     from dataflower.core.turnstile import Underway
 
 
@@ -142,6 +143,8 @@ class Pool:
         """Containers that are kept for the sake of calls to come, as long as nothing else needs the room."""
         self.run_s = 0.0
         """How long the function takes, as measured lately; 0 if nobody knows or asks."""
+        self.slowdown: Slowdown | None = None
+        """How its run times compare to those of the plan that it follows; None without a plan."""
         self.start_s = 0.0
         """How long the last container took to start, from its fork."""
         self.pressed: dict[int, Container] = {}
@@ -162,6 +165,9 @@ class Pool:
         self.followers: tuple[Pool, ...] = ()
         """Pools of the stages that wait for this one (`priority.join`)."""
         self._own = (self.min_replicas, self.max_replicas)
+        self._planned: GroupPlan | None = None
+        self._waits = any(port.stream for port in stage.input_ports)
+        """Whether its runs may wait for items, so that their length tells nothing of the machine."""
         self._queue: list[tuple[float, int, Instance]] = []
         self._free: list[Container] = []
         self._sequence = 0
@@ -170,9 +176,14 @@ class Pool:
         """Keep as many containers as a plan says from now on (None: as the workflow says)."""
         self.underway = None
         self.letting = []
+        former, self.slowdown = self.slowdown, None
         if plan is None:
             self.min_replicas, self.max_replicas = self._own
         else:
+            self.slowdown = Slowdown(plan.groups)
+            if former is not None:
+                self.slowdown.take_over(former)
+            self._planned = plan.groups[0]
             self.min_replicas = self.max_replicas = sum(group.replicas for group in plan.groups)
 
     def resize(self) -> None:
@@ -313,6 +324,11 @@ class Pool:
         """Tasks that wait, in the queue or in containers whose places are taken."""
         return self.queued + self.beyond
 
+    @property
+    def running(self) -> int:
+        """Tasks that containers have and that don't wait there."""
+        return sum(len(container.tasks) for container in self.containers.values()) - self.beyond
+
     def stalled(self, now: float) -> list[Instance]:
         """Tasks ahead in containers that do not move and that others could run at once, the longest waiting first."""
         places = self._free_places() - self.queued
@@ -448,11 +464,19 @@ class Pool:
         """How many idle containers may leave if others need the room."""
         return self.size - (0 if self.closing else self.min_replicas)
 
-    def ran(self, seconds: float) -> None:
-        """The function took so long."""
+    def ran(self, seconds: float, container: Container | None = None, tasks: int = 1) -> None:
+        """The function took so long in this container, for so many tasks at once."""
         self.run_s += RUN_WEIGHT * (seconds - self.run_s) if self.run_s else seconds
+        if self.slowdown is not None and container is not None and not self._waits:
+            group = self._group_of(container)
+            if group is not None:
+                self.slowdown.ran(group, tasks, seconds)
         if self.may_run_ahead:
             self.ahead = depth(self.ahead, self.run_s)
+
+    def _group_of(self, container: Container) -> GroupPlan | None:
+        """What the plan says of this container."""
+        return self._planned
 
     @property
     def will_move(self) -> bool:

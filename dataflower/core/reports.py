@@ -8,7 +8,7 @@ from typing import Any
 from dataflower import wire
 from dataflower.core import events
 from dataflower.core.call import Call
-from dataflower.core.commands import Tell
+from dataflower.core.commands import StagePace, Tell
 from dataflower.core.config import CoreConfig
 from dataflower.core.events import Slot
 from dataflower.core.failures import crashed, late_start, on_attempt, timed_out
@@ -135,7 +135,7 @@ class Reports(Tasks):
             pool = container.pool
             pool.offer(container)
             if message.times.started and not instance.is_sent:
-                pool.ran(message.times.ended - message.times.started)
+                self._note_run(container, message.times.ended - message.times.started, 1)
             if instance.promise is None:
                 self._conclude(instance, call, message, now)
             else:
@@ -239,7 +239,8 @@ class Reports(Tasks):
             else:
                 self._conclude_failed(instance, call, result, now)
         if over and over[-1][0].times.started and not over[-1][1].is_sent:
-            pool.ran(over[-1][0].times.ended - over[-1][0].times.started)
+            times = over[-1][0].times
+            self._note_run(container, times.ended - times.started, len(message.results))
         deferred, self._deferred = self._deferred, None
         for other in deferred:
             self._dispatch_batches(other, now)
@@ -269,6 +270,19 @@ class Reports(Tasks):
             if letting.turnstile:
                 self._dispatch(letting, now)
         self._fleet.stop_if_unwanted(container)
+
+    def _note_run(self, container: Container, seconds: float, tasks: int) -> None:
+        """So many tasks ran together for so long."""
+        pool = container.pool
+        slowdown = pool.slowdown
+        if slowdown is None:
+            pool.ran(seconds)
+            return
+        was_slow = slowdown.is_slow
+        pool.ran(seconds, container, tasks)
+        if slowdown.is_slow is not was_slow:
+            factor = slowdown.factor or 1.0
+            self._out.append(StagePace(pool.key, pool.stage.name, factor, slowdown.is_slow))
 
     @staticmethod
     def _note_times(instance: Instance, times: wire.Times, items: int, sent: float) -> None:

@@ -18,7 +18,7 @@ class Sendings(Reports):
         pool = container.pool
         container.has_sent |= event.bytes_per_s > 0
         if event.over and event.run_s:
-            pool.ran(event.run_s)
+            self._note_run(container, event.run_s, len(event.over))
         self._press(container, event, now)
         for task in event.over:
             self._vacate(container, task, now)

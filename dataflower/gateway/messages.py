@@ -120,6 +120,8 @@ def encode_workflow(status: WorkflowStatus, into: pb.Workflow, *, source: bool) 
             done=stage.done,
             pool=stage.pool,
             shares=stage.shares,
+            run_over_plan=stage.run_over_plan,
+            is_slow=stage.is_slow,
         )
     into.running = status.running
     if status.workflow.slo is not None:
@@ -198,6 +200,8 @@ def _stage_status(message: pb.StageStatus) -> StageStatus:
         message.done,
         message.pool,
         tuple(message.shares),
+        message.run_over_plan if message.HasField("run_over_plan") else None,
+        message.is_slow,
     )
 
 

@@ -192,6 +192,9 @@ class Metrics:
         containers = GaugeMetricFamily("dataflower_containers", "Containers", labels=["workflow", "stage", "state"])
         queued = GaugeMetricFamily("dataflower_stage_queued_tasks", "Tasks that wait", labels=["workflow", "stage"])
         pools: set[str] = set()
+        pace = GaugeMetricFamily(
+            "dataflower_stage_run_over_plan", "Measured over planned run time, lately", labels=["workflow", "stage"]
+        )
         for status in self._host.workflows():
             running.add_metric((status.name,), status.running)
             for stage in status.stages:
@@ -205,7 +208,9 @@ class Metrics:
                 for state, count in (("starting", stage.starting), ("idle", stage.idle), ("busy", stage.busy)):
                     containers.add_metric((*labels, state), count)
                 queued.add_metric(labels, stage.queued)
-        return running, containers, queued
+                if stage.run_over_plan is not None:
+                    pace.add_metric(labels, stage.run_over_plan)
+        return running, containers, queued, pace
 
     def _devices(self) -> Iterable[Metric]:
         of_device, of_stage = ["device"], ["device", "workflow", "stage"]

@@ -56,6 +56,10 @@ class StageStatus:
     """`owner/name` of the containers, if it shares them (`isolation: shared`): the counts are those of all who do."""
     shares: tuple[str, ...] = ()
     """With whom: `workflow/stage` of each."""
+    run_over_plan: float | None = None
+    """Measured over planned run time, lately; None without a plan, and until some runs have been seen."""
+    is_slow: bool = False
+    """Whether runs take clearly longer than the plan says."""
 
 
 class ReplanOutcome(enum.StrEnum):

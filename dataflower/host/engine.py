@@ -207,6 +207,7 @@ class Engine:
             commands.StopContainer: self._stop,
             commands.KillContainer: self._kill,
             commands.DropArena: self._drop_arena,
+            commands.StagePace: _say_pace,
             commands.WakeAt: lambda command: self._alarm.set(command.time),
         }
 
@@ -631,3 +632,16 @@ class Engine:
         await self._launcher.close()
         self.arena.close()
         self.views.close()
+
+
+def _say_pace(command: commands.StagePace) -> None:
+    if command.is_slow:
+        _log.warning(
+            "%s: runs of stage %r take %.2f times what its plan says, so fewer calls are let in: let the plan follow "
+            "(`dataflower apply --replan on`), or profile this machine and plan again",
+            command.key,
+            command.stage,
+            command.factor,
+        )
+    else:
+        _log.info("%s: runs of stage %r take what its plan says again", command.key, command.stage)

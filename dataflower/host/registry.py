@@ -308,6 +308,8 @@ class Registry:
             self._engine.done(row.key, row.containers_of),
             f"{row.key.rpartition('@')[0]}/{row.containers_of}" if row.is_shared else "",
             row.shares,
+            row.run_over_plan,
+            row.is_slow,
         )
 
 

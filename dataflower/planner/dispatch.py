@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from dataflower.core.batching import GRACE_S
 from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.errors import Problem
-from dataflower.planner.document import PlanDocument, StageDocument, check_against
+from dataflower.planner.document import GroupDocument, PlanDocument, StageDocument, check_against
 from dataflower.planner.reading import DocumentInvalid
 from dataflower.spec.scopes import predecessors
 from dataflower.spec.workflow import Workflow
@@ -147,12 +147,9 @@ def _worst_ms(stage: StageDocument) -> float:
 
 
 def _stage(name: str, stage: StageDocument, document: PlanDocument, *, until_s: float, eager: bool) -> StageDispatch:
-    groups = [
-        GroupPlan(g.batch, g.replicas, g.duration_ms / 1000, g.rate_per_s, g.device) for g in stage.groups if g.replicas
+    groups = [_group(name, g, document) for g in stage.groups if g.replicas] or [
+        _group(name, stage.groups[0], document)
     ]
-    if not groups:
-        g = stage.groups[0]
-        groups = [GroupPlan(g.batch, 1, g.duration_ms / 1000, g.rate_per_s, g.device)]
     return StageDispatch(
         stage=name,
         groups=tuple(groups),
@@ -162,4 +159,18 @@ def _stage(name: str, stage: StageDocument, document: PlanDocument, *, until_s: 
         dummy_rate=stage.dummy_rate_per_s,
         factor=stage.rate_per_s / document.rate_per_s,
         eager=eager,
+    )
+
+
+def _group(name: str, group: GroupDocument, document: PlanDocument) -> GroupPlan:
+    """A group of a stage, with a container at least: those of shared machines have none of their own in the plan."""
+    known = None if document.basis is None else document.basis.stages.get(name)
+    points = () if known is None else known.points.get(group.device, ())
+    return GroupPlan(
+        group.batch,
+        max(1, group.replicas),
+        group.duration_ms / 1000,
+        group.rate_per_s,
+        group.device,
+        tuple((point.batch, point.duration_ms / 1000) for point in points),
     )

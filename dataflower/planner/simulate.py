@@ -20,6 +20,7 @@ from dataflower.core.plan import DispatchPlan
 from dataflower.core.program import compile_program
 from dataflower.errors import Code, Failure
 from dataflower.planner.profile import Profiles
+from dataflower.planner.tempo import Tempo, steady
 from dataflower.spec.workflow import Stage, Workflow
 
 Duration = Callable[[str, int, str], float]
@@ -140,15 +141,18 @@ class Simulation:
         deadline_s: float | None = None,
         config: CoreConfig | None = None,
         line_bytes_per_s: float = math.inf,
+        tempo: Tempo | None = None,
     ) -> None:
         """`workflows` by key; `start_s`: how long a container takes to start; `deadline_s` of each invocation.
 
-        `line_bytes_per_s`: what all containers together can send from other hosts.
+        `line_bytes_per_s`: what all containers together can send from other hosts. `tempo`: a machine that is
+        not as fast as `duration` says (`planner.tempo`).
         """
         self.core = HostCore(config or CoreConfig(cpus=1 << 16, max_containers=max_containers))
         self.figures = Figures()
         self._workflows = workflows
         self._start_s = start_s
+        self._tempo = tempo or steady(1.0)
         self._deadline_s = deadline_s
         self._now = 0.0
         self._due: list[tuple[float, int, events.Event | Callable[[], None]]] = []
@@ -315,7 +319,9 @@ class Simulation:
     def _start(self, number: int, tasks: tuple[wire.RunTask, ...]) -> None:
         container = self._containers[number]
         stage, lead = container.stage.name, tasks[0].task
-        seconds = container.given.duration(stage, len(tasks), container.hardware)
+        seconds = container.given.duration(stage, len(tasks), container.hardware) * self._tempo(
+            self._now - self._start_s
+        )
         figures = self._of(container.key, stage)
         figures.tasks += len(tasks)
         figures.busy_s += seconds
@@ -434,8 +440,13 @@ def _is_refusal(failure: Failure, command: commands.FinishInvocation) -> bool:
 
 
 def simulate(
-    given: Simulated, arrivals: Iterable[float], *, start_s: float = 0.0, deadline_s: float | None = None
+    given: Simulated,
+    arrivals: Iterable[float],
+    *,
+    start_s: float = 0.0,
+    deadline_s: float | None = None,
+    tempo: Tempo | None = None,
 ) -> Figures:
     """One workflow, alone: `arrivals` in seconds, in order."""
-    simulation = Simulation({"w@1": given}, start_s=start_s, deadline_s=deadline_s)
+    simulation = Simulation({"w@1": given}, start_s=start_s, deadline_s=deadline_s, tempo=tempo)
     return simulation.run((time, "w@1") for time in arrivals)

@@ -150,7 +150,7 @@ class Port(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[PortKind, str]] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Union[TensorShape, _Mapping]] = ..., stream: _Optional[bool] = ..., optional: _Optional[bool] = ..., default_value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
 
 class StageStatus(_message.Message):
-    __slots__ = ("stage", "starting", "idle", "busy", "queued", "done", "pool", "shares")
+    __slots__ = ("stage", "starting", "idle", "busy", "queued", "done", "pool", "shares", "run_over_plan", "is_slow")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     STARTING_FIELD_NUMBER: _ClassVar[int]
     IDLE_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,8 @@ class StageStatus(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
+    RUN_OVER_PLAN_FIELD_NUMBER: _ClassVar[int]
+    IS_SLOW_FIELD_NUMBER: _ClassVar[int]
     stage: str
     starting: int
     idle: int
@@ -167,7 +169,9 @@ class StageStatus(_message.Message):
     done: int
     pool: str
     shares: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, stage: _Optional[str] = ..., starting: _Optional[int] = ..., idle: _Optional[int] = ..., busy: _Optional[int] = ..., queued: _Optional[int] = ..., done: _Optional[int] = ..., pool: _Optional[str] = ..., shares: _Optional[_Iterable[str]] = ...) -> None: ...
+    run_over_plan: float
+    is_slow: bool
+    def __init__(self, stage: _Optional[str] = ..., starting: _Optional[int] = ..., idle: _Optional[int] = ..., busy: _Optional[int] = ..., queued: _Optional[int] = ..., done: _Optional[int] = ..., pool: _Optional[str] = ..., shares: _Optional[_Iterable[str]] = ..., run_over_plan: _Optional[float] = ..., is_slow: _Optional[bool] = ...) -> None: ...
 
 class Slo(_message.Message):
     __slots__ = ("e2e_ms", "ttft_ms", "itl_ms", "tpot_ms", "percentile", "attainment")
