@@ -8,6 +8,7 @@ from dataflower.core.instance import Instance
 from dataflower.core.lineage import Made
 from dataflower.core.matching import Flow
 from dataflower.core.pool import Pool
+from dataflower.core.preload import Library
 from dataflower.core.program import Program
 from dataflower.core.timers import Timer
 from dataflower.core.trace import LIMIT, InvocationTrace, TaskTrace
@@ -16,7 +17,7 @@ from dataflower.core.trace import LIMIT, InvocationTrace, TaskTrace
 class Deployment:
     """A workflow that can be invoked: its program and a pool for each stage that runs in containers."""
 
-    __slots__ = ("admission", "calls", "key", "pools", "program", "removed", "served", "staying")
+    __slots__ = ("admission", "calls", "key", "libraries", "pools", "program", "removed", "served", "staying")
 
     def __init__(self, key: str, program: Program, pools: dict[int, Pool]) -> None:
         self.key = key
@@ -28,6 +29,8 @@ class Deployment:
         self.admission: Admission | None = None
         """Set while it runs by a plan that refuses what can't be served in time."""
         self.removed = False
+        self.libraries: tuple[Library, ...] = ()
+        """Of the fork servers that its containers come from."""
         self.served: dict[int, wire.Served] = {}
         """What containers are told of tasks of stages that share them (`core.shared`), by number of the stage."""
 

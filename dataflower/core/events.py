@@ -119,6 +119,12 @@ class ZygoteStarted(Struct, frozen=True):
     nbytes: int = 0
 
 
+class ZygoteEnded(Struct, frozen=True):
+    """A zygote with these libraries is gone, whoever wanted it so."""
+
+    modules: tuple[str, ...]
+
+
 class ContainerSized(Struct, frozen=True):
     """So much memory is a container's own."""
 
@@ -178,6 +184,7 @@ Event = (
     | ContainerExited
     | MemoryLost
     | ZygoteStarted
+    | ZygoteEnded
     | ContainerSized
     | WeightsSized
     | WeightsDropped

@@ -26,6 +26,10 @@ class Memory(Protocol):
         """Likewise; if not, others are made to leave, and the pool asks again whenever something has happened."""
         ...
 
+    def starting(self, pool: Pool) -> None:
+        """One is being started."""
+        ...
+
 
 class Fleet:
     """The containers of all pools, by number. `say` takes the commands."""
@@ -156,6 +160,8 @@ class Fleet:
             self.stop(container)
 
     def _start(self, pool: Pool, now: float) -> None:
+        if self.memory is not None:
+            self.memory.starting(pool)
         self._last += 1
         container = Container(self._last, pool)
         self.containers[container.number] = container

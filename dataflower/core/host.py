@@ -28,6 +28,7 @@ from dataflower.core.instance import Emitter, Phase
 from dataflower.core.lineage import staying
 from dataflower.core.matching import Flow
 from dataflower.core.pool import ContainerPhase, Pool
+from dataflower.core.preload import Library, stands_in
 from dataflower.core.preloading import families
 from dataflower.core.priority import join, ranked
 from dataflower.core.program import CALLER
@@ -85,6 +86,8 @@ class HostCore(Sendings):
         super().__init__(config or CoreConfig())
         self._deployments: dict[str, Deployment] = {}
         self._sharing = Sharing()
+        self._libraries: dict[Library, None] = {}
+        """Of the fork servers that are kept for stages that can be called."""
         self._wake = float("inf")
         self._unread = Unread(self.timers, self.config.output_ttl_s, self._expire)
         self._handlers: dict[type, Callable[[Any, float], None]] = {
@@ -101,6 +104,7 @@ class HostCore(Sendings):
             events.ContainerExited: self._container_exited,
             events.MemoryLost: self._memory_lost,
             events.ZygoteStarted: self._zygote_started,
+            events.ZygoteEnded: self._zygote_ended,
             events.ContainerSized: self._container_sized,
             events.WeightsSized: self._weights_sized,
             events.WeightsDropped: self._weights_dropped,
@@ -181,19 +185,26 @@ class HostCore(Sendings):
             deployment.staying = staying(event.program, event.places)
             for index in deployment.staying:
                 deployment.pools[index].stays = True
+        found = families(pools)
+        deployment.libraries = tuple(found)
+        if self._offloading is not None:
+            for library, members in found.items():
+                for pool in members:
+                    if isinstance(pool, TurnPool) and self._devices is not None and self._devices.is_here(pool):
+                        self._offloading.deployed(pool, library)
+                    else:
+                        self._offloading.uses(pool, library)
         if self._preloading is not None:
             self._preloading.deployed(event.key, pools, now)
         else:
-            self._out.extend(commands.Preload(*library) for library in families(pools))
+            self._out.extend(commands.Preload(*library) for library in found)
+            self._libraries.update(dict.fromkeys(found))
         for pool in pools:
             self._dispatch(pool, now)
 
     def _pool(self, key: str, stage: Stage, slo: Slo | None) -> Pool:
         if self._devices is not None and self._devices.shares(stage):
-            pool = self._devices.pool(key, stage, self.config.cpus, slo)
-            if self._offloading is not None and self._devices.is_here(pool):
-                self._offloading.deployed(pool)
-            return pool
+            return self._devices.pool(key, stage, self.config.cpus, slo)
         return Pool(key, stage, self.config.cpus)
 
     def _workflow_removed(self, event: events.WorkflowRemoved, now: float) -> None:
@@ -244,12 +255,33 @@ class HostCore(Sendings):
                 self._devices.forget(pool)
             if self._offloading is not None:
                 self._offloading.removed(pool)
+        if self._preloading is None:
+            self._let_libraries_go()
+
+    def _let_libraries_go(self) -> None:
+        """Fork servers that no stage needs any more need not be kept."""
+        needed = dict.fromkeys(library for other in self._deployments.values() for library in other.libraries)
+        gone = [one for one in self._libraries if one not in needed and not any(stands_in(one, n) for n in needed)]
+        for library in gone:
+            del self._libraries[library]
+            self._out.append(commands.Unload(*library))
+        for library in needed:  # perhaps their containers came from one of those
+            if any(library[1] is other[1] and set(library[0]).issubset(other[0]) for other in gone):
+                self._out.append(commands.Preload(*library))
 
     # --- preloading ------------------------------------------------------------------------------------------
 
     def _zygote_started(self, event: events.ZygoteStarted, now: float) -> None:
+        if self._offloading is not None:
+            self._offloading.zygote_started(event.modules, event.seconds, event.nbytes)
         if self._preloading is not None:
             self._preloading.zygote_started(event, now)
+
+    def _zygote_ended(self, event: events.ZygoteEnded, now: float) -> None:
+        if self._offloading is not None:
+            self._offloading.zygote_ended(event.modules)
+        if self._preloading is not None:
+            self._preloading.zygote_ended(event)
 
     def _container_sized(self, event: events.ContainerSized, now: float) -> None:
         container = self._containers.get(event.container)
@@ -482,8 +514,12 @@ class HostCore(Sendings):
         return tuple(rows)
 
     def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...] | None:
-        """What could be ready ahead and whether it is, the densest first; None without preloading."""
-        return None if self._preloading is None else self._preloading.prepared(now)
+        """What could be ready ahead and whether it is, the densest first; without preloading, what is there under a cap
+        on memory; None without either.
+        """
+        if self._preloading is not None:
+            return self._preloading.prepared(now)
+        return None if self._offloading is None else self._offloading.prepared(now)
 
     def devices(self) -> tuple[DeviceState, ...]:
         """Devices on which stages with weights take turns; none where they don't."""

@@ -1,10 +1,10 @@
 """Stages with weights under a cap on memory: who has to leave for whom. The choice itself is `device.offload`.
 
-What is counted: containers (with adapter and warmed-up kernels in them) and what they have grown by since (keys and
-values of prompts), as they were measured, and weights, once for all who share them. When a stage needs a container
-and there is no room, what is idle leaves, the least dense first, weights only with everybody who uses them; a container
-that runs a task is never touched. Where everybody is busy, who has been kept out for long enough gets the place of a
-container that takes no more tasks.
+What is counted: fork servers with their libraries, containers (with adapter and warmed-up kernels in them) and what
+they have grown by since (keys and values of prompts), as they were measured, and weights, once for all who share them.
+When a stage needs a container and there is no room, what is idle leaves, the least dense first, weights and libraries
+only with everybody who uses them; a container that runs a task is never touched. Where everybody is busy, who has been
+kept out for long enough gets the place of a container that takes no more tasks.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from dataflower.core import commands
 from dataflower.core.commands import Command
 from dataflower.core.device.arrivals import Rates
 from dataflower.core.device.artifact import HOST, Candidate, Key, Kind
-from dataflower.core.device.catalog import Catalog, container_name, weights_name
+from dataflower.core.device.catalog import Catalog, container_name, library_name, weights_name
 from dataflower.core.device.offload import Leaving, offload
+from dataflower.core.device.preloader import Prepared
 from dataflower.core.fleet import TURN_S, Fleet
 from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.preload import Library
 from dataflower.core.timers import Timer, Timers
 
 PRIOR_BYTES = 256 * 1024 * 1024
@@ -32,6 +34,9 @@ AGAIN_S = 1.0
 STARTS = 2.0
 """Who has been kept out for so many starts of a container may have others leave for it: else they only drive each
 other out."""
+
+UNLOAD_S = 10.0
+"""A fork server that runs on for so long after it was told to end is needed by others: it is not counted on."""
 
 _GOING = (ContainerPhase.DRAINING, ContainerPhase.LEAVING)
 
@@ -74,18 +79,37 @@ class Offloading:
         self._dropping: set[str] = set()
         self._fixed: set[str] = set()
         """Weights that could not be dropped: others use them."""
+        self._libraries: dict[Library, int] = {}
+        """Fork servers that run, and their bytes."""
+        self._imported: dict[Library, int] = {}
+        """What they, and those that are gone, took when they had imported their libraries."""
+        self._outside: dict[Library, dict[Pool, None]] = {}
+        """Pools whose containers come from there and don't count here."""
+        self._unloading: set[Library] = set()
+        """Those that were told to end with their last container, until that is clear."""
+        self._kept: set[Library] = set()
+        """Those that did not: they have containers of stages that don't count here."""
         self._first: Pool | None = None
         """For whom room is being made: what becomes free is not for others."""
         self._timer: Timer | None = None
 
     # --- what happens --------------------------------------------------------------------------------------------
 
-    def deployed(self, pool: Pool) -> None:
-        """A stage with weights can be called."""
+    def deployed(self, pool: Pool, library: Library) -> None:
+        """A stage with weights can be called; its containers are forked where these libraries are."""
+        if pool in self._pools:
+            return
         name = f"{pool.key.rpartition('@')[0]}/{pool.stage.name}"
         self._pools[pool] = name
-        self._catalog.add(name, ((), None), (pool.stage.model,), pool.stage.resources.memory_bytes)
+        self._catalog.add(name, library, (pool.stage.model,), pool.stage.resources.memory_bytes)
         self._say(commands.SizeWeights(pool.stage.model))
+
+    def uses(self, pool: Pool, library: Library) -> None:
+        """A stage that does not count here has its containers from there: they don't make room."""
+        users = self._outside.setdefault(library, {})
+        for gone in [user for user in users if user.closing and not user.containers]:
+            del users[gone]
+        users[pool] = None
 
     def removed(self, pool: Pool) -> None:
         """It can't any more; its last containers are still counted."""
@@ -115,6 +139,31 @@ class Offloading:
         for model, nbytes, *_ in opened:
             self._weights[model] = nbytes
             self._dropping.discard(model)
+
+    def zygote_started(self, modules: tuple[str, ...], seconds: float, nbytes: int) -> None:
+        """A fork server has imported these in so many seconds, and has so much memory of its own."""
+        self._catalog.library_started(modules, seconds, nbytes)
+        for library in self._catalog.libraries:
+            if library[0] == modules and nbytes:
+                self._libraries[library] = self._imported[library] = nbytes
+
+    def zygote_ended(self, modules: tuple[str, ...]) -> None:
+        """It is gone."""
+        for library in [library for library in self._libraries if library[0] == modules]:
+            del self._libraries[library]
+            self._unloading.discard(library)
+            self._kept.discard(library)
+
+    def starting(self, pool: Pool) -> None:
+        """A container is being started: where it is forked stays from now on, until it has to make room again."""
+        library = self._library(pool)
+        if library is not None and (library not in self._libraries or library in self._unloading):
+            self._unloading.discard(library)
+            self._say(commands.Preload(*library))
+
+    def _library(self, pool: Pool) -> Library | None:
+        name = self._pools.get(pool)
+        return None if name is None else self._catalog.functions[name].library
 
     def idle(self, container: Container, now: float) -> None:
         """A container has ended its last task: its memory may have grown."""
@@ -176,6 +225,7 @@ class Offloading:
         if (timer := self._asking.pop(container.number, None)) is not None:
             timer.cancel()
         self._fixed.clear()
+        self._kept.clear()
         if container.pool.closing:
             self.removed(container.pool)
 
@@ -184,11 +234,11 @@ class Offloading:
     def used(self) -> int:
         """Bytes of all containers, and of weights that are in memory or on their way there."""
         containers = sum(self._size(c) for pool in self._pools for c in pool.containers.values())
-        coming: dict[str, int] = {}
+        coming: dict[str | Library, int] = {}
         for pool in self._pools:
             if pool.starting:
                 coming.update(self._missing(pool))
-        return containers + sum(self._weights.values()) + sum(coming.values())
+        return containers + sum(self._weights.values()) + sum(coming.values()) + sum(self._libraries.values())
 
     def _soon(self) -> int:
         """Bytes of what has been told to leave, and of what leaves when its tasks are over."""
@@ -199,7 +249,9 @@ class Offloading:
             for c in pool.containers.values()
             if c.number in self._trimming and c.phase not in _GOING
         )
-        return sum(map(self._size, going)) + sum(self._weights[model] for model in self._dropping) + sum(kept)
+        weights = sum(self._weights[model] for model in self._dropping)
+        libraries = sum(self._libraries[library] for library in self._unloading)
+        return sum(map(self._size, going)) + weights + libraries + sum(kept)
 
     def _size(self, container: Container) -> int:
         _, nbytes = self._measured.get(container.number, (0.0, 0))
@@ -214,16 +266,20 @@ class Offloading:
     def _guess(self, pool: Pool) -> int:
         return self._sizes.get(self._pools[pool], pool.stage.resources.memory_bytes or PRIOR_BYTES)
 
-    def _missing(self, pool: Pool) -> dict[str, int]:
-        """Weights that it needs and that are not in memory."""
-        known = self._catalog.functions[self._pools[pool]].models
-        sizes = self._catalog.models
-        return {model: sizes[model].nbytes for model in known if model not in self._weights and model in sizes}
+    def _missing(self, pool: Pool) -> dict[str | Library, int]:
+        """Weights and libraries that it needs and that are not in memory."""
+        function = self._catalog.functions[self._pools[pool]]
+        sizes, library = self._catalog.models, function.library
+        found: dict[str | Library, int] = {
+            model: sizes[model].nbytes for model in function.models if model not in self._weights and model in sizes
+        }
+        if library in self._imported and library not in self._libraries:
+            found[library] = self._imported[library]
+        return found
 
     def _need(self, pool: Pool) -> int:
-        coming = {model for other in self._pools if other.starting for model in self._missing(other)}
-        weights = sum(nbytes for model, nbytes in self._missing(pool).items() if model not in coming)
-        return self._guess(pool) + weights
+        coming = {thing for other in self._pools if other.starting for thing in self._missing(other)}
+        return self._guess(pool) + sum(nbytes for thing, nbytes in self._missing(pool).items() if thing not in coming)
 
     def _loaded(self) -> dict[Key, Candidate]:
         """What is there and not about to leave, as artifacts."""
@@ -233,6 +289,11 @@ class Offloading:
             key = (weights_name(model), HOST)
             if model not in self._dropping and model not in self._fixed:
                 found[key] = replace(known[key], nbytes=nbytes) if key in known else _unused(key[0], nbytes)
+        for library, nbytes in self._libraries.items():
+            key = (library_name(library), HOST)
+            free = not any(user.containers for user in self._outside.get(library, ()))
+            if free and library not in self._unloading and library not in self._kept:
+                found[key] = replace(known[key], nbytes=nbytes) if key in known else _unneeded(key[0], nbytes)
         for pool, name in self._pools.items():
             key = (container_name(name), HOST)
             there = [c for c in pool.containers.values() if c.phase not in _GOING]
@@ -254,7 +315,9 @@ class Offloading:
             kept = pool.min_replicas and not pool.closing
             if pool is wanting or self._is_busy(pool) or kept or (pool.queued and not impatient):
                 pinned.update(((container_name(name), HOST), (_cache_name(name), HOST)))
-                pinned.update((weights_name(model), HOST) for model in self._catalog.functions[name].models)
+                function = self._catalog.functions[name]
+                pinned.update((weights_name(model), HOST) for model in function.models)
+                pinned.add((library_name(function.library), HOST))
         return pinned
 
     @staticmethod
@@ -301,7 +364,7 @@ class Offloading:
         steps = tuple(step for step in steps if not self._goes_with_another(step.key, whole))
         self.moved += len(steps)
         for step in steps:
-            self._leave(step)
+            self._leave(step, now)
         return True
 
     def _goes_with_another(self, key: Key, leaving: set[Key]) -> bool:
@@ -311,11 +374,14 @@ class Offloading:
             for name in self._pools.values()
         )
 
-    def _leave(self, step: Leaving) -> None:
+    def _leave(self, step: Leaving, now: float) -> None:
         for model in self._weights:
             if (weights_name(model), HOST) == step.key:
                 self._dropping.add(model)
                 self._say(commands.DropWeights(model))
+        for library in self._libraries:
+            if (library_name(library), HOST) == step.key:
+                self._unload(library, now)
         for pool, name in self._pools.items():
             if (container_name(name), HOST) == step.key:
                 for container in pool.idle:
@@ -325,6 +391,26 @@ class Offloading:
                     if self._grown(container) and container.number not in self._trimming:
                         self._trimming.add(container.number)
                         self._say(commands.Tell(container.number, wire.Trim()))
+
+    def _unload(self, library: Library, now: float) -> None:
+        """A fork server is to end with the last of its containers, if those are all of stages that count here."""
+        self._unloading.add(library)
+        self._say(commands.Unload(*library))
+
+        def look(_: float) -> None:
+            if library in self._unloading:
+                self._unloading.discard(library)
+                self._kept.add(library)
+
+        self._timers.at(now + UNLOAD_S, look)
+
+    def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...]:
+        """All that counts and is there, the densest first."""
+        rates = self._rates.all(now)
+        found = sorted(self._loaded().values(), key=lambda c: (-c.density(rates), c.key))
+        return tuple(
+            (Prepared(c.artifact, c.kind, c.nbytes, c.saved_s, c.value(rates), True, c.users), True) for c in found
+        )
 
     def _give_way(self, pool: Pool, lacking: int, now: float) -> bool:
         """Nothing idle would be enough. Whoever has no container at all does not wait for ever."""
@@ -362,6 +448,11 @@ class Offloading:
 
 def _cache_name(function: str) -> str:
     return f"cache {function}"
+
+
+def _unneeded(artifact: str, nbytes: int) -> Candidate:
+    """A fork server that no stage needs any more."""
+    return Candidate(artifact, Kind.LIBRARY, HOST, nbytes, 0.0, ())
 
 
 def _unused(artifact: str, nbytes: int) -> Candidate:

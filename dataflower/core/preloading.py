@@ -9,11 +9,11 @@ from dataflower import wire
 from dataflower.core import commands, events
 from dataflower.core.commands import Command
 from dataflower.core.device.artifact import Kind
-from dataflower.core.device.catalog import Library, weights_name
+from dataflower.core.device.catalog import weights_name
 from dataflower.core.device.preloader import Preloader, Prepared, Step
 from dataflower.core.fleet import Fleet
 from dataflower.core.pool import Container, ContainerPhase, Pool
-from dataflower.core.preload import zygote_kinds
+from dataflower.core.preload import Library, zygote_kinds
 from dataflower.core.timers import Timer, Timers
 
 KEPT = 1
@@ -117,6 +117,11 @@ class Preloading:
         self._policy.catalog.library_started(event.modules, event.seconds, event.nbytes)
         self._policy.learned()
         self.settle(now)
+
+    def zygote_ended(self, event: events.ZygoteEnded) -> None:
+        """Libraries are gone: nobody needed them, they made room, or the process died."""
+        self._ready.discard(",".join(event.modules))
+        self._policy.lost(event.modules)
 
     def container_sized(self, container: Container, nbytes: int, now: float) -> None:
         """How much memory a container takes for itself."""

@@ -35,6 +35,7 @@ from dataflower.core.events import (
     MemoryLost,
     Slot,
     Woke,
+    ZygoteEnded,
     ZygoteStarted,
 )
 from dataflower.core.ledger import Ledger
@@ -161,9 +162,8 @@ class Engine:
         self._launcher = Launcher(clock, config, self._on_exit, spill)
         self._holder: Holder | None = None
         """Set where the core preloads, or the memory of stages with weights is limited."""
-        if config.preload:
-            self._launcher.on_zygote = self._on_zygote
         if config.preload or config.device_memory_bytes:
+            self._launcher.on_zygote, self._launcher.on_zygote_end = self._on_zygote, self._on_zygote_end
             self._holder = Holder(self._loop, self._launcher.store.door, config.models, self.feed)
         self._peers: dict[int, Peer] = {}
         self._promises = Promises(self._peers)
@@ -488,6 +488,9 @@ class Engine:
                 self.feed(tell(done.result()))
 
         self._loop.run_in_executor(None, measure, pid).add_done_callback(told)
+
+    def _on_zygote_end(self, modules: tuple[str, ...]) -> None:
+        self.feed(ZygoteEnded(modules))
 
     def _on_zygote(self, modules: tuple[str, ...], seconds: float, pid: int) -> None:
         self._measure(anonymous_bytes, pid, lambda nbytes: ZygoteStarted(modules, seconds, nbytes))

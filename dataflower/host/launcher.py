@@ -87,6 +87,8 @@ class Launcher:
         """
         self.on_zygote: Callable[[tuple[str, ...], float, int], None] | None = None
         """Called with modules, seconds and process id when a zygote has imported its libraries."""
+        self.on_zygote_end: Callable[[tuple[str, ...]], None] | None = None
+        """Called with its modules when a zygote that had imported them is gone; from the loop, as `on_exit`."""
         self._spill = own_folder(spill)
         self._loop = asyncio.get_running_loop()
         self._clock = clock
@@ -187,8 +189,8 @@ class Launcher:
         zygote.kill()  # it has nothing to put in order
 
     def _kind(self, wanted: Kind) -> Kind:
-        """The smallest zygote that will do, or the one to be made."""
-        able = [known for known in self._nurseries if known.serves(wanted)]
+        """The smallest zygote that will do and that is kept, or the one to be made."""
+        able = [known for known, nursery in self._nurseries.items() if nursery.kept and known.serves(wanted)]
         return min(able, key=lambda kind: len(kind.preload), default=wanted)
 
     @property
@@ -398,6 +400,8 @@ class Launcher:
             self._ended(container, None, f"was lost: its zygote {describe_exit(status)}")
         if nursery.waiting and nursery.zygote is None:
             self._restart_later(zygote.kind, nursery)
+        if zygote.is_ready and self.on_zygote_end is not None and not self._closing:
+            self.on_zygote_end(zygote.kind.preload)
         self._changed.set()
 
     def _restart_later(self, kind: Kind, nursery: Nursery) -> None:

@@ -299,3 +299,17 @@ async def test_a_client_killed_on_the_way_leaves_nothing_running(
     made = count(log)
     assert (await rig.client.invoke("stream", n=3, nbytes=10, log=""))["out"] == [0, 1, 2]
     assert count(log) == made
+
+
+async def test_fork_servers_of_a_removed_workflow_end_and_come_back_with_it() -> None:
+    text = one_stage("other", "echo", "x", stage="preload: [torch]")
+    async with opened() as rig:
+        before = rig.host.zygote_pids()
+        await rig.client.apply(text)
+        await rig.until(lambda: len(rig.host.zygote_pids()) == len(before) + 1)
+        assert await rig.client.invoke("other", x=1) == {"out": 1}
+        await rig.client.delete("other")
+        await rig.until(lambda: rig.host.zygote_pids() == before)  # with its last container
+        await rig.client.apply(text)
+        assert await rig.client.invoke("other", x=2) == {"out": 2}
+        assert rig.host.statistics().engine.launcher.zygotes_lost == 0

@@ -23,6 +23,12 @@ BACKBONES = {"one": 40 * MIB, "two": 30 * MIB}
 FUNCTIONS = {"a": ("one", 10 * MIB), "b": ("one", 20 * MIB), "c": ("two", 10 * MIB), "d": ("two", 15 * MIB)}
 """Backbone and bytes of a container."""
 CAP = 90 * MIB
+LIBRARY = 8 * MIB
+
+
+def _library(name: str) -> tuple[str, ...]:
+    """Of the fork server of a function."""
+    return ("torch", FUNCTIONS[name][0])
 
 
 @dataclass
@@ -37,6 +43,8 @@ class Capped(RuleBasedStateMachine):
     """Four functions on two backbones; two backbones with a container each are all that fits."""
 
     preload = False
+    libraries = False
+    """Whether containers come from fork servers with libraries of their own, one for each backbone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +63,10 @@ class Capped(RuleBasedStateMachine):
         self.loading: list[str] = []
         self.open: set[str] = set()
         self.calls = 0
+        self.importing: list[tuple[str, ...]] = []
+        self.zygotes: set[tuple[str, ...]] = set()
+        self.unloading: set[tuple[str, ...]] = set()
+        """Fork servers that end with their last container."""
         for name, (backbone, nbytes) in FUNCTIONS.items():
             one = stage(
                 name,
@@ -63,6 +75,7 @@ class Capped(RuleBasedStateMachine):
                 model=backbone,
                 scaling=Scaling(max_replicas=1, concurrency=2, keep_alive_s=1e6),
                 resources=Resources(memory_bytes=nbytes),
+                preload=_library(name) if self.libraries else (),
             )
             made = workflow([one], {"deltas": f"{name}.deltas"})
             ready = Workflow(name, made.stages, made.inputs, made.outputs)
@@ -77,6 +90,16 @@ class Capped(RuleBasedStateMachine):
             match command:
                 case commands.StartContainer(number, _, started):
                     self.containers[number] = _Container(started.name)
+                    if self.libraries:
+                        assert _library(started.name) not in self.unloading, "it may end before this is forked"
+                        self._want(_library(started.name))
+                case commands.Preload(modules) if modules:
+                    self.unloading.discard(modules)
+                    self._want(modules)
+                case commands.Unload(modules):
+                    users = [c for c in self.containers.values() if _library(c.name) == modules]
+                    assert all(c.is_leaving for c in users), "a fork server was to end that somebody needs"
+                    self.unloading.add(modules)
                 case commands.StopContainer(number):
                     assert not self.containers[number].tasks, "a container that runs something was told to stop"
                     assert self.containers[number].is_ready
@@ -109,6 +132,28 @@ class Capped(RuleBasedStateMachine):
                 assert used <= CAP or not others, "it was started although there is no room beside others"
         self.core.check_integrity()
 
+    def _want(self, modules: tuple[str, ...]) -> None:
+        if modules not in self.zygotes and modules not in self.importing:
+            self.importing.append(modules)
+
+    @precondition(lambda self: self.importing)
+    @rule()
+    def imported(self) -> None:
+        """A fork server has its libraries."""
+        modules = self.importing.pop(0)
+        self.zygotes.add(modules)
+        self.tell(events.ZygoteStarted(modules, 1.0, LIBRARY))
+
+    @precondition(lambda self: self.unloading)
+    @rule()
+    def unload(self) -> None:
+        """Fork servers that may are gone with their last containers."""
+        needed = {_library(container.name) for container in self.containers.values()}
+        for modules in sorted(self.unloading & self.zygotes - needed):
+            self.unloading.discard(modules)
+            self.zygotes.discard(modules)
+            self.tell(events.ZygoteEnded(modules))
+
     @rule(name=st.sampled_from(sorted(FUNCTIONS)))
     def call(self, name: str) -> None:
         """A request."""
@@ -139,6 +184,8 @@ class Capped(RuleBasedStateMachine):
 
     def _hello(self, number: int) -> None:
         container = self.containers[number]
+        if self.libraries and _library(container.name) in self.importing:
+            self.imported()
         self.grown.pop(number, None)
         container.is_ready = True
         backbone, nbytes = FUNCTIONS[container.name]
@@ -231,7 +278,7 @@ class Capped(RuleBasedStateMachine):
         mapped = {FUNCTIONS[c.name][0] for c in self.containers.values() if c.is_ready}
         least = sum(FUNCTIONS[c.name][1] for c in self.containers.values()) + sum(BACKBONES[m] for m in mapped)
         (state,) = self.core.devices()
-        assert state.used_bytes >= least
+        assert state.used_bytes >= least + LIBRARY * len(self.zygotes)
 
     def teardown(self) -> None:
         """When everybody does what they should, all calls come to an end."""
@@ -240,6 +287,9 @@ class Capped(RuleBasedStateMachine):
                 break
             for number in self.leaving:
                 self._exit(number)
+            self.unload()
+            while self.importing:
+                self.imported()
             while self.dropping:
                 self._drop(True)
             while self.trimming:
@@ -254,6 +304,12 @@ class Capped(RuleBasedStateMachine):
         assert not self.open, "calls that never end"
 
 
+class CappedWithLibraries(Capped):
+    """The same with fork servers that take memory, too."""
+
+    libraries = True
+
+
 class CappedAndPreloading(Capped):
     """The same where containers and weights are got ready ahead of calls: that makes room for nobody."""
 
@@ -261,6 +317,8 @@ class CappedAndPreloading(Capped):
 
 
 TestCapped = Capped.TestCase
+TestCappedWithLibraries = CappedWithLibraries.TestCase
 TestCappedAndPreloading = CappedAndPreloading.TestCase
+TestCappedWithLibraries.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestCappedAndPreloading.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 TestCapped.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

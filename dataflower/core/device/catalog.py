@@ -6,15 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dataflower.core.device.artifact import HOST, Candidate, Key, Kind
-from dataflower.core.preload import HEAVY
-from dataflower.spec.workflow import Isolation
+from dataflower.core.preload import Library, is_heavy
 
 MIB = 1024 * 1024
 BANDWIDTH = 1e9
 """Bytes a second at which weights are thought to load before a load was seen."""
-
-Library = tuple[tuple[str, ...], Isolation | None]
-"""Modules of a fork server, and the isolation of the stages that it is for."""
 
 
 @dataclass(slots=True)
@@ -46,8 +42,7 @@ class Catalog:
         """A function may be called from now on. What is known of one of that name stays known."""
         shared = self._superset(library) or library
         if shared not in self.libraries:
-            heavy = any(module.partition(".")[0] in HEAVY for module in shared[0])
-            self.libraries[shared] = _Piece(200 * MIB, 2.5) if heavy else _Piece(30 * MIB, 0.25)
+            self.libraries[shared] = _Piece(200 * MIB, 2.5) if is_heavy(shared[0]) else _Piece(30 * MIB, 0.25)
         for model in models:
             self.models.setdefault(model, _Piece(0, 0.0))
         known = self.functions.get(name)

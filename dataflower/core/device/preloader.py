@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from dataflower.core.device.arrivals import Rates
 from dataflower.core.device.artifact import HOST, Candidate, Key, Kind
-from dataflower.core.device.catalog import Catalog, Library
+from dataflower.core.device.catalog import Catalog, library_name
 from dataflower.core.device.knapsack import changes, choose
+from dataflower.core.preload import Library
 
 WINDOW_S = 600.0
 LEAST_VALUE = 1e-5
@@ -93,6 +94,11 @@ class Preloader:
     def learned(self) -> None:
         """The catalogue has changed, or something that was held is gone."""
         self._dirty = True
+
+    def lost(self, modules: tuple[str, ...]) -> None:
+        """A fork server with these is gone: if it is worth it, the next choice will be to have it again."""
+        gone = {(library_name(library), HOST) for library in self.catalog.libraries if library[0] == modules}
+        self._held = tuple(key for key in self._held if key not in gone)
 
     # --- what to do ----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from dataflower import wire
@@ -290,3 +291,121 @@ def test_container_that_dies_while_it_gives_back_is_not_waited_for() -> None:
     told.call("b", "b1")
     told.exit(number)
     assert told.begun("b1")
+
+
+LIBRARIES = ("torch", "functions.llm")
+IMPORTED = 150 * MIB
+
+
+def with_libraries(name: str, backbone: str = "base", libraries: tuple[str, ...] = LIBRARIES) -> Workflow:
+    made = lora(name, backbone)
+    stages = {name: replace(made.stages[name], preload=libraries)}
+    return Workflow(name, stages, made.inputs, made.outputs)
+
+
+def plain_stage(name: str, libraries: tuple[str, ...]) -> Workflow:
+    """A workflow without weights, whose containers come from the same fork server."""
+    made = workflow([stage(name, {"x": "inputs.x"}, preload=libraries)], {"r": f"{name}.out"})
+    return Workflow(name, made.stages, made.inputs, made.outputs)
+
+
+def unloaded(told: Host) -> list[tuple[str, ...]]:
+    return [command.modules for command in told.said if isinstance(command, commands.Unload)]
+
+
+def preloaded(told: Host) -> list[tuple[str, ...]]:
+    return [command.modules for command in told.said if isinstance(command, commands.Preload)]
+
+
+def imported(told: Host, libraries: tuple[str, ...] = LIBRARIES) -> None:
+    told.tell(events.ZygoteStarted(libraries, 2.5, IMPORTED))
+
+
+def test_libraries_are_counted_once_for_all_that_are_forked_from_them() -> None:
+    told = Host(with_libraries("a"), with_libraries("b"), cap=2000 * MIB)
+    imported(told)
+    assert told.state.used_bytes == IMPORTED
+    told.serve("a", "a1")
+    told.serve("b", "b1")
+    assert told.state.used_bytes == IMPORTED + BACKBONE + 2 * OWN
+    rows = told.core.prepared(told.clock.monotonic())
+    assert rows is not None
+    assert {row.name: (row.nbytes, row.users) for row, _ in rows} == {
+        "libraries torch,functions.llm": (IMPORTED, ("a/a", "b/b")),
+        "weights base": (BACKBONE, ("a/a", "b/b")),
+        "container a/a": (OWN, ("a/a",)),
+        "container b/b": (OWN, ("b/b",)),
+    }
+
+
+def test_idle_fork_server_makes_room_when_nobody_needs_it_more() -> None:
+    other = ("torch", "other")
+    told = Host(with_libraries("a"), with_libraries("b", "second", other), cap=BACKBONE + OWN + IMPORTED)
+    imported(told)
+    told.serve("a", "a1")
+    imported(told, other)  # and now the memory is nearly full
+    told.call("b", "b1")
+    # All that is there for `a` has to leave: the container before the weights, the libraries with both.
+    assert (told.leaving, told.dropped(), unloaded(told)) == (told.containers_of("a"), ["base"], [LIBRARIES])
+    assert not told.begun("b1")
+    told.leave()
+    told.drop("base")
+    told.tell(events.ZygoteEnded(LIBRARIES))
+    assert told.begun("b1")
+    assert told.state.used_bytes == IMPORTED + BACKBONE + OWN
+    told.speak("b1")
+    told.finish("b1")
+    before = len(preloaded(told))
+    told.call("a", "a2")  # comes back: room is made for its libraries, too, and they are kept again
+    told.leave()
+    told.drop("second")
+    told.tell(events.ZygoteEnded(other))
+    assert told.begun("a2")
+    assert preloaded(told)[before:] == [LIBRARIES]
+
+
+def test_libraries_of_a_busy_function_stay() -> None:
+    told = Host(with_libraries("a"), lora("b", "second"), cap=BACKBONE + OWN + IMPORTED)
+    imported(told)
+    told.call("a", "a1")
+    told.speak("a1")
+    told.call("b", "b1")
+    assert (unloaded(told), told.leaving, told.dropped()) == ([], [], [])
+
+
+def test_fork_server_that_others_use_is_not_counted_on() -> None:
+    told = Host(
+        with_libraries("a"),
+        with_libraries("b", "second", ("torch", "other")),
+        plain_stage("plain", LIBRARIES),
+        cap=BACKBONE + OWN + IMPORTED // 2,
+    )
+    imported(told)
+    told.call("plain", "p1")
+    told.serve("a", "a1")
+    told.call("b", "b1")
+    assert unloaded(told) == []
+    told.leave()
+    told.drop("base")
+    assert told.begun("b1")  # alone with what can't leave
+
+
+def test_fork_server_that_does_not_end_is_given_up_on() -> None:
+    other = with_libraries("b", "second", ("torch", "other"))
+    told = Host(with_libraries("a"), other, cap=BACKBONE + OWN + IMPORTED // 2)
+    imported(told)
+    told.serve("a", "a1")
+    told.call("b", "b1")
+    assert unloaded(told) == [LIBRARIES]
+    told.leave()
+    told.drop("base")
+    told.wait(11)
+    assert told.begun("b1")  # as if there were no cap: nothing else can leave
+
+
+def test_libraries_of_removed_workflows_are_let_go() -> None:
+    told = Host(with_libraries("a"), with_libraries("b", libraries=("torch",)), cap=2000 * MIB)
+    told.tell(events.WorkflowRemoved("a@1"))
+    assert unloaded(told) == []  # `b` may come from there as well
+    told.tell(events.WorkflowRemoved("b@1"))
+    assert sorted(unloaded(told)) == [("torch",), LIBRARIES]
