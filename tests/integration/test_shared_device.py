@@ -22,7 +22,7 @@ PROMPT = tiny.prompt(1, 9)
 TOKENS = 24
 BALLAST = 200 * MIB
 CAP = 940 * MIB
-"""For libraries, both backbones and two containers, of which one may not have been measured (256 MiB); not for three."""
+"""For libraries, both backbones and two containers, one of which may not have been measured (256 MiB); not three."""
 
 
 def make(folder: Path, seed: int, vocabulary: int) -> Path:

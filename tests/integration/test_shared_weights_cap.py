@@ -58,5 +58,5 @@ async def test_weights_leave_the_store_with_all_who_used_them(tmp_path: Path) ->
         assert (await held(host))[1] <= nbytes  # what `m` took went back to the system
         assert [s.idle + s.busy for w in host.workflows() for s in w.stages] == [0, 1]
         (device,) = host.devices()
-        assert (device.offloaded, device.cap_bytes) == (2, 300 * MIB)
+        assert (device.offloaded, device.cap_bytes) == (2, 335 * MIB)
         assert await call(host, "m") == first
