@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataflower.cli.exits import WrongUsage
+from dataflower.cli.plan_options import Asked, Charge, Objectives
 from dataflower.cli.workflows import beside, load_file, read_file
 from dataflower.config.text import read_text
 from dataflower.errors import NotFound, Problem
@@ -24,36 +25,6 @@ if TYPE_CHECKING:
     from dataflower.config.settings import Config
 
 WORDS = {"poisson": Arrivals.POISSON, "paced": Arrivals.PACED}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """The options of the verb, as they were given."""
-
-    files: Sequence[Path]
-    rates: Sequence[str]
-    slo: str | None
-    percentile: float | None
-    arrivals: str
-    profiles: Sequence[Path]
-    prices: Path | None
-    models: Sequence[str]
-    items: Sequence[str]
-    shares: Sequence[str]
-    devices: Sequence[str]
-    by_use: bool
-    high: bool
-    alone: bool
-    margin: float
-    mend: bool
-    batching: bool
-    tighten: bool
-    profile: str | None
-    ttft: str | None = None
-    tpot: str | None = None
-    itl: str | None = None
-    prompts: Sequence[str] = ()
-    answers: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,40 +45,42 @@ class Case:
         return Tenant(self.question, self.rate, self.slo_s)
 
 
-def stock(request: Request, config: Config) -> tuple[list[Case], Options]:
+def stock(asked: Asked, config: Config) -> tuple[list[Case], Options]:
     """Read everything; the workflows with what they may run on, and the method.
 
     Raises:
         WrongUsage: options that contradict each other or the workflows.
         DataflowerError: files that can't be read or don't hold together.
     """
-    settings = beside(config, request.files)
-    workflows = [load_file(file, settings, request.profile)[0] for file in request.files]
+    objectives, facts, reckoning = asked.objectives, asked.facts, asked.reckoning
+    settings = beside(config, asked.files)
+    workflows = [load_file(file, settings, asked.profile)[0] for file in asked.files]
     names = [workflow.name for workflow in workflows]
     if len(set(names)) < len(names):
         raise WrongUsage("two of the files are workflows of one name")
-    rates = _rates(request.rates, names)
-    arrivals, trace = _arrivals(request.arrivals)
-    if request.by_use and arrivals is not Arrivals.PACED:
+    rates = _rates(asked.rates, names)
+    arrivals, trace = _arrivals(asked.arrivals)
+    by_use = reckoning.billing is Charge.USE
+    if by_use and arrivals is not Arrivals.PACED:
         raise WrongUsage("--billing use needs --arrivals paced: random arrivals need whole machines that stand by")
-    prices = None if request.prices is None else Source(read_text(request.prices), str(request.prices))
-    percentiles = {request.percentile or (w.slo.percentile if w.slo else 99.0) for w in workflows}
+    prices = None if facts.prices is None else Source(read_text(facts.prices), str(facts.prices))
+    percentiles = {objectives.percentile or (w.slo.percentile if w.slo else 99.0) for w in workflows}
     if arrivals is not Arrivals.PACED and (len(percentiles) > 1 or max(percentiles) >= 100):
         raise WrongUsage("--percentile: one percentile below 100 for all workflows")
     options = Options(
         arrivals=arrivals,
-        billing=Billing.USE if request.by_use else Billing.INTEGER,
+        billing=Billing.USE if by_use else Billing.INTEGER,
         percentile=min(99.999, max(percentiles)),
-        batching=request.batching,
-        tighten=request.tighten,
-        margin=request.margin,
+        batching=not reckoning.single,
+        tighten=reckoning.tight,
+        margin=reckoning.margin,
     )
     cases = []
-    for file, workflow in zip(request.files, workflows, strict=True):
-        sources = [Source(read_text(path), str(path)) for path in _profiles(request.profiles, file, workflow)]
-        inventory = take_stock(workflow, sources, prices, _wishes(request, workflow, len(workflows) > 1))
-        promises = _promises(request, file, workflow, inventory)
-        slo_s, place = _slo(request.slo, file, workflow, inventory, promises)
+    for file, workflow in zip(asked.files, workflows, strict=True):
+        sources = [Source(read_text(path), str(path)) for path in _profiles(facts.profiles, file, workflow)]
+        inventory = take_stock(workflow, sources, prices, _wishes(asked, workflow, len(workflows) > 1))
+        promises = _promises(objectives, file, workflow, inventory)
+        slo_s, place = _slo(objectives.slo, file, workflow, inventory, promises)
         question = Question(inventory.application, inventory.profiles, options, trace=trace, tokens=inventory.tokens)
         cases.append(Case(workflow, inventory, rates[workflow.name], slo_s, place, question, promises))
     return cases, options
@@ -206,12 +179,13 @@ def _profiles(given: Sequence[Path], file: Path, workflow: Workflow) -> list[Pat
     return [found]
 
 
-def _wishes(request: Request, workflow: Workflow, several: bool) -> Wishes:
+def _wishes(asked: Asked, workflow: Workflow, several: bool) -> Wishes:
     """The wishes for one workflow; of several, those whose names it has (a name that none has is refused there)."""
-    models = pairs(request.models, "--model", "STAGE=MODEL")
-    items = {name: number(n, "--items") for name, n in pairs(request.items, "--items", "STAGE=N").items()}
+    objectives, facts, reckoning = asked.objectives, asked.facts, asked.reckoning
+    models = pairs(facts.model, "--model", "STAGE=MODEL")
+    items = {name: number(n, "--items") for name, n in pairs(facts.items, "--items", "STAGE=N").items()}
     shares = {
-        name: number(n, "--share", most=1.0) for name, n in pairs(request.shares, "--share", "SWITCH.CASE=S").items()
+        name: number(n, "--share", most=1.0) for name, n in pairs(facts.share, "--share", "SWITCH.CASE=S").items()
     }
     if several:
         stages = workflow.stages
@@ -222,19 +196,19 @@ def _wishes(request: Request, workflow: Workflow, several: bool) -> Wishes:
         models,
         items,
         shares,
-        request.high,
-        not request.alone,
-        prompts=_lengths(request.prompts, "--prompt-tokens", list(workflow.stages)),
-        answers=_lengths(request.answers, "--output-tokens", list(workflow.stages)),
-        mend=request.mend,
-        only=frozenset(request.devices),
+        not reckoning.median,
+        not reckoning.alone,
+        prompts=_lengths(objectives.prompt_tokens, "--prompt-tokens", list(workflow.stages)),
+        answers=_lengths(objectives.output_tokens, "--output-tokens", list(workflow.stages)),
+        mend=reckoning.mend,
+        only=frozenset(facts.device),
     )
 
 
-def _promises(request: Request, file: Path, workflow: Workflow, inventory: Inventory) -> Promises:
+def _promises(objectives: Objectives, file: Path, workflow: Workflow, inventory: Inventory) -> Promises:
     """The objectives for tokens: of the command line, else of the workflow."""
     own = workflow.slo
-    given = {"ttft": request.ttft, "tpot": request.tpot, "itl": request.itl}
+    given = {"ttft": objectives.ttft, "tpot": objectives.tpot, "itl": objectives.itl}
     stated = {name: None if own is None else getattr(own, f"{name}_ms") for name in given}
     seconds = {
         name: _duration(text, f"--{name}") if text is not None else None if (ms := stated[name]) is None else ms / 1000
@@ -243,9 +217,9 @@ def _promises(request: Request, file: Path, workflow: Workflow, inventory: Inven
     promises = Promises(seconds["ttft"], seconds["tpot"], seconds["itl"])
     if not promises.any or inventory.streams:
         return promises
-    asked = [f"--{name}" for name, text in given.items() if text is not None]
-    if asked or ((own is None or own.e2e_ms is None) and request.slo is None):
-        name = asked[0] if asked else f"slo.{next(name for name, ms in stated.items() if ms is not None)}_ms"
+    wanted = [f"--{name}" for name, text in given.items() if text is not None]
+    if wanted or ((own is None or own.e2e_ms is None) and objectives.slo is None):
+        name = wanted[0] if wanted else f"slo.{next(name for name, ms in stated.items() if ms is not None)}_ms"
         raise WrongUsage(
             f"{file}: {name} needs a language model whose answers leave the workflow as a stream, and the profile has "
             "none: profile again if there is one, or state slo.e2e_ms"
