@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dataflower.core.config import CoreConfig
+from dataflower.core.container import Container
 from dataflower.core.device.pace import Pace
 from dataflower.core.device.state import DeviceState, Sharer
 from dataflower.core.device.turns import STARVED, Turns, ordered
 from dataflower.core.device.window import Latency
 from dataflower.core.instance import Instance
-from dataflower.core.pool import Container, Pool
+from dataflower.core.pool import Pool
 from dataflower.core.timers import Timer, Timers
 from dataflower.core.turn_pool import TurnPool
 from dataflower.spec.workflow import Slo, Stage

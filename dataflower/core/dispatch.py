@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from dataflower.core.batching import GRACE_S, CostError, Shelf, Sorter, Waiting
+from dataflower.core.container import Container, ContainerPhase
 from dataflower.core.instance import Instance, Phase
 from dataflower.core.plan import GroupPlan, StageDispatch
-from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.pool import Pool
 from dataflower.core.program import StageProgram
 from dataflower.core.timers import Timer
 from dataflower.core.turnstile import Turnstile, Underway

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dataflower.core.commands import Command, KillContainer, StartContainer, StopContainer
-from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.container import Container, ContainerPhase
+from dataflower.core.pool import Pool
 from dataflower.core.priority import ranked
 from dataflower.core.timers import Timer, Timers
 

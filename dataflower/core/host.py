@@ -19,6 +19,7 @@ from dataflower.core.admission import Admission, hopeless_s
 from dataflower.core.call import Call, Deployment
 from dataflower.core.commands import Command, FinishInvocation, Tell
 from dataflower.core.config import CoreConfig
+from dataflower.core.container import ContainerPhase
 from dataflower.core.device.preloader import Prepared
 from dataflower.core.device.state import DeviceState
 from dataflower.core.devices import HERE
@@ -27,7 +28,7 @@ from dataflower.core.events import Slot
 from dataflower.core.instance import Emitter, Phase
 from dataflower.core.lineage import staying
 from dataflower.core.matching import Flow
-from dataflower.core.pool import ContainerPhase, Pool
+from dataflower.core.pool import Pool
 from dataflower.core.preload import Library, stands_in
 from dataflower.core.preloading import families
 from dataflower.core.priority import join, ranked

@@ -15,13 +15,14 @@ from dataclasses import replace
 from dataflower import wire
 from dataflower.core import commands
 from dataflower.core.commands import Command
+from dataflower.core.container import Container, ContainerPhase
 from dataflower.core.device.arrivals import Rates
 from dataflower.core.device.artifact import HOST, Candidate, Key, Kind
 from dataflower.core.device.catalog import Catalog, container_name, library_name, weights_name
 from dataflower.core.device.offload import Leaving, offload
 from dataflower.core.device.preloader import Prepared
 from dataflower.core.fleet import TURN_S, Fleet
-from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.pool import Pool
 from dataflower.core.preload import Library
 from dataflower.core.timers import Timer, Timers
 

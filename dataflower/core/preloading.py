@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 from dataflower import wire
 from dataflower.core import commands, events
 from dataflower.core.commands import Command
+from dataflower.core.container import Container, ContainerPhase
 from dataflower.core.device.artifact import Kind
 from dataflower.core.device.catalog import weights_name
 from dataflower.core.device.preloader import Preloader, Prepared, Step
 from dataflower.core.fleet import Fleet
-from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.pool import Pool
 from dataflower.core.preload import Library, zygote_kinds
 from dataflower.core.timers import Timer, Timers
 

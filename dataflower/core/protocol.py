@@ -5,7 +5,7 @@ References to memory are the host's to check (`host.links`), since only it knows
 
 from __future__ import annotations
 
-from dataflower.core.pool import Container, ContainerPhase
+from dataflower.core.container import Container, ContainerPhase
 from dataflower.wire import (
     BatchDone,
     ErrorRecord,

@@ -16,9 +16,9 @@ import abc
 
 from dataflower import wire
 from dataflower.core.call import Call
+from dataflower.core.container import Container
 from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
-from dataflower.core.pool import Container
 
 WITHIN_S = 0.005
 """No promise while the task before takes longer: a place is not kept free for that."""

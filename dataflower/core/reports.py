@@ -10,10 +10,11 @@ from dataflower.core import events
 from dataflower.core.call import Call
 from dataflower.core.commands import StagePace, Tell
 from dataflower.core.config import CoreConfig
+from dataflower.core.container import Container, ContainerPhase
 from dataflower.core.events import Slot
 from dataflower.core.failures import crashed, late_start, on_attempt, timed_out
 from dataflower.core.instance import Instance, Phase
-from dataflower.core.pool import Container, ContainerPhase, Pool
+from dataflower.core.pool import Pool
 from dataflower.core.protocol import violation
 from dataflower.core.relay import handed_at
 from dataflower.core.tasks import MOST_DISPLACED, Tasks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataflower.core import events
-from dataflower.core.pool import Container
+from dataflower.core.container import Container
 from dataflower.core.pressure import Outflow, Pressure, hold
 from dataflower.core.reports import Reports
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dataflower.core.call import Call
+from dataflower.core.container import Container, ContainerPhase
 from dataflower.core.instance import Instance, Phase
-from dataflower.core.pool import Container, ContainerPhase
 from dataflower.core.timers import Timer, Timers
 from dataflower.errors import Code, Failure
 

@@ -11,6 +11,7 @@ from dataflower.core.batching import CostError
 from dataflower.core.call import Call
 from dataflower.core.commands import Command, Tell
 from dataflower.core.config import CoreConfig
+from dataflower.core.container import Container
 from dataflower.core.devices import Device, Devices
 from dataflower.core.dispatch import Batch, BatchPool
 from dataflower.core.failures import stand_in
@@ -19,7 +20,7 @@ from dataflower.core.inputs import at_start
 from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
 from dataflower.core.offloading import Offloading
-from dataflower.core.pool import Container, Pool
+from dataflower.core.pool import Pool
 from dataflower.core.prefetch import MOST_FETCHED, worth_fetching
 from dataflower.core.preloading import Preloading
 from dataflower.core.priority import ranked

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from dataflower.core.container import Container
 from dataflower.core.device.turns import Turns
 from dataflower.core.instance import Instance, Phase
-from dataflower.core.pool import Container, Pool
+from dataflower.core.pool import Pool
 from dataflower.spec.workflow import Stage
 
 
