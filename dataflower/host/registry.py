@@ -199,6 +199,11 @@ class Registry:
         stages = [stage for stage in workflow.stages.values() if not stage.is_switch]
         return frozenset(stage.name for stage in stages if place(workflow.name, stage))
 
+    def run_over_plan(self, deployed: Deployed) -> dict[str, float]:
+        """Measured over planned run time of its stages, where it is known."""
+        rows = self._core.stages(deployed.key)
+        return {row.stage: row.run_over_plan for row in rows if row.run_over_plan is not None}
+
     async def swap(self, deployed: Deployed, former: ReadPlan, plan: ReadPlan) -> bool:
         """Run it by another plan, if it still runs by `former`; nothing that runs or waits is touched by that.
 

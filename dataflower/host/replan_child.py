@@ -30,11 +30,13 @@ NICE = 10
 
 
 class Request(msgspec.Struct, frozen=True):
-    """The text of the present plan, the rate that is wanted, and what the host has."""
+    """The text of the present plan, the rate that is wanted, what the host has, and what run times are counted as, over
+    the profile."""
 
     plan: str
     rate: float
     room: Room
+    slowdown: dict[str, float] = {}
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -77,13 +79,19 @@ def answer(request: Request) -> Answer:
     """What the process does."""
     present = parse_plan(request.plan, "plan")
     try:
-        again = plan_again(present, request.rate, lambda made: _refusal(made, request.room), request.room.allows)
+        again = plan_again(
+            present,
+            request.rate,
+            lambda made: _refusal(made, request.room),
+            request.room.allows,
+            request.slowdown,
+        )
     except InvalidArgument as error:
         return Answer("", error.message)
     if again.document is None:
         return Answer("", again.note)
     out = io.StringIO()
-    out.write("# Planned again by a server for the traffic that it measured.\n")
+    out.write("# Planned again by a server for the traffic and the run times that it measured.\n")
     data = again.document.as_data()
     YAML(typ="safe", pure=True).dump(data, out)
     return Answer(out.getvalue(), again.note, data)

@@ -1,4 +1,4 @@
-"""Plans that follow the traffic: arrivals are counted, the policy is asked, what it wants is planned and swapped in.
+"""Plans that follow traffic and machine: both are measured, the policy is asked, its wish is planned and swapped in.
 
 `planner.replan` decides; this module brings it arrivals and the time. Its one timer runs only while some workflow's
 plan says `replan`, and only until nothing can change any more without another arrival.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +19,7 @@ from dataflower.host.api import ReplanDecision, ReplanOutcome, ReplanStatus
 from dataflower.host.plans import ReadPlan, made_plan
 from dataflower.host.replan_child import Answer, Request, plan_apart
 from dataflower.host.settings import HostConfig
+from dataflower.planner.basis import slowdown_of
 from dataflower.planner.replan import Decision, Replanner, ReplanPolicy
 from dataflower.planner.room import Room
 from dataflower.spec.workflow import Workflow
@@ -48,6 +49,10 @@ class Plans(Protocol):
 
     def room(self, workflow: Workflow) -> Room:
         """What there is for a plan of this workflow, beside all others."""
+        ...
+
+    def run_over_plan(self, deployed: Deployed) -> dict[str, float]:
+        """Measured over planned run time of its stages, where it is known."""
         ...
 
     async def swap(self, deployed: Deployed, former: ReadPlan, plan: ReadPlan) -> bool:
@@ -107,7 +112,7 @@ class Replanning:
             return
         is_dry = planned.document.replan is Replan.DRY_RUN
         policy = replace(self._policy, dry_run=is_dry)
-        replanner = Replanner(policy, planned.document.rate_per_s, self._clock.monotonic())
+        replanner = Replanner(policy, planned.document.rate_per_s, self._clock.monotonic(), _slowdown(planned))
         self._watches[deployed] = deployed.watch = Watch(deployed, is_dry, replanner, self._clock, self._arm)
         self._arm()
 
@@ -149,12 +154,20 @@ class Replanning:
         now = self._clock.monotonic()
         is_settled = True
         for watch in self._watches.values():
-            decision = watch.replanner.decide(now) if watch.task is None else None
+            decision = None
+            if watch.task is None:
+                decision = watch.replanner.decide(now, self._measured(watch.deployed))
             if decision is not None:
                 self._begin(watch, decision)
             is_settled = is_settled and watch.task is None and watch.replanner.is_settled(now)
         if self._watches and not is_settled:
             self._arm()
+
+    def _measured(self, deployed: Deployed) -> dict[str, float]:
+        """Measured over profiled run time of its stages, where it is known."""
+        assert deployed.planned is not None
+        counted = _slowdown(deployed.planned)
+        return {name: value * counted.get(name, 1.0) for name, value in self._plans.run_over_plan(deployed).items()}
 
     def _begin(self, watch: Watch, decision: Decision) -> None:
         watch.last = ReplanDecision(
@@ -164,14 +177,14 @@ class Replanning:
             reason=decision.reason,
             outcome=ReplanOutcome.PLANNING,
         )
-        watch.task = asyncio.get_running_loop().create_task(self._replan(watch, watch.last))
+        watch.task = asyncio.get_running_loop().create_task(self._replan(watch, watch.last, decision.slowdown))
 
-    async def _replan(self, watch: Watch, decision: ReplanDecision) -> None:
+    async def _replan(self, watch: Watch, decision: ReplanDecision, slowdown: Mapping[str, float]) -> None:
         deployed = watch.deployed
         former = deployed.planned
         assert former is not None
         try:
-            outcome, note = await self._carry_out(watch, former, decision.rate_per_s)
+            outcome, note = await self._carry_out(watch, former, decision.rate_per_s, slowdown)
         except DataflowerError as error:
             outcome, note = ReplanOutcome.FAILED, error.message
         except Exception:  # the top of this task: traffic goes on under the present plan
@@ -180,7 +193,7 @@ class Replanning:
         finally:
             watch.task = None
         if outcome is ReplanOutcome.FAILED:
-            watch.replanner.failed(former.document.rate_per_s)
+            watch.replanner.failed(former.document.rate_per_s, _slowdown(former))
         watch.last = replace(decision, outcome=outcome, note=note)
         _log.log(
             logging.INFO if outcome in (ReplanOutcome.APPLIED, ReplanOutcome.DRY_RUN) else logging.WARNING,
@@ -193,16 +206,27 @@ class Replanning:
             note,
         )
 
-    async def _carry_out(self, watch: Watch, former: ReadPlan, rate: float) -> tuple[ReplanOutcome, str]:
+    async def _carry_out(
+        self, watch: Watch, former: ReadPlan, rate: float, slowdown: Mapping[str, float]
+    ) -> tuple[ReplanOutcome, str]:
         deployed = watch.deployed
-        answer = await self._planner(Request(former.text, rate, self._plans.room(deployed.workflow)))
+        room = self._plans.room(deployed.workflow)
+        answer = await self._planner(Request(former.text, rate, room, dict(slowdown)))
         if not answer.plan:
             return ReplanOutcome.REFUSED, answer.note
         plan = made_plan(answer.plan, answer.data, deployed.workflow)
         note = f"{former.containers} -> {plan.containers} containers for {plan.document.rate_per_s:.4g}/s"
+        if slowdown:
+            counted = ", ".join(f"{stage!r} x{factor:.2f}" for stage, factor in slowdown.items())
+            note += f", with the run times of the profile at {counted}"
         note += f" (not more: {answer.note})" if answer.note else ""
         if watch.is_dry:
             return ReplanOutcome.DRY_RUN, note
         if not await self._plans.swap(deployed, former, plan):
             return ReplanOutcome.REFUSED, "somebody gave it another plan meanwhile"
         return ReplanOutcome.APPLIED, note
+
+
+def _slowdown(plan: ReadPlan) -> dict[str, float]:
+    """What a plan counts run times as, over the profile."""
+    return {} if plan.document.basis is None else slowdown_of(plan.document.basis)

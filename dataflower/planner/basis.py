@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -38,6 +38,9 @@ class StageBasis(Document):
     after: list[str] = Field(default_factory=list, description="Stages that it waits for")
     batches: list[int] = Field(default_factory=list, description="Batch sizes to consider between the measured ones")
     points: dict[str, list[PointBasis]] = Field(min_length=1, description="By kind of device")
+    slowdown: float = Field(
+        default=1.0, ge=1.0, le=100.0, description="What durations are counted as, over `points`: measured by a server"
+    )
 
 
 class DeviceBasis(Document):
@@ -102,7 +105,7 @@ def question_of(
                 raise InvalidArgument(f"stage {name!r} has a profile on {kind!r}, which is not among the devices")
             if [p.batch for p in points] != sorted({p.batch for p in points}) or not points:
                 raise InvalidArgument(f"the batches of stage {name!r} on {kind!r} do not rise")
-            found.append(Profile(name, kind, tuple(_measured(p) for p in points)))
+            found.append(Profile(name, kind, tuple(_measured(p, stage.slowdown) for p in points)))
     prices = {name: Device(name, device.price, device.memory_bytes) for name, device in basis.devices.items()}
     batches = {name: tuple(stage.batches) for name, stage in basis.stages.items() if stage.batches}
     application = Application(workflow, modules, edges)
@@ -143,9 +146,22 @@ def _point(point: Point) -> PointBasis:
     )
 
 
-def _measured(point: PointBasis) -> Point:
-    std_s = None if point.std_ms is None else point.std_ms / 1000
-    return Point(point.batch, point.duration_ms / 1000, std_s, point.memory_bytes)
+def slowdown_of(basis: BasisDocument) -> dict[str, float]:
+    """What durations of stages are counted as, over the profile, where that is more than 1."""
+    return {name: stage.slowdown for name, stage in basis.stages.items() if stage.slowdown > 1}
+
+
+def slowed(basis: BasisDocument, slowdown: Mapping[str, float]) -> BasisDocument:
+    """The same basis with durations counted as so many times the profile's; 1 for stages that are not named."""
+    stages = {
+        name: stage.model_copy(update={"slowdown": slowdown.get(name, 1.0)}) for name, stage in basis.stages.items()
+    }
+    return basis.model_copy(update={"stages": stages})
+
+
+def _measured(point: PointBasis, slowdown: float) -> Point:
+    std_s = None if point.std_ms is None else point.std_ms / 1000 * slowdown
+    return Point(point.batch, point.duration_ms / 1000 * slowdown, std_s, point.memory_bytes)
 
 
 def _ms(seconds: float) -> float:

@@ -166,11 +166,12 @@ def _group(name: str, group: GroupDocument, document: PlanDocument) -> GroupPlan
     """A group of a stage, with a container at least: those of shared machines have none of their own in the plan."""
     known = None if document.basis is None else document.basis.stages.get(name)
     points = () if known is None else known.points.get(group.device, ())
+    slowdown = 1.0 if known is None else known.slowdown
     return GroupPlan(
         group.batch,
         max(1, group.replicas),
         group.duration_ms / 1000,
         group.rate_per_s,
         group.device,
-        tuple((point.batch, point.duration_ms / 1000) for point in points),
+        tuple((point.batch, point.duration_ms / 1000 * slowdown) for point in points),
     )

@@ -77,6 +77,8 @@ class Rig:
     broken: str = ""
     workflow: Workflow = WORKFLOW
     others: tuple[Other, ...] = ()
+    tempo: float = 1.0
+    """What runs of stage `a` take over the profile; those of `b` take what it says."""
 
     def __post_init__(self) -> None:
         self.deployed = Deployed("line", 1, self.workflow, "", 0.0, {}, frozenset(), planned=planned(self.mode))
@@ -89,6 +91,11 @@ class Rig:
 
     def room(self, workflow: Workflow) -> Room:
         return room_of(self.config, workflow, self.others, 0, frozenset())
+
+    def run_over_plan(self, deployed: Deployed) -> dict[str, float]:
+        assert deployed.planned is not None
+        assert deployed.planned.document.basis is not None
+        return {"a": self.tempo / deployed.planned.document.basis.stages["a"].slowdown, "b": 1.0}
 
     async def swap(self, deployed: Deployed, former: ReadPlan, plan: ReadPlan) -> bool:
         if deployed.planned is not former:
@@ -163,6 +170,49 @@ async def test_a_dry_run_plans_and_says_so_and_changes_nothing(caplog: pytest.Lo
     (said,) = caplog.messages
     assert said.startswith("workflow 'line': more than planned (50/s): plan for ")
     assert "dry-run: 2 -> 4 containers" in said
+
+
+async def test_a_machine_that_has_become_slower_gets_a_plan_for_that(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(tempo=1.4)
+    with caplog.at_level("INFO", logger="dataflower.host.replanning"):
+        await rig.traffic(22, 120)
+    (after,) = rig.swaps
+    assert after.document.rate_per_s == 24.0
+    assert after.document.basis is not None
+    assert {name: stage.slowdown for name, stage in after.document.basis.stages.items()} == {
+        "a": pytest.approx(1.1**4),
+        "b": 1.0,
+    }
+    assert read_plan(after.text, "plan", WORKFLOW) == after, "the file says the same"
+    (group,) = after.dispatch.stages[0].groups
+    assert dict(group.points)[4] == pytest.approx(0.14 * 1.1**4)
+    (said,) = caplog.messages
+    assert "runs of stage 'a' take 1.40 times what is planned (22/s): plan for 24/s: applied" in said
+    assert "with the run times of the profile at 'a' x1.46" in said
+    rig.tempo = 1.0
+    await rig.traffic(22, 250)
+    assert len(rig.swaps) == 1, "it may become slow again"
+    await rig.traffic(22, 100)
+    last = rig.swaps[-1].document
+    assert last.basis is not None
+    assert last.basis.stages["a"].slowdown == 1.0
+
+
+async def test_a_dry_run_says_what_slower_runs_would_lead_to() -> None:
+    rig = Rig(Replan.DRY_RUN, tempo=1.4)
+    await rig.traffic(22, 120)
+    assert rig.swaps == []
+    assert len(rig.asked) == 1
+    status = rig.replanning.status(rig.deployed)
+    assert status is not None
+    assert status.last is not None
+    assert "'a' x1.46" in status.last.note
+
+
+async def test_a_little_slower_is_nothing() -> None:
+    rig = Rig(tempo=1.1)
+    await rig.traffic(22, 120)
+    assert rig.asked == []
 
 
 async def test_flapping_traffic_does_not_make_the_plan_flap() -> None:

@@ -38,6 +38,7 @@ from dataflower.planner.document import PlanDocument
 from dataflower.planner.replan import Replanner, ReplanPolicy
 from dataflower.planner.simulate import Figures, Simulated, Simulation, profiled
 from dataflower.planner.synthetic import workflow_of
+from dataflower.planner.tempo import Tempo, drift
 
 APP = Application("app", (Module("a", "m"), Module("b", "n", 2.5, 4), Module("c", "m")), (("a", "b"), ("b", "c")))
 PROFILES = Profiles(
@@ -120,6 +121,34 @@ def test_what_can_not_be_planned_leaves_the_plan_and_says_why() -> None:
     assert again.note.startswith("no plan keeps 20 ms at 10/s: stage ")
 
 
+def test_run_times_that_were_measured_go_into_the_plan_and_the_profile_is_kept() -> None:
+    present = made(asked(PACED), 20.0)
+    again = plan_again(present, 20.0, anything, slowdown={"a": 1.5}).document
+    assert again is not None
+    assert again.basis is not None
+    kept = parse_plan(json.dumps(again.as_data()), "p")
+    assert kept == again
+    assert kept.basis is not None
+    assert kept.basis.stages["a"].points == present.basis.stages["a"].points  # type: ignore[union-attr]
+    assert kept.cost_per_hour >= present.cost_per_hour
+    slow = question_of(kept.basis, "app").profiles
+    assert slow.find("a", "cpu").points[0].duration_s == pytest.approx(
+        1.5 * PROFILES.find("m", "cpu").points[0].duration_s
+    )
+    assert slow.find("c", "cpu").points[0].duration_s == pytest.approx(PROFILES.find("m", "cpu").points[0].duration_s)
+    assert plan_again(kept, 20.0, anything, slowdown={}).document == present
+
+
+def test_on_a_machine_that_is_too_slow_for_the_rate_the_plan_is_for_less() -> None:
+    present = made(asked(PACED), 60.0)
+    count = sum(g.replicas for s in present.stages.values() for g in s.groups)
+    again = plan_again(present, 60.0, at_most(count), slowdown={"a": 2.0, "b": 2.0, "c": 2.0})
+    assert again.document is not None
+    assert 60 / 8 <= again.document.rate_per_s < 60.0
+    assert "containers are too many" in again.note
+    assert plan_again(present, 60.0, at_most(count), slowdown={"b": 50.0}).document is None
+
+
 def test_recorded_arrivals_have_no_room_in_a_plan_file() -> None:
     traced = replace(POISSON, arrivals=Arrivals.TRACED)
     question = Question(APP, PROFILES, traced, trace=Trace.of([n / 20 for n in range(200)]))
@@ -177,7 +206,9 @@ def poisson(rate: float, begin: float, end: float, random: Random) -> Iterator[f
     )
 
 
-def follow(pieces: list[tuple[float, float]]) -> tuple[Figures, list[PlanDocument], Simulation]:
+def follow(
+    pieces: list[tuple[float, float]], tempo: Tempo | None = None
+) -> tuple[Figures, list[PlanDocument], Simulation]:
     """Poisson traffic of each rate for so many seconds; the plans that were made on the way, the first one included."""
     question = Question(LINE, SLOW, POISSON)
     found = plan(LINE, SLOW, 24.0, LONG_S, POISSON)
@@ -190,13 +221,17 @@ def follow(pieces: list[tuple[float, float]]) -> tuple[Figures, list[PlanDocumen
         dispatch_of(plans[0], synthetic.workflow),
         synthetic.items,
     )
-    simulation = Simulation({"w@1": given}, start_s=1.0)
+    simulation = Simulation({"w@1": given}, start_s=1.0, tempo=tempo)
     replanner = Replanner(ReplanPolicy(), 24.0, simulation.now)
 
     def look() -> None:
-        decision = replanner.decide(simulation.now)
+        basis = plans[-1].basis
+        assert basis is not None
+        rows = simulation.core.stages("w@1")
+        measured = {r.stage: r.run_over_plan * basis.stages[r.stage].slowdown for r in rows if r.run_over_plan}
+        decision = replanner.decide(simulation.now, measured)
         if decision is not None:
-            again = plan_again(plans[-1], decision.rate, anything)
+            again = plan_again(plans[-1], decision.rate, anything, slowdown=decision.slowdown)
             assert again.document is not None
             plans.append(again.document)
             simulation.change_plan("w@1", dispatch_of(again.document, synthetic.workflow))
@@ -228,6 +263,17 @@ def test_traffic_that_doubles_makes_the_plan_grow_once() -> None:
     assert not figures.failed
     assert figures.within(LONG_S) >= 0.95
     simulation.core.check_integrity()
+
+
+def test_a_machine_that_becomes_slower_gets_a_plan_that_holds() -> None:
+    figures, plans, _ = follow([(20.0, 120.0)], drift(1.6, 20.0, 40.0))
+    assert 2 <= len(plans) <= 4
+    assert replicas(plans[-1]) > replicas(plans[0])
+    assert plans[-1].basis is not None
+    assert all(1.5 < stage.slowdown < 1.8 for stage in plans[-1].basis.stages.values())
+    assert not figures.failed
+    assert figures.within(LONG_S) >= 0.97
+    assert figures.refused < 0.05 * 120 * 20
 
 
 def test_traffic_that_flaps_changes_the_plan_no_more_than_it_may() -> None:

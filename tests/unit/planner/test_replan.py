@@ -114,3 +114,49 @@ def test_plans_are_never_more_than_allowed(rates: list[float], per_minute: int) 
 def test_what_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidArgument):
         ReplanPolicy(**wrong)  # type: ignore[arg-type]
+
+
+def asked(replanner: Replanner, slowdowns: list[float], begin: float = 0.0) -> list[Decision]:
+    """Steady traffic at the planned rate, and these run times over the profile's, second by second."""
+    found = []
+    for second, slowdown in enumerate(slowdowns):
+        at = begin + second
+        replanner.arrived(at + 0.5, 95)
+        decision = replanner.decide(at + 1.0, {"s": slowdown, "t": 0.7})
+        if decision is not None:
+            found.append(decision)
+    return found
+
+
+def test_longer_runs_are_followed_soon_and_shorter_ones_late() -> None:
+    replanner = Replanner(ReplanPolicy(), 100.0, 0.0)
+    slow, quick = asked(replanner, [1.0] * 60 + [1.4] * 120 + [0.9] * 400)
+    assert 60 < slow.at <= 70
+    assert slow.rate == 100.0
+    assert slow.slowdown == {"s": pytest.approx(1.1**4)}
+    assert slow.reason == "runs of stage 's' take 1.40 times what is planned"
+    assert 180 + 300 <= quick.at <= 180 + 310
+    assert (quick.rate, quick.slowdown) == (100.0, {})
+
+
+def test_runs_that_scatter_change_nothing() -> None:
+    assert asked(Replanner(ReplanPolicy(), 100.0, 0.0), [0.9, 1.1, 1.3, 1.05] * 100) == []
+    known = Replanner(ReplanPolicy(), 100.0, 0.0, {"s": 1.331})
+    assert asked(known, [1.2, 1.35, 1.5, 1.25] * 150) == []
+
+
+def test_run_times_are_counted_up_to_a_limit_and_plans_are_few() -> None:
+    replanner = Replanner(ReplanPolicy(), 100.0, 0.0)
+    found = asked(replanner, [1 + 0.1 * n for n in range(100)])
+    assert max(decision.slowdown["s"] for decision in found) == 4.0
+    for decision in found:
+        assert sum(decision.at - 60 < other.at <= decision.at for other in found) <= 2
+
+
+def test_a_plan_for_another_rate_counts_run_times_as_they_are() -> None:
+    replanner = Replanner(ReplanPolicy(), 50.0, 0.0)
+    (first,) = asked(replanner, [1.0] * 10 + [1.12] * 60)
+    assert first.reason == "more than planned"
+    assert first.slowdown == {"s": pytest.approx(1.1)}
+    replanner.failed(50.0, {})
+    assert (replanner.rate, replanner.slowdown) == (50.0, {})
