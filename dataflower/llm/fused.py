@@ -1,7 +1,8 @@
-"""Decode steps of the fast path as one call into compiled code (`kernels/decode.cpp`), where it was compiled.
+"""Steps of the fast path as one call into compiled code (`kernels`), where it was compiled.
 
-For steps in which every sequence decodes one token, in bf16 on a CPU, over weights in the layout that oneDNN chose:
-nothing is laid out or kept twice. Everything else, prompts above all, runs on torch's operators.
+In bf16 on a CPU, over weights in the layout that oneDNN chose: nothing is laid out or kept twice. Steps in which every
+sequence decodes one token go one way (`kernels/decode.cpp`), those with prompts in them another (`kernels/wide.h`).
+Everything else runs on torch's operators.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dataflower.llm.llama import Body, LlamaModel
 
 ROWS = 32
-"""Largest batch; beyond, oneDNN's kernels for larger matrices win."""
+"""Largest batch that decodes as one; beyond, products are bound by arithmetic."""
 PLACES = ("qkv", "out", "gate_up", "down")
 _BLOCK = 64
 _TOLERANCE = 0.02
@@ -71,6 +72,10 @@ class _Model(ctypes.Structure):
     )
 
 
+class _Span(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("first", "count", "kv_row", "start"))
+
+
 class _Step(ctypes.Structure):
     _fields_ = (
         ("rows", ctypes.c_int64),
@@ -78,6 +83,10 @@ class _Step(ctypes.Structure):
         ("room_rows", ctypes.c_int64),
         ("room_tokens", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("lora", "members", "logits", "best", "likely")),
+        ("wanted_count", ctypes.c_int64),
+        ("wanted", ctypes.c_void_p),
+        ("span_count", ctypes.c_int64),
+        ("spans", ctypes.c_void_p),
     )
 
 
@@ -104,19 +113,33 @@ class FusedDecode:
             body.embedding.data_ptr(), body.norm.data_ptr(), _linear(body.head), ctypes.addressof(self._layers),
         )  # fmt: skip
         self._most_threads = model.width // _BLOCK  # blocks of the smallest product: more would have nothing to do
-        self._logits = torch.empty((0, self._vocabulary))
+        self._wide = model.kv.size % _BLOCK == 0
+        self._logits = torch.empty((ROWS, self._vocabulary))  # kept: fresh memory is cleared page by page at each step
         self._best, self._likely = (ctypes.c_float * ROWS)(), (ctypes.c_int64 * ROWS)()
         self._stacks: weakref.WeakKeyDictionary[Stack, _Adapters] = weakref.WeakKeyDictionary()
 
     def takes(self, attention: StepAttention, tokens: int, wanted: int) -> bool:
-        """Whether the step is one for the kernel: nothing but decoding, and every token's logits wanted."""
-        return attention.decode == tokens == wanted <= ROWS and not attention.spans
+        """Whether the step is one for the kernel."""
+        return self._wide or _narrow(attention, tokens, wanted)
 
     def __call__(
-        self, tokens: torch.Tensor, positions: torch.Tensor, attention: StepAttention, lora: LoraBatch | None
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attention: StepAttention,
+        lora: LoraBatch | None,
+        wanted: torch.Tensor,
     ) -> torch.Tensor:
-        """Logits (tokens, vocabulary) in fp32, good until the next call; the tokens' keys and values are written."""
-        return self.decode(tokens.tolist(), positions.tolist(), attention.rows, attention.store, lora).logits
+        """Logits (wanted, vocabulary) in fp32, good until the next call; the tokens' keys and values are written."""
+        given, places = tokens.tolist(), positions.tolist()
+        if _narrow(attention, len(given), len(wanted)):
+            return self.decode(given, places, attention.rows, attention.store, lora).logits
+        rows = [*attention.rows, *(span.row for span in attention.spans for _ in range(span.count))]
+        spans = [
+            *(_Span(index, 1, row, places[index]) for index, row in enumerate(attention.rows)),
+            *(_Span(span.first, span.count, span.row, span.start) for span in attention.spans),
+        ]
+        return self._call(given, places, rows, attention.store, lora, wide=(spans, wanted)).logits
 
     def decode(
         self,
@@ -127,27 +150,52 @@ class FusedDecode:
         lora: LoraBatch | None,
     ) -> Decoded:
         """See `dataflower.llm.model.Model.decode`; at most `ROWS` tokens."""
+        return self._call(tokens, positions, rows, store, lora, wide=None)
+
+    def _call(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        rows: Sequence[int],
+        store: KvStore,
+        lora: LoraBatch | None,
+        *,
+        wide: tuple[Sequence[_Span], torch.Tensor] | None,
+    ) -> Decoded:
+        """`wide`: the spans of a step with prompts in it, and the rows whose logits are wanted; else all are."""
         count = len(tokens)
-        if len(self._logits) < count:  # kept: fresh memory of this size is cleared page by page at each step
-            self._logits = torch.empty((count, self._vocabulary), dtype=torch.float32)
+        asked = count if wide is None else len(wide[1])
+        logits, best, likely = self._logits, self._best, self._likely
+        if asked > ROWS:
+            logits = torch.empty((asked, self._vocabulary))
+            best, likely = (ctypes.c_float * asked)(), (ctypes.c_int64 * asked)()
         numbers = ctypes.c_int64 * count
         given = numbers(*tokens), numbers(*positions), numbers(*rows)
         adapters = None if lora is None else self._adapters(lora.stack)
+        spans = None if wide is None else (_Span * len(wide[0]))(*wide[0])
         step = _Step(
             count, *(ctypes.addressof(each) for each in given), store.dense.data_ptr(),
             *store.room,
             None if adapters is None else ctypes.addressof(adapters.places),
             None if lora is None else lora.members.data_ptr(),
-            self._logits.data_ptr(), ctypes.addressof(self._best), ctypes.addressof(self._likely),
+            logits.data_ptr(), ctypes.addressof(best), ctypes.addressof(likely), asked,
+            None if wide is None else wide[1].data_ptr(),
+            0 if spans is None else len(spans),
+            None if spans is None else ctypes.addressof(spans),
         )  # fmt: skip
         threads = min(torch.get_num_threads(), self._most_threads)
         self._code.dataflower_decode(ctypes.byref(self._model), ctypes.byref(step), threads)
-        return Decoded(self._logits[:count], self._best[:count], self._likely[:count])
+        return Decoded(logits[:asked], best[:asked], likely[:asked])
 
     def _adapters(self, stack: Stack) -> _Adapters:
         if stack not in self._stacks:
             self._stacks[stack] = _Adapters(stack, self._layer_names)
         return self._stacks[stack]
+
+
+def _narrow(attention: StepAttention, tokens: int, wanted: int) -> bool:
+    """Whether nothing but decoding is to be done, and every token's logits are wanted."""
+    return attention.decode == tokens == wanted <= ROWS and not attention.spans
 
 
 class _Adapters:

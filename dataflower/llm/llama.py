@@ -110,7 +110,7 @@ class LlamaModel:
     ) -> torch.Tensor:
         """See `dataflower.llm.model.Model`."""
         if self.fused is not None and self.fused.takes(attention, len(tokens), len(wanted)):
-            return self.fused(tokens, positions, attention, lora)
+            return self.fused(tokens, positions, attention, lora, wanted)
         heads, kv_heads, size = self.heads, self.kv.heads, self.kv.size
         n, rotated, scale = len(tokens), heads + kv_heads, size**-0.5
         cos, sin = self._angles(positions)

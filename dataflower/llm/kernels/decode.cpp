@@ -46,6 +46,11 @@ struct Model {
   const Layer* layer;
 };
 
+// Rows of a step that are neighbours in one sequence: `count` of them from `first` on, after `start` earlier tokens.
+struct Span {
+  int64_t first, count, kv_row, start;
+};
+
 struct Step {
   int64_t rows;
   const int64_t *tokens, *positions, *kv_rows;
@@ -56,6 +61,10 @@ struct Step {
   float* logits;     // (rows, head.outputs)
   float* best;       // (rows) the largest logit, NaN if one is
   int64_t* likely;   // (rows) where it is; the first of several
+  int64_t wanted_count;   // rows of logits; all of them, and nothing but one token of each sequence, if spans is null
+  const int64_t* wanted;  // the rows whose logits those are
+  int64_t span_count;
+  const Span* spans;
 };
 
 namespace {
@@ -64,9 +73,15 @@ constexpr int kRanks = 64 * 8;  // columns of one adapter at one place, at most
 constexpr int kMembers = 4;     // queries with the same keys that are worked on together
 enum Phase { kProject, kAttend, kMix, kGate, kMerge, kPhasesOfLayer };
 
+// The largest score so far, and the sum of the powers relative to it.
+struct Running {
+  float most, total;
+};
+
 struct Scratch {
   std::vector<Bf16> h, q, powers;
   std::vector<float> t, scores, out;
+  std::vector<Running> running;
   bool ready = false;
 };
 
@@ -116,32 +131,37 @@ Columns columns(const Lora& lora, const Step& step, int64_t row) {
   return member < 0 ? Columns{0, 0} : Columns{lora.starts[member], lora.starts[member + 1]};
 }
 
-// t (rows, kRanks) = what each row's adapter makes of its inputs h.
-void shrink(const Lora& lora, const Step& step, const Bf16* h, int64_t inputs, float* t) {
-  for (int64_t row = 0; row < step.rows; ++row, h += inputs, t += kRanks) {
+// t (rows, kRanks) = what each row's adapter makes of its inputs h, from the row `first` on.
+void shrink(const Lora& lora, const Step& step, const Bf16* h, int64_t inputs, float* t, int64_t first, int64_t rows) {
+  for (int64_t row = first; row < first + rows; ++row, h += inputs, t += kRanks) {
     const Columns mine = columns(lora, step, row);
     for (int64_t column = mine.first; column < mine.last; ++column) {
       const Bf16* down = lora.down + column * inputs;
       Floats total = {};
-      for (int64_t i = 0; i < inputs; i += kLanes) total += widen(h + i) * widen(down + i);
+      for (int64_t i = 0; i < inputs; i += 2 * kLanes) total = multiply(total, load<Words>(h + i), load<Words>(down + i));
       t[column - mine.first] = sum(total);
     }
   }
 }
 
-// What a block of outputs gets besides the product: bias and adapters. `out` is (rows, 64).
-void finish(const Linear& linear, const Lora* lora, const Step& step, const float* t, int64_t block, float* out) {
+// What a block of outputs gets besides the product: bias and adapters. `out` and `t` begin with the row `begin`.
+void finish(const Linear& linear, const Lora* lora, const Step& step, const float* t, int64_t block, float* out,
+            int64_t begin, int64_t rows) {
   const int64_t first = block * kBlock;
-  for (int64_t row = 0; row < step.rows; ++row, out += kBlock, t += kRanks) {
-    if (linear.bias)
-      for (int v = 0; v < kBlock; v += kLanes) store(out + v, load<Floats>(out + v) + widen(linear.bias + first + v));
-    if (!lora) continue;
-    const Columns mine = columns(*lora, step, row);
+  if (!linear.bias && !lora) return;
+  for (int64_t row = begin; row < begin + rows; ++row, out += kBlock, t += kRanks) {
+    Floats total[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      total[v] = load<Floats>(out + v * kLanes);
+      if (linear.bias) total[v] += widen(linear.bias + first + v * kLanes);
+    }
+    const Columns mine = lora ? columns(*lora, step, row) : Columns{0, 0};
     for (int64_t column = mine.first; column < mine.last; ++column) {
       const Bf16* up = lora->up + column * linear.outputs + first;
       const float factor = t[column - mine.first];
-      for (int v = 0; v < kBlock; v += kLanes) store(out + v, load<Floats>(out + v) + widen(up + v) * factor);
+      for (int v = 0; v < kVectors; ++v) total[v] += widen(up + v * kLanes) * factor;
     }
+    for (int v = 0; v < kVectors; ++v) store(out + v * kLanes, total[v]);
   }
 }
 
@@ -157,11 +177,11 @@ float* place(const Work& work, int64_t layer, Place where, int64_t block, const 
   const Linear& linear = work.model.layer[layer].linear[where];
   const int64_t rows = work.step.rows;
   const Lora* lora = adapters(work.step, layer, where);
-  if (lora && !scratch.ready) shrink(*lora, work.step, input, linear.inputs, fit(scratch.t, rows * kRanks));
+  if (lora && !scratch.ready) shrink(*lora, work.step, input, linear.inputs, fit(scratch.t, rows * kRanks), 0, rows);
   scratch.ready = true;
   float* out = fit(scratch.out, 2 * rows * kBlock) + index * rows * kBlock;
   product(block_of(linear, block), input, linear.inputs, int(rows), out);
-  finish(linear, lora, work.step, scratch.t.data(), block, out);
+  finish(linear, lora, work.step, scratch.t.data(), block, out, 0, rows);
   return out;
 }
 
@@ -255,6 +275,29 @@ void turn(const Model& model, const Step& step, float* cos, float* sin) {
   }
 }
 
+// out (group, size): the queries q (group, size) of one sequence attend to its keys and values (tokens, size).
+void attend_with(const Model& model, const Bf16* keys, const Bf16* values, const Bf16* q, int64_t tokens,
+                 Scratch& scratch, Bf16* out) {
+  const int64_t size = model.size, group = model.heads / model.kv_heads;
+  const int64_t room = (tokens + kLanes - 1) / kLanes * kLanes;
+  float* scores = fit(scratch.scores, room);
+  Bf16* powers = fit(scratch.powers, kMembers * room);
+  for (int64_t first = 0; first < group; first += kMembers, out += kMembers * size) {
+    const int64_t count = std::min<int64_t>(kMembers, group - first);
+    float factors[kMembers];
+    for (int64_t member = 0; member < count; ++member) {
+      score(keys, q + (first + member) * size, tokens, size, scores);
+      factors[member] = 1.0f / soften(scores, tokens, powers + member * room);
+    }
+    switch (count) {
+      case 1: combine<1>(values, powers, room, tokens, size, factors, out); break;
+      case 2: combine<2>(values, powers, room, tokens, size, factors, out); break;
+      case 3: combine<3>(values, powers, room, tokens, size, factors, out); break;
+      default: combine<kMembers>(values, powers, room, tokens, size, factors, out);
+    }
+  }
+}
+
 // One sequence and one head of keys: the new key and value are written, its queries attend.
 void attend(const Work& work, int64_t layer, int64_t item, Scratch& scratch) {
   const Model& model = work.model;
@@ -269,26 +312,10 @@ void attend(const Work& work, int64_t layer, int64_t item, Scratch& scratch) {
   rotate(qkv + (model.heads + head) * size, cos, sin, size, 1.0f, keys + position * size);
   const float* value = qkv + (model.heads + model.kv_heads + head) * size;
   for (int64_t i = 0; i < size; i += kLanes) narrow(values + position * size + i, load<Floats>(value + i));
-  const int64_t room = (tokens + kLanes - 1) / kLanes * kLanes;
-  float* scores = fit(scratch.scores, room);
-  Bf16* powers = fit(scratch.powers, kMembers * room);
-  for (int64_t first = 0; first < group; first += kMembers) {
-    const int64_t count = std::min<int64_t>(kMembers, group - first), query = head * group + first;
-    float factors[kMembers];
-    for (int64_t member = 0; member < count; ++member) {
-      Bf16* q = fit(scratch.q, size);
-      rotate(qkv + (query + member) * size, cos, sin, size, 1.0f / std::sqrt(float(size)), q);
-      score(keys, q, tokens, size, scores);
-      factors[member] = 1.0f / soften(scores, tokens, powers + member * room);
-    }
-    Bf16* out = &work.own.mixed[(row * model.heads + query) * size];
-    switch (count) {
-      case 1: combine<1>(values, powers, room, tokens, size, factors, out); break;
-      case 2: combine<2>(values, powers, room, tokens, size, factors, out); break;
-      case 3: combine<3>(values, powers, room, tokens, size, factors, out); break;
-      default: combine<kMembers>(values, powers, room, tokens, size, factors, out);
-    }
-  }
+  Bf16* q = fit(scratch.q, group * size);
+  for (int64_t member = 0; member < group; ++member)
+    rotate(qkv + (head * group + member) * size, cos, sin, size, 1.0f / std::sqrt(float(size)), q + member * size);
+  attend_with(model, keys, values, q, tokens, scratch, &work.own.mixed[(row * model.heads + head * group) * size]);
 }
 
 // x += the product of a block: the end of the attention, and of the rest of a layer.
@@ -300,18 +327,21 @@ void add(const Work& work, int64_t layer, Place where, int64_t block, const Bf16
   }
 }
 
+// act (64) = silu(gates) * ups.
+void close_gate(const float* gates, const float* ups, Bf16* act) {
+  for (int v = 0; v < kBlock; v += kLanes) {
+    const Floats value = load<Floats>(gates + v);
+    narrow(act + v, value / (1.0f + exponential(-value)) * load<Floats>(ups + v));
+  }
+}
+
 void gate(const Work& work, int64_t layer, int64_t block, Scratch& scratch) {
   const Model& model = work.model;
   const Bf16* h = normed(work, model.layer[layer].mlp_norm, scratch);
   const float* gates = place(work, layer, kGateUp, block, h, scratch);
   const float* ups = place(work, layer, kGateUp, block + model.inner / kBlock, h, scratch, 1);
-  for (int64_t row = 0; row < work.step.rows; ++row) {
-    Bf16* act = &work.own.act[row * model.inner + block * kBlock];
-    for (int v = 0; v < kBlock; v += kLanes) {
-      const Floats value = load<Floats>(gates + row * kBlock + v);
-      narrow(act + v, value / (1.0f + exponential(-value)) * load<Floats>(ups + row * kBlock + v));
-    }
-  }
+  for (int64_t row = 0; row < work.step.rows; ++row)
+    close_gate(gates + row * kBlock, ups + row * kBlock, &work.own.act[row * model.inner + block * kBlock]);
 }
 
 // The largest of the values, NaN if one is. There is room for a whole block; what is beyond the end may be anything.
@@ -332,6 +362,16 @@ float peak(float* values, int64_t count) {
   return largest;
 }
 
+// A block of the logits of some rows, `out` (rows, 64), and the largest of each.
+void write_logits(const Work& work, int64_t block, float* out, int64_t first, int64_t rows) {
+  const Linear& head = work.model.head;
+  const int64_t count = std::min<int64_t>(kBlock, head.outputs - block * kBlock), all = blocks(head);
+  for (int64_t row = first; row < first + rows; ++row, out += kBlock) {
+    std::memcpy(work.step.logits + row * head.outputs + block * kBlock, out, sizeof(float) * count);
+    work.own.peaks[row * all + block] = peak(out, count);
+  }
+}
+
 void speak(const Work& work, int64_t block, Scratch& scratch) {
   const Linear& head = work.model.head;
   const int64_t rows = work.step.rows;
@@ -339,17 +379,13 @@ void speak(const Work& work, int64_t block, Scratch& scratch) {
   scratch.ready = true;
   float* out = fit(scratch.out, 2 * rows * kBlock);
   product(block_of(head, block), h, head.inputs, int(rows), out);
-  const int64_t count = std::min<int64_t>(kBlock, head.outputs - block * kBlock), all = blocks(head);
-  for (int64_t row = 0; row < rows; ++row, out += kBlock) {
-    std::memcpy(work.step.logits + row * head.outputs + block * kBlock, out, sizeof(float) * count);
-    work.own.peaks[row * all + block] = peak(out, count);
-  }
+  write_logits(work, block, out, 0, rows);
 }
 
 // For each row the likeliest token, out of the peaks of its blocks.
 void choose(const Work& work) {
   const int64_t all = blocks(work.model.head), outputs = work.model.head.outputs;
-  for (int64_t row = 0; row < work.step.rows; ++row) {
+  for (int64_t row = 0; row < work.step.wanted_count; ++row) {
     const float* peaks = &work.own.peaks[row * all];
     int64_t block = 0;
     for (int64_t other = 1; other < all && peaks[block] == peaks[block]; ++other)
@@ -396,11 +432,20 @@ void item(void* context, int phase, int number, void* own) {
 void forget(void*, int, void* own) { static_cast<Scratch*>(own)->ready = false; }
 void* make_scratch() { return new Scratch; }
 
+}  // namespace
+}  // namespace dataflower
+
+#include "wide.h"
+
+namespace dataflower {
+namespace {
+
 // What calls take turns to use. It is never freed: threads wait in it until the process ends.
 struct Shared {
   std::mutex turn;
   Pool pool;
   Buffers buffers;
+  WideBuffers wide;
 };
 
 Shared* shared = nullptr;
@@ -425,13 +470,22 @@ void dataflower_decode(const dataflower::Model* model, const dataflower::Step* s
   fit(buffers.qkv, rows * (model->heads + 2 * model->kv_heads) * model->size);
   fit(buffers.mixed, rows * model->heads * model->size);
   fit(buffers.act, rows * model->inner);
-  fit(buffers.peaks, rows * blocks(model->head));
+  fit(buffers.peaks, step->wanted_count * blocks(model->head));
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t i = 0; i < model->width; i += kLanes)
       store(&buffers.x[row * model->width + i], widen(model->embedding + step->tokens[row] * model->width + i));
   turn(*model, *step, fit(buffers.cos, rows * model->size), fit(buffers.sin, rows * model->size));
   Work work{*model, *step, buffers};
-  shared->pool.run({&work, int(model->layers) * kPhasesOfLayer + 1, count, item, forget}, threads, make_scratch);
+  if (step->spans) {
+    Wide wide{work, shared->wide};
+    fit(wide.own.h, std::max(rows, step->wanted_count) * model->width);
+    fit(wide.own.q, rows * model->heads * model->size);
+    if (step->lora) fit(wide.own.t, rows * kRanks);
+    arrange(wide);
+    shared->pool.run({&wide, int(model->layers) * kWidePhases + 2, wide_count, wide_item, forget}, threads, make_scratch);
+  } else {
+    shared->pool.run({&work, int(model->layers) * kPhasesOfLayer + 1, count, item, forget}, threads, make_scratch);
+  }
   choose(work);
 }
 
