@@ -234,3 +234,20 @@ def sum_all(items: list[np.ndarray[Any, Any]], gate: Any) -> int:
 def after(x: Any, gate: Any) -> Any:
     """Passes `x` on when `gate` has come."""
     return x
+
+
+@function
+def say_when_stopped(x: str) -> str:
+    """Works for a minute; leaves a file behind when it is stopped."""
+    Path(x).with_suffix(".started").touch()
+    try:
+        for _ in range(6000):
+            time.sleep(0.01)
+    finally:
+        Path(x).touch()
+    return x
+
+
+@function(batch=True)
+def fill_together(x: list[int]) -> list[np.ndarray[Any, Any]]:
+    return [np.full(n, 7, np.uint8) for n in x]

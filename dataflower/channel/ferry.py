@@ -13,6 +13,7 @@ that names them is here.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -134,12 +135,17 @@ class Ferry:
     # --- out -------------------------------------------------------------------------------------------------
 
     def send(
-        self, key: int, body: bytes, refs: Iterable[TensorRef] = (), size_of: Callable[[int], int] | None = None
+        self,
+        key: int,
+        body: bytes,
+        refs: Iterable[TensorRef] = (),
+        size_of: Callable[[int], int] | None = None,
+        due: float = math.inf,
     ) -> tuple[int, ...]:
         """Send a message, and of the memory that it refers to what the other side doesn't have.
 
         Returns the streams that it waits for there. `size_of(arena)`: its bytes. The memory must not change before the
-        slots are `released`.
+        slots are `released`. `due`: by when the bytes should be there; those with a smaller number go first.
         """
         needs: dict[int, None] = {}
         for ref in refs:
@@ -148,7 +154,7 @@ class Ferry:
             if ref.arena not in self._sizes:
                 assert size_of is not None
                 self.announce(ref.arena, size_of(ref.arena))
-            stream = self._push(ref) if ref.nbytes else 0
+            stream = self._push(ref, due) if ref.nbytes else 0
             if stream:
                 needs[stream] = None
         self.mux.send(_encode(Parcel(key, body, tuple(needs))))
@@ -164,19 +170,21 @@ class Ferry:
             self._sizes[arena] = nbytes
             self.mux.send(_encode(Mirror(arena, nbytes)))
 
-    def _push(self, ref: TensorRef) -> int:
+    def _push(self, ref: TensorRef, due: float) -> int:
         """The stream with these bytes that is under way; 0 if they are there."""
         ranges = self._sent.setdefault((ref.arena, ref.slot), {})
         wanted = (ref.offset, ref.offset + ref.nbytes)
         stream = ranges.get(wanted, 0)
         if not stream:
             whole = next((s for (a, b), s in ranges.items() if a <= wanted[0] and wanted[1] <= b), 0)
-            stream = ranges[wanted] = whole or self._open(ref)
+            stream = ranges[wanted] = whole or self._open(ref, due)
+        if due < math.inf:
+            self.mux.hasten(stream, due)
         return stream if self.mux.is_open(stream) else 0
 
-    def _open(self, ref: TensorRef) -> int:
+    def _open(self, ref: TensorRef, due: float) -> int:
         owner = ref.arena >> 16
-        stream = self.mux.open(self._source(ref), ref.arena, ref.offset, self._limits.get(owner))
+        stream = self.mux.open(self._source(ref), ref.arena, ref.offset, self._limits.get(owner), due=due)
         if self._outflows is not None:
             self._flows[stream] = self._outflows.began(owner, ref.nbytes, lambda: self.mux.left(stream))
         return stream

@@ -6,8 +6,8 @@ connection is replaced, each side says how far it has come, and the other goes o
 nothing comes twice.
 
 A frame is a header of 24 bytes and a payload. Bytes of streams are received straight into the memory where they belong
-(`incoming`) and sent straight from where they are (`outgoing`); streams take turns, a chunk each, behind what is
-reliable.
+(`incoming`) and sent straight from where they are (`outgoing`), behind what is reliable: those that are due first, and
+then the others in turns, a chunk each.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import math
 import struct
+from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -142,10 +143,11 @@ class _Out:
     its bytes are there.
     """
 
-    __slots__ = ("at", "limit", "ready", "seq", "top", "view")
+    __slots__ = ("at", "due", "limit", "ready", "seq", "top", "view")
 
-    def __init__(self, view: memoryview, seq: int, limit: Limit | None, ready: int) -> None:
+    def __init__(self, view: memoryview, seq: int, limit: Limit | None, ready: int, due: float) -> None:
         self.view = view
+        self.due = due
         self.ready = ready
         self.limit = limit
         self.seq = seq
@@ -195,6 +197,8 @@ class Mux:
         self._last_stream = 0
         self._out: dict[int, _Out] = {}
         self._turns: deque[int] = deque()
+        self._dated: list[tuple[float, int]] = []
+        """(when it is due, stream) of those that are due at some time, in order; some of them may be over."""
         self._ends: deque[tuple[int, int]] = deque()
         """(bytes of streams on this connection at which it was all sent, stream)."""
         self._data_sent = 0
@@ -230,20 +234,47 @@ class Mux:
         self._keep(HEADER.pack(Kind.MESSAGE, len(payload), 0, 0) + payload)
 
     def open(
-        self, view: memoryview, arena: int, offset: int, limit: Limit | None = None, *, ready: int | None = None
+        self,
+        view: memoryview,
+        arena: int,
+        offset: int,
+        limit: Limit | None = None,
+        *,
+        ready: int | None = None,
+        due: float = math.inf,
     ) -> int:
         """Begin a stream of these bytes, for that place; returns its number. They must not change before it is over.
 
-        `ready`: how many of them are there, until `extend` says more; None: all.
+        `ready`: how many of them are there, until `extend` says more; None: all. `due`: streams with a smaller number
+        go first.
         """
         self._last_stream += 1
         stream = self._last_stream
         frame = HEADER.pack(Kind.OPEN, _PLACE.size, stream, len(view)) + _PLACE.pack(arena, offset)
         self._keep(frame)
         there = len(view) if ready is None else ready
-        self._out[stream] = _Out(view, self._confirmed + len(self._kept), limit, there)
-        self._turns.append(stream)
+        out = self._out[stream] = _Out(view, self._confirmed + len(self._kept), limit, there, due)
+        self._line_up(stream, out)
         return stream
+
+    def _line_up(self, stream: int, out: _Out) -> None:
+        if out.due < math.inf:
+            insort(self._dated, (out.due, stream))
+        else:
+            self._turns.append(stream)
+
+    def hasten(self, stream: int, due: float) -> None:
+        """A stream is due at that time, unless it is due before that already; no-op if it is over."""
+        out = self._out.get(stream)
+        if out is None or due >= out.due:
+            return
+        if out.due < math.inf:
+            self._dated = [entry for entry in self._dated if entry[1] != stream]
+        elif stream in self._turns:
+            self._turns.remove(stream)
+        out.due = due
+        if out.at < len(out.view):
+            self._line_up(stream, out)
 
     def extend(self, stream: int, ready: int) -> None:
         """More bytes of a stream are there; no-op if it is over."""
@@ -333,41 +364,55 @@ class Mux:
         self._queued += len(frame)
 
     def _push_chunk(self, now: float) -> bool:
-        """The next chunk of the stream whose turn it is; False if there is none, or the window is used up."""
-        turns = self._turns
+        """The next chunk of the stream that comes next; False if there is none, or the window is used up."""
         if self._data_sent - self._data_confirmed >= self._window:
             return False
+        position = 0
+        while position < len(self._dated):
+            stream = self._dated[position][1]
+            out = self._out.get(stream)
+            if out is None or out.at == len(out.view):
+                del self._dated[position]
+            elif self._push_part(stream, out, now):
+                return True
+            else:
+                position += 1
+        turns = self._turns
         for _ in range(len(turns)):
             stream = turns.popleft()
             out = self._out.get(stream)
             if out is None:
                 continue
-            limit, size = out.limit, min(self._chunk, out.ready - out.at)
-            if not size:
-                turns.append(stream)
-                continue
-            if limit is not None:
-                if limit.free_at() > now:
-                    self.due = min(self.due, limit.free_at())
-                    turns.append(stream)
-                    continue
-                size = min(size, limit.chunk)
-                limit.took(size, now)
-            chunk = out.view[out.at : out.at + size]
-            self._push(HEADER.pack(Kind.DATA, len(chunk), stream, out.at))
-            self._pieces.append(chunk)
-            size = len(chunk)
-            self._queued += size
-            self._data_sent += size
-            self.bytes_out += size
-            out.at += size
-            out.top = max(out.top, out.at)
+            is_sent = self._push_part(stream, out, now)
             if out.at < len(out.view):
                 turns.append(stream)
-            else:
-                self._ends.append((self._data_sent, stream))
-            return True
+            if is_sent:
+                return True
         return False
+
+    def _push_part(self, stream: int, out: _Out, now: float) -> bool:
+        """A chunk of this stream; False if none is there, or its limit does not let it go yet."""
+        limit, size = out.limit, min(self._chunk, out.ready - out.at)
+        if not size:
+            return False
+        if limit is not None:
+            if limit.free_at() > now:
+                self.due = min(self.due, limit.free_at())
+                return False
+            size = min(size, limit.chunk)
+            limit.took(size, now)
+        chunk = out.view[out.at : out.at + size]
+        self._push(HEADER.pack(Kind.DATA, len(chunk), stream, out.at))
+        self._pieces.append(chunk)
+        size = len(chunk)
+        self._queued += size
+        self._data_sent += size
+        self.bytes_out += size
+        out.at += size
+        out.top = max(out.top, out.at)
+        if out.at == len(out.view):
+            self._ends.append((self._data_sent, stream))
+        return True
 
     def wrote(self, count: int) -> None:
         """So many bytes of `outgoing` have gone."""
@@ -565,6 +610,7 @@ class Mux:
         self._forget_frames(frames)
         self._written = frames
         self._turns.clear()
+        self._dated.clear()
         for stream, out in list(self._out.items()):
             if out.seq > frames:
                 out.at = 0
@@ -578,5 +624,5 @@ class Mux:
                 out.at = positions[stream]
                 if out.at > out.top or out.at >= len(out.view):
                     raise MuxError(f"it has {out.at} bytes of stream {stream}, and was sent {out.top}")
-            self._turns.append(stream)
+            self._line_up(stream, out)
         self._is_resumed = True

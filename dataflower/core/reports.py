@@ -18,8 +18,10 @@ from dataflower.core.pool import Pool
 from dataflower.core.protocol import violation
 from dataflower.core.relay import handed_at
 from dataflower.core.tasks import MOST_DISPLACED, Tasks
-from dataflower.errors import Failure
+from dataflower.errors import Code, Failure
 
+CLOCKS_APART_S = 1.0
+"""How far the clocks of two hosts may come apart while they are connected."""
 START_TRIES = 3
 """A container that dies this often in a row before it is ready takes the waiting tasks with it."""
 
@@ -212,6 +214,12 @@ class Reports(Tasks):
         """The task has left its container without results."""
         self._note_times(instance, message.times, 0, now)
         error = message.error
+        near = call.deadline and call.deadline - now < CLOCKS_APART_S and not call.finished
+        if near and error.code is Code.DEADLINE_EXCEEDED and error.kind == "DeadlineExceeded":
+            instance.phase = Phase.RETRYING
+            self._deadline_passed(call, now)  # by the clock of another host it has
+            self._forget_if_gone(call)
+            return
         failure = Failure(
             error.code, error.kind, error.message, instance.program.name, instance.attempt, error.traceback
         )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import heapq
 import logging
+import math
 import os
 import re
 import socket
@@ -63,6 +65,8 @@ LAST_WORDS = 10_000
 SMALLEST_ARENA = 1 << 16
 MAX_OWNERS = 64
 GOODBYE = "its owner stops"
+LATE = "DeadlineExceeded"
+"""What a task is told that has to stop because its deadline has passed."""
 _MAX_MEETINGS = 64
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*@[0-9]+")
 _STAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*")
@@ -76,6 +80,10 @@ class Guest:
     process: int
     stays: bool = False
     """Whether what it makes is read here alone, so that its reports need not wait for bytes."""
+    deadlines: dict[int, float] = field(default_factory=dict)
+    """Of the tasks that it has, by this host's clock, where they have one."""
+    late: set[int] = field(default_factory=set)
+    """Those of them that were told to stop because it has passed."""
     behind: set[int] = field(default_factory=set)
     """Streams that what it has said waits for, as far as they are under way."""
 
@@ -98,6 +106,9 @@ class Owner:
         self._peers: dict[int, Peer] = {}
         self._limits: dict[int, Limit] = {}
         self._outflows = Outflows(_now, self._sends)
+        self._deadlines: list[tuple[float, int, int]] = []
+        """A heap of (deadline, guest, task); some of them are over."""
+        self._alarm: asyncio.TimerHandle | None = None
         self._news: set[int] = set()
         """Guests of which there is news in `_outflows`."""
         self._memory = Memory(self._views, self._sizes, lambda slot: True)
@@ -154,8 +165,9 @@ class Owner:
         if self.is_over:
             return
         self.is_over = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._alarm):
+            if timer is not None:
+                timer.cancel()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -232,7 +244,40 @@ class Owner:
             return
         elif isinstance(message, Withdraw):
             message = self._take_back(number, message)
+        if isinstance(message, (RunTask, wire.RunBatch)):
+            self._note_deadlines(guest, (message,) if isinstance(message, RunTask) else message.tasks)
         guest.peer.tell(message)
+
+    def _note_deadlines(self, guest: Guest, tasks: tuple[RunTask, ...]) -> None:
+        for task in tasks:
+            if 0 < task.deadline_s < math.inf:
+                guest.deadlines[task.task] = task.deadline_s
+                heapq.heappush(self._deadlines, (task.deadline_s, guest.peer.number, task.task))
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """For the first deadline: tasks must stop then, however long the owner's word is on its way."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        while self._deadlines and not self._is_running(*self._deadlines[0]):
+            heapq.heappop(self._deadlines)
+        if self._deadlines:
+            self._alarm = self._loop.call_later(max(0.0, self._deadlines[0][0] - _now()), self._on_deadline)
+
+    def _is_running(self, deadline: float, number: int, task: int) -> bool:
+        guest = self.guests.get(number)
+        return guest is not None and guest.deadlines.get(task) == deadline
+
+    def _on_deadline(self) -> None:
+        self._alarm = None
+        while self._deadlines and self._deadlines[0][0] <= _now():
+            due = heapq.heappop(self._deadlines)
+            if self._is_running(*due):
+                guest, task = self.guests[due[1]], due[2]
+                guest.late.add(task)
+                guest.peer.tell(CancelTask(task, LATE))
+        self._set_alarm()
 
     def _has(self, ref: TensorRef) -> bool:
         size = self._sizes.get(ref.arena)
@@ -289,11 +334,13 @@ class Owner:
 
     # --- what its containers say -----------------------------------------------------------------------------
 
-    def _say(self, number: int, body: bytes, refs: list[TensorRef] | None = None) -> tuple[int, ...]:
+    def _say(
+        self, number: int, body: bytes, refs: list[TensorRef] | None = None, due: float = math.inf
+    ) -> tuple[int, ...]:
         """Tell the owner; returns the streams of bytes that it will hear it behind."""
         if self.is_over:
             return ()
-        streams = self.ferry.send(number, body, refs or (), self._sizes.__getitem__)
+        streams = self.ferry.send(number, body, refs or (), self._sizes.__getitem__, due)
         self._flush_soon()
         return streams
 
@@ -328,11 +375,20 @@ class Owner:
         else:
             peer.check(message)
         guest = self.guests.get(peer.number)
-        stays = guest is not None and guest.stays
-        streams = self._say(peer.number, payload, [] if stays else refs_from(message))
-        if guest is not None:
-            guest.behind.update(streams)
-            self._tell_over(guest, message)
+        if guest is None:
+            return
+        due = min((guest.deadlines.get(task, math.inf) for task in _tasks_of(message)), default=math.inf)
+        told = _forget_ended(guest, message)
+        if told is not message:
+            message, payload = told, wire.encode(told)
+        refs = [] if guest.stays else refs_from(message)
+        if refs and isinstance(message, BatchDone):  # each with its own bytes, which can be done without
+            for result in message.results:
+                own = BatchDone((result,))
+                guest.behind.update(self._say(peer.number, wire.encode(own), refs_from(own), due))
+        else:
+            guest.behind.update(self._say(peer.number, payload, refs, due))
+        self._tell_over(guest, message)
 
     def _tell_over(self, guest: Guest, message: wire.FromContainer) -> None:
         """Tasks have ended: their owner hears of it now if their reports have to wait for bytes."""
@@ -522,3 +578,33 @@ def _refs_to(message: wire.ToContainer) -> list[TensorRef]:
     if isinstance(message, wire.Feed):
         values.extend(message.values)
     return [ref for value in values for ref in refs_of(value)]
+
+
+def _tasks_of(message: wire.FromContainer) -> tuple[int, ...]:
+    """The tasks that a message hands out something of."""
+    if isinstance(message, BatchDone):
+        return tuple([result.task for result in message.results])
+    return (message.task,) if isinstance(message, (TaskDone, TaskFailed, wire.TokenSent)) else ()
+
+
+def _forget_ended(guest: Guest, message: wire.FromContainer) -> wire.FromContainer:
+    """Its tasks that are over need no deadline any more. Returns what to say: one that was stopped for it says so."""
+    if isinstance(message, Withdrawn):
+        for task in message.tasks:
+            guest.deadlines.pop(task, None)
+            guest.late.discard(task)
+    elif isinstance(message, BatchDone):
+        said = tuple([_forget_result(guest, result) for result in message.results])
+        return BatchDone(said)
+    elif isinstance(message, (TaskDone, TaskFailed)):
+        return _forget_result(guest, message)
+    return message
+
+
+def _forget_result(guest: Guest, result: TaskDone | TaskFailed) -> TaskDone | TaskFailed:
+    if guest.deadlines.pop(result.task, None) is None or result.task not in guest.late:
+        return result
+    guest.late.discard(result.task)
+    if isinstance(result, TaskDone) or result.error.code is not Code.CANCELLED:
+        return result
+    return msgspec.structs.replace(result, error=ErrorRecord(Code.DEADLINE_EXCEEDED, LATE, "its deadline passed"))

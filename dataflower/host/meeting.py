@@ -95,11 +95,11 @@ async def meet_lender(
     context: ssl.SSLContext | None,
     greeting: tuple[str, bytes, bool],
     timeout_s: float,
-) -> tuple[socket.socket, Welcome, float]:
+) -> tuple[socket.socket, Welcome, tuple[float, float]]:
     """Connect to `host:port` and greet with (own name, session, whether it resumes).
 
-    Returns the connection, the answer, and how far the lender's CLOCK_MONOTONIC is ahead, in seconds. Raises OSError,
-    TimeoutError, Refused.
+    Returns the connection, the answer, and how far the lender's CLOCK_MONOTONIC is ahead, in seconds: likely, and at
+    most. Raises OSError, TimeoutError, Refused.
     """
     loop = asyncio.get_running_loop()
     host, _, port = address.rpartition(":")
@@ -114,7 +114,7 @@ async def meet_lender(
             if context is not None:
                 sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
                 await _attempt(sock, sock.do_handshake)
-            return sock, *(await _greet(sock, credentials, *greeting))
+            return sock, *await _greet(sock, credentials, *greeting)
         except BaseException:
             sock.close()
             raise
@@ -122,7 +122,7 @@ async def meet_lender(
 
 async def _greet(
     sock: socket.socket, credentials: Credentials, name: str, session: bytes, resumes: bool
-) -> tuple[Welcome, float]:
+) -> tuple[Welcome, tuple[float, float]]:
     challenge = peer_wire.decode_challenge(await _receive(sock))
     _check_version(challenge.version, challenge.name)
     nonce = os.urandom(_NONCE_BYTES)
@@ -134,7 +134,7 @@ async def _greet(
         raise Refused(answer.reason)
     if not hmac.compare_digest(answer.proof, credentials.proof(b"lender", nonce, challenge.nonce, session)):
         raise Refused("it does not know the token (setting peer_token)")
-    return answer, answer.monotonic - (began + _now()) / 2
+    return answer, (answer.monotonic - (began + _now()) / 2, answer.monotonic - began)
 
 
 async def meet_owner(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -34,16 +35,27 @@ class Messenger(Protocol):
     """What carries messages to the other host."""
 
     @property
-    def ahead_s(self) -> float:
-        """How far its CLOCK_MONOTONIC is ahead of ours."""
+    def most_ahead_s(self) -> float:
+        """How far its CLOCK_MONOTONIC is ahead of ours at most."""
         ...
 
     def give_up(self, container: int, task: int, reason: str) -> bool:
         """Do without the outputs of a task if they are on their way from there; False if they are not."""
         ...
 
-    def tell(self, container: int, body: bytes, refs: Iterable[TensorRef] = (), *, urgent: bool = False) -> None:
-        """Send a message about a container, behind the memory that it refers to; an urgent one at once."""
+    def tell(
+        self,
+        container: int,
+        body: bytes,
+        refs: Iterable[TensorRef] = (),
+        *,
+        urgent: bool = False,
+        due: float = math.inf,
+    ) -> None:
+        """Send a message about a container, behind the memory that it refers to; an urgent one at once.
+
+        `due`: memory that should be there sooner goes before other.
+        """
         ...
 
 
@@ -80,11 +92,14 @@ class RemotePeer(Peer):
         if isinstance(message, CancelTask) and self._messenger.give_up(self.number, message.task, message.reason):
             return
         refs: list[TensorRef] = []
+        due = math.inf
         urgent = isinstance(message, (Grant, CancelTask, Withdraw, ReleaseSlots))
         if isinstance(message, RunTask):
+            due = message.deadline_s or math.inf
             message = self._theirs(message)
             refs = _refs_of_task(message)
         elif isinstance(message, RunBatch):
+            due = min((task.deadline_s or math.inf for task in message.tasks), default=math.inf)
             message = RunBatch(tuple([self._theirs(task) for task in message.tasks]))
             refs = [ref for task in message.tasks for ref in _refs_of_task(task)]
         elif isinstance(message, Feed):
@@ -92,11 +107,12 @@ class RemotePeer(Peer):
         for ref in refs:
             if ref.arena >> 16 != self.number:
                 self._known.add(ref.arena)
-        self._messenger.tell(self.number, wire.encode(message), refs, urgent=urgent)
+        self._messenger.tell(self.number, wire.encode(message), refs, urgent=urgent, due=due)
 
     def _theirs(self, task: RunTask) -> RunTask:
         """The task by the other host's clock; its outputs come here, so it can't hand them on itself."""
-        deadline = task.deadline_s + self._messenger.ahead_s if task.deadline_s else 0.0
+        # Never too early: what is over there counts as late, while the call goes on here.
+        deadline = task.deadline_s + self._messenger.most_ahead_s if task.deadline_s else 0.0
         return replace(task, deadline_s=deadline, then=None)
 
     def lost(self, other: int) -> None:

@@ -32,7 +32,7 @@ from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
 from dataflower.host.links import Memory, Peer
 from dataflower.host.meeting import SESSION_BYTES, Credentials, Refused, meet_lender
-from dataflower.host.peer_wire import Bye, DropArena, Ended, Order, Sending, Welcome
+from dataflower.host.peer_wire import Bye, DropArena, Ended, Order, Sending
 from dataflower.host.placement import Placement
 from dataflower.host.remote_peer import RemotePeer, refs_from
 from dataflower.host.settings import HostConfig
@@ -72,8 +72,8 @@ class Session:
         memory, listener = remotes.memory, remotes.listener
         self.id = os.urandom(SESSION_BYTES)
         self.was_connected = False
-        self.ahead_s = 0.0
-        """How far the lender's clock is ahead."""
+        self.ahead_s = self.most_ahead_s = 0.0
+        """How far the lender's clock is ahead: likely, and at most."""
         self.containers: dict[int, RemotePeer] = {}
         self.is_over = False
         self._kept: dict[Slot, set[tuple[int, int]]] = {}
@@ -93,14 +93,22 @@ class Session:
             wake=flush,
         )
 
-    def tell(self, container: int, body: bytes, refs: Iterable[TensorRef] = (), *, urgent: bool = False) -> None:
+    def tell(
+        self,
+        container: int,
+        body: bytes,
+        refs: Iterable[TensorRef] = (),
+        *,
+        urgent: bool = False,
+        due: float = math.inf,
+    ) -> None:
         """Send a message about a container; nothing happens once the session is over."""
         if self.is_over:
             return
         if urgent:
             self.ferry.send_urgent(container, body)
         else:
-            self.ferry.send(container, body, refs, self._memory.sizes.__getitem__)
+            self.ferry.send(container, body, refs, self._memory.sizes.__getitem__, due)
         self._flush()
 
     def _mirrored(self, arena: int, nbytes: int) -> None:
@@ -176,7 +184,7 @@ class Session:
         """Have outputs that are on their way here come no further, and their task end; False if none are."""
 
         def concerns(body: bytes) -> bool:
-            message = peer_wire.decode_report(body)
+            message = _alone(peer_wire.decode_report(body))
             return isinstance(message, TaskDone) and message.task == task
 
         peer = self.containers.get(container)
@@ -185,7 +193,7 @@ class Session:
         found = self.ferry.withdraw(container, concerns)  # which may give out others
         if peer is None or not found:
             return False
-        report = peer_wire.decode_report(found[0])
+        report = _alone(peer_wire.decode_report(found[0]))
         assert isinstance(report, TaskDone)
         own = (slot for slot in _slots(found[0]) if slot[0] >> 16 == container)
         free = tuple(slot for slot in own if slot not in still_named and not self._memory.is_held(slot))
@@ -219,6 +227,11 @@ class Session:
         if self._kept:
             lost, self._kept = tuple(self._kept), {}
             self._listener.lost(lost)
+
+
+def _alone(message: wire.FromContainer | Ended | Sending) -> wire.FromContainer | Ended | Sending:
+    """The result of a task that ran together with others, if it comes alone, as those that wait for bytes do."""
+    return message.results[0] if isinstance(message, BatchDone) and len(message.results) == 1 else message
 
 
 def _slots(body: bytes) -> dict[tuple[int, int], None]:
@@ -322,7 +335,7 @@ class Remote:
             self._session = self._new_session()
         session = self._session
         greeting = (remotes.name, session.id, session.was_connected)
-        sock, welcome, ahead_s = await meet_lender(
+        sock, welcome, ahead = await meet_lender(
             self.address, remotes.credentials, remotes.context, greeting, remotes.timeout_s
         )
         if not welcome.known or session.is_over:
@@ -332,12 +345,12 @@ class Remote:
             self._end(f"its host {self.name!r} was started anew")
             self._session = self._new_session()
             return
-        self._use(sock, session, welcome, ahead_s)
+        self._use(sock, session, ahead)
 
-    def _use(self, sock: socket.socket, session: Session, welcome: Welcome, ahead_s: float) -> None:
+    def _use(self, sock: socket.socket, session: Session, ahead: tuple[float, float]) -> None:
         _log.info("connected to host %s (%s)%s", self.name, self.address, ", again" if session.was_connected else "")
         session.was_connected = True
-        session.ahead_s = ahead_s
+        session.ahead_s, session.most_ahead_s = ahead
         self._reason = ""
         self._stop_timer()
         self._connection = Connection(self._loop, sock, session.ferry.mux, self._on_lost)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dataflower.errors import DataflowerError, FailedPrecondition, InvalidArgume
 from dataflower.host.api import PeerState
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import DefaultIsolation
-from dataflower.spec.workflow import Resources, Scaling, Workflow
+from dataflower.spec.workflow import Batch, Resources, Scaling, Workflow
 
 
 async def test_stages_run_here_and_there_with_the_same_results() -> None:
@@ -348,3 +349,53 @@ async def test_a_long_line_changes_nothing_but_the_time() -> None:
         invocation.cancel()
         await hosts.settled()
         assert await hosts.call(w.chain(3), x=2) == {"y": 2}
+
+
+async def test_a_deadline_is_kept_over_there_without_a_word_from_here(tmp_path: Path) -> None:
+    """The line stands still from before the deadline on, so what stops the function can't have come from here."""
+    async with pair("say_when_stopped.only=b") as hosts:
+        flow = w.single("say_when_stopped")
+        await hosts.owner.apply(flow, "stop")
+        mark = tmp_path / "mark"
+        invocation = await hosts.owner.invoke("say_when_stopped", {"x": str(mark)}, deadline=time.monotonic() + 1.5)
+        await hosts.until(mark.with_suffix(".started").exists)
+        hosts.way.delay_s = 60.0
+        before = hosts.owner.peers()[0]
+        await hosts.until(mark.exists)
+        with pytest.raises(InvocationFailed, match="DeadlineExceeded"):
+            await invocation.result()
+        assert before.state is PeerState.CONNECTED
+        hosts.way.delay_s = 0.0
+        hosts.way.cut()
+
+
+async def test_outputs_of_a_cancelled_member_of_a_batch_come_no_further() -> None:
+    """And those of the other do: each waits for its own bytes alone."""
+    slow = Resources(host="b", bandwidth=1e6)
+    flow = w.single("fill_together", batch=Batch(max_size=2, wait_ms=500.0), resources=slow)
+    async with pair() as hosts:
+        await hosts.owner.apply(flow, "fill")
+        calls = [await hosts.owner.invoke("fill_together", {"x": n}) for n in (200_000, 20_000_000)]
+        assert (await calls[0].result())["y"].sum(dtype=int) == 1_400_000
+        assert not calls[1].is_over
+        calls[1].cancel()
+        await hosts.settled()
+        assert hosts.owner.peers()[0].bytes_in < 10_000_000
+
+
+async def test_what_is_due_first_goes_first() -> None:
+    """A small array that is due overtakes a large one that is not, on a line that both need."""
+    slow = Resources(bandwidth=1e6)
+    stages = [
+        w.stage("make", "fill", {"n": "inputs.x"}, resources=slow, scaling=Scaling(max_replicas=1)),
+        w.stage("read", "checksum", {"x": "make.out"}, resources=Resources(host="b"), scaling=Scaling(max_replicas=2)),
+    ]
+    async with pair(pressure=Pressure.OFF) as hosts:
+        flow = w.workflow("due", stages, {"y": "read.out"})
+        await hosts.call(flow, x=10)
+        large = await hosts.owner.invoke("due", {"x": 1_000_000})
+        await hosts.until(lambda: hosts.owner.peers()[0].bytes_out > 50_000)
+        small = await hosts.owner.invoke("due", {"x": 50_000}, deadline=time.monotonic() + PATIENCE_S)
+        assert (await small.result())["y"] == 50_000 * 49_999 // 2
+        assert hosts.owner.peers()[0].bytes_out < 2_000_000
+        large.cancel()

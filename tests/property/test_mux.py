@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -110,7 +111,9 @@ def test_everything_arrives_once_whatever_breaks(
             case 1 | 2:
                 content = rng.randbytes(rng.choice((1, 15, 1000, 30_000)))
                 slot = len(streams[number]) * 1000 % (ARENA_BYTES - 30_000)
-                streams[number][side.mux.open(memoryview(content), 7, slot)] = content
+                due = rng.choice((math.inf, 1.0, 2.0))
+                streams[number][side.mux.open(memoryview(content), 7, slot, due=due)] = content
+                side.mux.hasten(rng.choice(list(streams[number])), rng.choice((0.5, 1.5)))
             case 3 if streams[number]:
                 stream = rng.choice(list(streams[number]))
                 side.mux.abort(stream)

@@ -1,5 +1,7 @@
 """Failure, retry, catch, cancellation and deadline of docs/semantics.md, a story each."""
 
+import pytest
+
 from dataflower import wire
 from dataflower.core.events import CancelArrived, InvocationReleased
 from dataflower.errors import Code, Failure
@@ -198,3 +200,17 @@ def test_no_retry_past_the_deadline():
     story.fail("a")
     assert story.failure is not None
     assert story.failure.kind == "ValueError"
+
+
+@pytest.mark.parametrize(("left_s", "kind"), [(0.5, "DeadlineExceeded"), (60.0, None)])
+def test_a_host_whose_clock_is_a_little_ahead_ends_the_call_and_costs_no_attempts(
+    left_s: float, kind: str | None
+) -> None:
+    retry = Retry(max_attempts=3, interval_s=0.0, jitter="none")
+    story = Story(workflow([stage("a", {"x": "inputs.x"}, retry=retry)], {"r": "a.out"}))
+    story.invoke(x=1, deadline=story.clock.monotonic() + left_s)
+    story.fail("a", kind="DeadlineExceeded", code=Code.DEADLINE_EXCEEDED)
+    assert story.is_running("a") is (kind is None)
+    if kind is not None:
+        assert story.failure is not None
+        assert (story.failure.kind, story.failure.stage) == (kind, "")
