@@ -22,7 +22,7 @@ MARGIN = 0.1
 """Share of the SLO that is left unused, as far as the plan's own worst case allows: for what no model knows."""
 GAIN = 0.5
 """Share of the time by which an accepted invocation took too long that is kept back from then on."""
-FADE_S = 20.0
+FADE_S = 5.0
 """Seconds after which a third is left of what is kept back."""
 
 LEAST_SHARE = 0.1
@@ -192,8 +192,8 @@ class Admission:
         longer = [station.longer_s() for station in self._stations]
         if not any(longer):
             return [kept_back] * len(longer) if kept_back else []
-        slowest = max(more / station.duration_s for more, station in zip(longer, self._stations, strict=True))
-        common = kept_back + slowest * self._spare_s
+        share = sum(longer) / sum(station.duration_s for station in self._stations)
+        common = kept_back + min(share, 1.0) * self._spare_s
         own: list[float] = []
         behind: dict[str, float] = {}
         for station, more in zip(reversed(self._stations), reversed(longer), strict=True):
@@ -210,7 +210,7 @@ class Admission:
         if (
             self._learns and too_long > 0 and arrived >= self._kept_at
         ):  # else it was let in before the last one was learned from
-            self._kept_back_s = min(self._kept_back(now) + GAIN * too_long, self._window_s)
+            self._kept_back_s = min(self._kept_back(now) + GAIN * too_long, self._spare_s)
             self._kept_at = now
 
     def _kept_back(self, now: float) -> float:

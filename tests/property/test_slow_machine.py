@@ -131,3 +131,11 @@ def test_as_fast_as_it_was_profiled_nothing_more_is_refused(
     assert unlearned is not None
     assert learned[0].arrived_s == unlearned[0].arrived_s
     assert learned[0].refused == unlearned[0].refused
+
+
+@pytest.mark.parametrize("costs", [EVEN, SMALL])
+def test_a_stall_makes_nobody_refuse_calls_for_long(costs: Costs) -> None:
+    played = overloaded(known(*costs), 0.4, step(10.0, 5.0, 5.05), overload=1.0)
+    assert played is not None
+    figures, _ = played
+    assert figures.refused <= 0.1 * COUNT
