@@ -84,7 +84,7 @@ async def measure(report: Report, options: argparse.Namespace, scratch: Path) ->
     """All figures."""
     model = _model(options, scratch)
     count = 3 if options.quick else FUNCTIONS
-    adapters = [_adapter(scratch / f"a{i}", model, i) for i in range(count)]
+    adapters = [make_adapter(scratch / f"a{i}", model, i) for i in range(count)]
     if not options.shape:
         trained = [assets.cache() / assets.ADAPTERS / name for name in TRAINED]
         adapters[: len(trained)] = [str(folder) for folder in trained if folder.is_dir()] or adapters[: len(trained)]
@@ -247,7 +247,7 @@ def _model(options: argparse.Namespace, scratch: Path) -> str:
     return str(made)
 
 
-def _adapter(folder: Path, model: str, seed: int) -> str:
+def make_adapter(folder: Path, model: str, seed: int) -> str:
     """An adapter of rank 8 on queries and values, with small random weights."""
     config = json.loads((Path(model) / "config.json").read_text())
     width, heads = config["hidden_size"], config["num_attention_heads"]
