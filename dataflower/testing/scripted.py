@@ -14,6 +14,7 @@ from typing import Protocol
 from dataflower import wire
 from dataflower.core import commands, events
 from dataflower.core.events import Slot
+from dataflower.core.host import CoreStatistics
 from dataflower.errors import Failure
 from dataflower.testing.behaviour import Behaviour
 from dataflower.testing.clock import FakeClock
@@ -38,6 +39,10 @@ class Core(Protocol):
 
     def check_integrity(self) -> None:
         """AssertionError if an invariant is broken."""
+        ...
+
+    def statistics(self) -> CoreStatistics:
+        """Sizes of its books."""
         ...
 
 
@@ -181,12 +186,20 @@ class Script:
         """Tasks that got their inputs straight from another container."""
         return sum(container.relayed for container in self.containers.values())
 
-    def check_quiet(self) -> None:
-        """All is over: nothing runs, nothing is kept, no alarm is set."""
+    def check_quiet(self, *, warm: bool = False) -> None:
+        """All is over: nothing runs, nothing is kept, neither here nor in the core's books, and no alarm is set.
+
+        `warm`: but for containers that wait for the next invocation.
+        """
         assert self.wake_at == math.inf, f"an alarm is set for {self.wake_at}"
+        over = (Phase.GONE, Phase.READY) if warm else (Phase.GONE,)
         for container in self.containers.values():
-            assert container.phase is Phase.GONE, f"container {container.number} is {container.phase.value} for ever"
+            assert container.phase in over, f"container {container.number} is {container.phase.value} for ever"
         self.slots.check_idle()
+        books = self.core.statistics()
+        containers = 0 if warm else books.containers
+        kept = (books.invocations, books.tasks, books.queued, containers, books.slots, books.timers)
+        assert not any(kept), f"the core's books are not empty: {books}"
 
     def _lose(self, containers: list[ScriptedContainer]) -> events.Event:
         """A host dies: all its containers, and the bytes that nobody else has."""

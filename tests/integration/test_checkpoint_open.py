@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from weights_for_tests import flip
 
 from dataflower import checkpoint
 from dataflower.checkpoint import opening
@@ -146,16 +147,6 @@ def test_weights_cannot_be_written(config: checkpoint.StoreConfig, tmp_path: Pat
         with pytest.raises(PermissionError):
             os.ftruncate(segment.fd, 0)
         segment.close()
-
-
-def flip(path: Path, at: int) -> None:
-    status = path.stat()
-    with open(path, "r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ 0x10]))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a failing disk would do it
 
 
 def cut(path: Path, at: int) -> None:

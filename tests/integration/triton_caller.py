@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
+from triton_refusal import refusal
 
 
 def tensor(name: str, array: np.ndarray, datatype: str) -> triton.InferInput:
@@ -19,15 +19,6 @@ def tensor(name: str, array: np.ndarray, datatype: str) -> triton.InferInput:
     made = triton.InferInput(name, list(array.shape), datatype)
     made.set_data_from_numpy(array)
     return made
-
-
-def refusal(call: object, *args: object, **kwargs: object) -> str:
-    """Status of a call that must fail."""
-    try:
-        call(*args, **kwargs)  # type: ignore[operator]
-    except InferenceServerException as error:
-        return str(error.status())
-    return "none"
 
 
 def main() -> None:

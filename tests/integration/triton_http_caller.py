@@ -7,22 +7,13 @@ import sys
 
 import numpy as np
 import tritonclient.http as triton
-from tritonclient.utils import InferenceServerException
+from triton_refusal import refusal
 
 
 def tensor(name: str, array: np.ndarray, datatype: str, *, binary: bool = True) -> triton.InferInput:
     made = triton.InferInput(name, list(array.shape), datatype)
     made.set_data_from_numpy(array, binary_data=binary)
     return made
-
-
-def refusal(call: object, *args: object, **kwargs: object) -> str:
-    """Status of a call that must fail."""
-    try:
-        call(*args, **kwargs)  # type: ignore[operator]
-    except InferenceServerException as error:
-        return str(error.status())
-    return "none"
 
 
 def main() -> None:

@@ -5,59 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
-from hypothesis import assume, event, given
+from hypothesis import event, given
 from hypothesis import strategies as st
+from scripts_for_tests import CANCELLED, SEEDS, all_outcomes, check_legal, play_scenario
 
 from dataflower.core.events import WorkflowAdded
 from dataflower.core.host import CoreConfig, HostCore
 from dataflower.core.program import compile_program
-from dataflower.errors import Code, Failure
+from dataflower.errors import Code
 from dataflower.spec.workflow import Credit, Scaling, Workflow
-from dataflower.testing import outcome
 from dataflower.testing.behaviour import Behaviour, Shape
-from dataflower.testing.outcome import Outcome, TooMany
+from dataflower.testing.outcome import Outcome
 from dataflower.testing.reference import outcomes
 from dataflower.testing.scripted import Script, replay
 from dataflower.testing.scripted_caller import ScriptedCaller
 from dataflower.testing.story import stage, workflow
 from dataflower.testing.workflows import Features, Scenario, scenarios
-
-SEEDS = st.integers(0, 1 << 16)
-CANCELLED = Failure(Code.CANCELLED, "Cancelled", "not wanted any more")
-
-
-def play(scenario: Scenario, script: Script, *invocations: ScriptedCaller) -> list[ScriptedCaller]:
-    """Run a script to its end and check that nothing is left."""
-    workflow = scenario.workflow
-    script.add_workflow(WorkflowAdded("w@1", compile_program(workflow)), scenario.behaviours)
-    callers = list(invocations) or [ScriptedCaller("a", "w@1", workflow, scenario.inputs, slots=script.slots)]
-    for caller in callers:
-        script.add_caller(caller)
-    script.run()
-    check_books(script)
-    return callers
-
-
-def check_books(script: Script) -> None:
-    """Nothing is left, neither outside nor in the core's books."""
-    script.check_quiet()
-    books = script.core.statistics()
-    assert (books.invocations, books.tasks, books.queued, books.containers, books.slots, books.timers) == (0,) * 6
-
-
-def all_outcomes(scenario: Scenario, limit: int = 400) -> list[Outcome]:
-    """The legal ends; scenarios with too many are not for us."""
-    try:
-        return list(outcomes(scenario.workflow, scenario.behaviours, scenario.inputs, limit))
-    except TooMany:
-        assume(False)
-        raise
-
-
-def check_legal(caller: ScriptedCaller, ends: list[Outcome]) -> None:
-    """The caller saw one of the legal ends."""
-    outcome.check_legal(ends, caller.payloads() if caller.failure is None else {}, caller.failure)
-    event("failed" if caller.failure is not None else "succeeded")
 
 
 def check_tasks(script: Script, caller: ScriptedCaller, ends: list[Outcome]) -> None:
@@ -72,7 +35,7 @@ def check_tasks(script: Script, caller: ScriptedCaller, ends: list[Outcome]) -> 
 def test_outputs_and_failures_equal_the_reference(scenario: Scenario, seed: int, far: bool) -> None:
     ends = all_outcomes(scenario)
     script = Script(HostCore(CoreConfig()), seed=seed, far=far)
-    (caller,) = play(scenario, script)
+    (caller,) = play_scenario(scenario, script)
     check_legal(caller, ends)
     check_tasks(script, caller, ends)
 
@@ -81,7 +44,7 @@ def test_outputs_and_failures_equal_the_reference(scenario: Scenario, seed: int,
 def test_tight_credit_changes_no_result_and_blocks_nothing(scenario: Scenario, seed: int) -> None:
     ends = all_outcomes(scenario)
     script = Script(HostCore(CoreConfig(cpus=1)), seed=seed)
-    (caller,) = play(scenario, script)
+    (caller,) = play_scenario(scenario, script)
     assert caller.failure is None
     check_legal(caller, ends)
 
@@ -92,7 +55,7 @@ def test_tight_credit_changes_no_result_and_blocks_nothing(scenario: Scenario, s
 def test_few_places_change_no_result_and_block_nothing(scenario: Scenario, seed: int, places: int, far: bool) -> None:
     ends = all_outcomes(scenario)
     script = Script(HostCore(CoreConfig(cpus=1 + seed % 2, max_containers=places)), seed=seed, far=far)
-    (caller,) = play(scenario, script)
+    (caller,) = play_scenario(scenario, script)
     assert caller.failure is None
     check_legal(caller, ends)
     assert script.most_containers <= max(places, len(scenario.behaviours) + places - 1)
@@ -103,7 +66,7 @@ def test_few_places_change_no_result_and_block_nothing(scenario: Scenario, seed:
 def test_hanging_tasks_time_out(scenario: Scenario, seed: int) -> None:
     ends = all_outcomes(scenario)
     script = Script(HostCore(CoreConfig()), seed=seed)
-    (caller,) = play(scenario, script)
+    (caller,) = play_scenario(scenario, script)
     check_legal(caller, ends)
 
 
@@ -111,7 +74,7 @@ def test_hanging_tasks_time_out(scenario: Scenario, seed: int) -> None:
 def test_crashes_with_retry_change_no_result(scenario: Scenario, seed: int, crashes: int, far: bool) -> None:
     ends = all_outcomes(scenario)
     script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, far=far)
-    (caller,) = play(scenario, script)
+    (caller,) = play_scenario(scenario, script)
     assert caller.failure is None
     check_legal(caller, ends)
 
@@ -120,7 +83,7 @@ def test_crashes_with_retry_change_no_result(scenario: Scenario, seed: int, cras
 def test_a_crash_without_retry_is_a_typed_failure(scenario: Scenario, seed: int) -> None:
     ends = all_outcomes(scenario)
     script = Script(HostCore(CoreConfig()), seed=seed, crashes=1)
-    (caller,) = play(scenario, script)
+    (caller,) = play_scenario(scenario, script)
     if caller.failure is None:
         check_legal(caller, ends)
     else:
@@ -135,7 +98,7 @@ def test_cancellation_at_any_moment_leaves_nothing(scenario: Scenario, seed: int
     script = Script(HostCore(CoreConfig()), seed=seed, stubborn=True, far=far)
     caller = ScriptedCaller("a", "w@1", scenario.workflow, scenario.inputs, slots=script.slots)
     script.cancel_at("a", step, CANCELLED)
-    play(scenario, script, caller)
+    play_scenario(scenario, script, caller)
     if caller.failure is not None and caller.failure.kind == CANCELLED.kind:
         event("cancelled")
         assert caller.failure.code is Code.CANCELLED
@@ -150,7 +113,7 @@ def test_a_deadline_ends_it_at_once(scenario: Scenario, seed: int, steps: int, f
     script = Script(HostCore(CoreConfig()), seed=seed, impatient=True, far=far)
     deadline = script.clock.monotonic() + steps * 0.0001
     caller = ScriptedCaller("a", "w@1", scenario.workflow, scenario.inputs, deadline=deadline, slots=script.slots)
-    play(scenario, script, caller)
+    play_scenario(scenario, script, caller)
     if caller.failure is not None and caller.failure.code is Code.DEADLINE_EXCEEDED and not caller.failure.stage:
         event("too late")
     else:
@@ -170,7 +133,7 @@ def test_invocations_do_not_disturb_each_other(several: list[Scenario], seed: in
             script.add_caller(caller)
             callers.append((caller, all_outcomes(scenario)))
     script.run()
-    check_books(script)
+    script.check_quiet()
     for caller, ends in callers:
         check_legal(caller, ends)
         check_tasks(script, caller, ends)
@@ -179,7 +142,7 @@ def test_invocations_do_not_disturb_each_other(several: list[Scenario], seed: in
 @given(scenarios(Features(hangs=True)), SEEDS, st.integers(0, 2))
 def test_the_same_events_give_the_same_commands(scenario: Scenario, seed: int, crashes: int) -> None:
     script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes)
-    play(scenario, script)
+    play_scenario(scenario, script)
     again = replay(HostCore(CoreConfig()), script.log)
     for (said, _), first, second in zip(script.log, script.answers, again, strict=True):
         assert first == second, f"after {said}"
@@ -219,7 +182,7 @@ def test_no_more_items_are_on_their_way_than_the_credit(ways: str, credit: int, 
         assert len(waiting) <= credit
         running = [t for c in script.containers.values() if c.stage.name == "b" for t in c.tasks]
         assert len(running) <= credit
-    check_books(script)
+    script.check_quiet()
     check_legal(caller, all_outcomes(scenario))
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from hypothesis import event, given
 from hypothesis import strategies as st
+from scripts_for_tests import CANCELLED, SEEDS, number_of, numbered, play
 
 from dataflower.core import commands
-from dataflower.core.events import WorkflowAdded
 from dataflower.core.host import CoreConfig, HostCore
-from dataflower.core.program import compile_program
-from dataflower.errors import Code, Failure
 from dataflower.spec.workflow import Retry, Scaling, Workflow
 from dataflower.testing.behaviour import Behaviour, Shape
 from dataflower.testing.reference import outcomes
@@ -17,9 +15,6 @@ from dataflower.testing.scripted import Script
 from dataflower.testing.scripted_caller import ScriptedCaller
 from dataflower.testing.story import stage, workflow
 from dataflower.wire import RunTask, Withdraw
-
-SEEDS = st.integers(0, 1 << 16)
-CANCELLED = Failure(Code.CANCELLED, "Cancelled", "not wanted any more")
 
 
 def graph_of(length: int, replicas: int, concurrency: int, *, fanned: bool, retry: bool) -> Workflow:
@@ -43,15 +38,8 @@ def behaviours(graph: Workflow) -> dict[str, Behaviour]:
     return {**found, "a": Behaviour({"t": Shape.TENSOR}, counts=(7, 4))}
 
 
-def play(script: Script, graph: Workflow, callers: int) -> list[ScriptedCaller]:
-    script.add_workflow(WorkflowAdded("w@1", compile_program(graph)), behaviours(graph))
-    found = [ScriptedCaller(f"i{n}", "w@1", graph, {"x": n}, slots=script.slots) for n in range(callers)]
-    for caller in found:
-        script.add_caller(caller)
-    script.run()
-    script.check_quiet()
-    books = script.core.statistics()  # type: ignore[attr-defined]
-    assert (books.invocations, books.tasks, books.queued, books.containers, books.slots, books.timers) == (0,) * 6
+def run(script: Script, graph: Workflow, count: int) -> list[ScriptedCaller]:
+    found = play(script, graph, behaviours(graph), numbered(script, graph, count))
     assert len(script.ran) == len(set(script.ran)), "a task began twice in one attempt"
     note(script)
     return found
@@ -65,7 +53,7 @@ def note(script: Script) -> None:
 
 
 def is_right(graph: Workflow, caller: ScriptedCaller) -> bool:
-    (end, *_) = outcomes(graph, behaviours(graph), {"x": int(caller.invocation[1:])})
+    (end, *_) = outcomes(graph, behaviours(graph), {"x": number_of(caller)})
     return caller.failure is None and end.outputs is not None and caller.payloads() == dict(end.outputs)
 
 
@@ -74,13 +62,13 @@ def test_results_are_the_same_whatever_dies(
     graph: Workflow, seed: int, crashes: int, callers: int, impatient: bool, far: bool
 ) -> None:
     script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient, far=far)
-    assert all(is_right(graph, caller) for caller in play(script, graph, callers))
+    assert all(is_right(graph, caller) for caller in run(script, graph, callers))
 
 
 @given(graphs(retry=False), SEEDS, st.integers(1, 3), st.integers(4, 10))
 def test_a_death_costs_only_what_had_begun(graph: Workflow, seed: int, crashes: int, callers: int) -> None:
     script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes)
-    failed = [caller.failure for caller in play(script, graph, callers) if caller.failure is not None]
+    failed = [caller.failure for caller in run(script, graph, callers) if caller.failure is not None]
     places = max(each.scaling.concurrency for each in graph.stages.values())
     # A giver that dies takes along what it handed on, as far as nobody heard of it.
     assert len(failed) <= len(script.crashed) * places
@@ -94,7 +82,7 @@ def test_what_is_cancelled_leaves_nothing_and_takes_nobody_along(
 ) -> None:
     script = Script(HostCore(CoreConfig()), seed=seed, stubborn=stubborn, crashes=crashes)
     script.cancel_at("i1", step, CANCELLED)
-    for caller in play(script, graph, 7):
+    for caller in run(script, graph, 7):
         if caller.invocation == "i1" and caller.failure is not None:
             assert caller.failure.kind == "Cancelled"
         else:

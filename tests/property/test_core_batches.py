@@ -6,21 +6,18 @@ from dataclasses import replace
 
 from hypothesis import event, given
 from hypothesis import strategies as st
+from scripts_for_tests import CANCELLED, SEEDS, check_legal, number_of, numbered, play
 
 from dataflower.core.events import PlanChanged, WorkflowAdded
 from dataflower.core.host import CoreConfig, HostCore
 from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.core.program import compile_program
-from dataflower.errors import Code, Failure
 from dataflower.spec.workflow import Batch, Catch, Credit, Retry, Scaling, Workflow
 from dataflower.testing.behaviour import Behaviour, Fault, Shape
-from dataflower.testing.outcome import check_legal
 from dataflower.testing.reference import outcomes
 from dataflower.testing.scripted import Script
-from dataflower.testing.scripted_caller import ScriptedCaller
 from dataflower.testing.story import stage, workflow
 
-SEEDS = st.integers(0, 1 << 16)
 BATCHES = st.builds(
     Batch,
     st.integers(1, 5),
@@ -45,18 +42,6 @@ def fanned(batch: Batch, second: Batch | None, retry: Retry | None, catch: tuple
     )
 
 
-def play(script: Script, graph: Workflow, behaviours: dict[str, Behaviour], callers: int = 2) -> list[ScriptedCaller]:
-    script.add_workflow(WorkflowAdded("w@1", compile_program(graph)), behaviours)
-    found = [ScriptedCaller(f"i{n}", "w@1", graph, {"x": n}, slots=script.slots) for n in range(callers)]
-    for caller in found:
-        script.add_caller(caller)
-    script.run()
-    script.check_quiet()
-    books = script.core.statistics()  # type: ignore[attr-defined]
-    assert (books.invocations, books.tasks, books.queued, books.containers, books.slots, books.timers) == (0,) * 6
-    return found
-
-
 def behaviours(faults: dict[int, Fault] | None = None) -> dict[str, Behaviour]:
     return {
         "a": Behaviour({"t": Shape.TENSOR}, counts=(9, 6)),
@@ -74,8 +59,8 @@ def test_results_equal_the_reference(
     patient = Retry(max_attempts=50, interval_s=0.0)
     graph = replace(graph, stages={name: replace(each, retry=patient) for name, each in graph.stages.items()})
     script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient, far=far)
-    for caller in play(script, graph, behaviours()):
-        (end, *_) = outcomes(graph, behaviours(), {"x": int(caller.invocation[1:])})
+    for caller in play(script, graph, behaviours(), numbered(script, graph, 2)):
+        (end, *_) = outcomes(graph, behaviours(), {"x": number_of(caller)})
         assert caller.failure is None
         assert end.outputs is not None
         assert caller.payloads() == dict(end.outputs)
@@ -89,9 +74,9 @@ def test_a_failing_member_fails_alone(batch: Batch, seed: int, mend: str, one_in
     graph = fanned(batch, None, retry, catch)
     own = behaviours({1: Fault("ValueError", one_in=one_in)})
     script = Script(HostCore(CoreConfig()), seed=seed)
-    for caller in play(script, graph, own):
-        ends = list(outcomes(graph, own, {"x": int(caller.invocation[1:])}))
-        check_legal(ends, caller.payloads() if caller.failure is None else {}, caller.failure)
+    for caller in play(script, graph, own, numbered(script, graph, 2)):
+        ends = list(outcomes(graph, own, {"x": number_of(caller)}))
+        check_legal(caller, ends)
     event(f"largest batch {script.largest_batch}")
 
 
@@ -101,15 +86,15 @@ def test_a_cancelled_invocation_takes_no_other_along(
 ) -> None:
     graph = fanned(batch, None, None, ())
     script = Script(HostCore(CoreConfig()), seed=seed, stubborn=stubborn, far=far)
-    script.cancel_at("i0", step, Failure(Code.CANCELLED, "Cancelled", "not wanted any more"))
-    first, *others = play(script, graph, behaviours(), callers=3)
+    script.cancel_at("i0", step, CANCELLED)
+    first, *others = play(script, graph, behaviours(), numbered(script, graph, 3))
     assert first.failure is None or first.failure.kind == "Cancelled"
     for caller in others:
         if caller.failure is not None:  # a container that did not let go was killed
             assert stubborn
             assert caller.failure.kind == "ContainerCrashed"
             continue
-        (end, *_) = outcomes(graph, behaviours(), {"x": int(caller.invocation[1:])})
+        (end, *_) = outcomes(graph, behaviours(), {"x": number_of(caller)})
         assert caller.failure is None
         assert end.outputs is not None
         assert caller.payloads() == dict(end.outputs)
@@ -161,7 +146,7 @@ def test_plans_that_come_and_go_change_no_result(
     graph = replace(graph, stages={name: replace(each, retry=patient) for name, each in graph.stages.items()})
     script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient)
     script.add_workflow(WorkflowAdded("w@1", compile_program(graph)), behaviours())
-    callers = [ScriptedCaller(f"i{n}", "w@1", graph, {"x": n}, slots=script.slots) for n in range(2)]
+    callers = numbered(script, graph, 2)
     for caller in callers:
         script.add_caller(caller)
     for number, plan in enumerate((*plans, None)):
@@ -172,7 +157,7 @@ def test_plans_that_come_and_go_change_no_result(
             script.tell(event_)
     script.check_quiet()
     for caller in callers:
-        (end, *_) = outcomes(graph, behaviours(), {"x": int(caller.invocation[1:])})
+        (end, *_) = outcomes(graph, behaviours(), {"x": number_of(caller)})
         assert caller.failure is None
         assert end.outputs is not None
         assert caller.payloads() == dict(end.outputs)

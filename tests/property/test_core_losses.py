@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from hypothesis import event, given
 from hypothesis import strategies as st
-from test_core import CANCELLED, SEEDS, all_outcomes, check_books, check_legal
+from scripts_for_tests import CANCELLED, SEEDS, all_outcomes, check_legal, play_scenario
 
-from dataflower.core.events import WorkflowAdded
 from dataflower.core.host import CoreConfig, HostCore
 from dataflower.core.lineage import staying
 from dataflower.core.program import compile_program
@@ -17,16 +16,11 @@ from dataflower.testing.workflows import Features, Scenario, scenarios
 
 def play(scenario: Scenario, script: Script, everywhere: bool) -> ScriptedCaller:
     """Run to the end, every stage (or every second one) on the host that dies; nothing may be left."""
-    workflow = scenario.workflow
-    names = [stage.name for stage in workflow.stages.values() if not stage.is_switch]
+    names = [stage.name for stage in scenario.workflow.stages.values() if not stage.is_switch]
     places = dict.fromkeys(names if everywhere else names[::2], "b")
-    program = compile_program(workflow)
-    event("outputs stay" if staying(program, places) else "all outputs leave")
-    script.add_workflow(WorkflowAdded("w@1", program, places), scenario.behaviours)
-    caller = ScriptedCaller("a", "w@1", workflow, scenario.inputs, slots=script.slots)
-    script.add_caller(caller)
-    script.run()
-    check_books(script)
+    stay = staying(compile_program(scenario.workflow), places)
+    event("outputs stay" if stay else "all outputs leave")
+    (caller,) = play_scenario(scenario, script, places=places)
     if script.lost:
         event("outputs were lost")
     return caller

@@ -6,21 +6,16 @@ from dataclasses import replace
 
 from hypothesis import event, given
 from hypothesis import strategies as st
+from scripts_for_tests import CANCELLED, SEEDS, check_legal, number_of, numbered, play
 
-from dataflower.core.events import WorkflowAdded
 from dataflower.core.host import CoreConfig, HostCore
-from dataflower.core.program import compile_program
-from dataflower.errors import Code, Failure
 from dataflower.spec.workflow import Catch, Retry, Scaling, Workflow
 from dataflower.testing.behaviour import Behaviour, Fault, Shape
-from dataflower.testing.outcome import check_legal
 from dataflower.testing.reference import outcomes
 from dataflower.testing.scripted import Script
 from dataflower.testing.scripted_caller import ScriptedCaller
 from dataflower.testing.story import stage, workflow
 
-SEEDS = st.integers(0, 1 << 16)
-CANCELLED = Failure(Code.CANCELLED, "Cancelled", "not wanted any more")
 AGAIN = Retry(max_attempts=50, interval_s=0.0)
 
 
@@ -49,22 +44,15 @@ def behaviours(graph: Workflow, faults: dict[int, Fault] | None = None) -> dict[
     return found
 
 
-def play(script: Script, graph: Workflow, own: dict[str, Behaviour], callers: int) -> list[ScriptedCaller]:
-    script.add_workflow(WorkflowAdded("w@1", compile_program(graph)), own)
-    found = [ScriptedCaller(f"i{n}", "w@1", graph, {"x": n}, slots=script.slots) for n in range(callers)]
-    for caller in found:
-        script.add_caller(caller)
-    script.run()
+def run(script: Script, graph: Workflow, own: dict[str, Behaviour], count: int) -> list[ScriptedCaller]:
+    found = play(script, graph, own, numbered(script, graph, count), warm=True)
     assert all(caller.finished for caller in found)
-    books = script.core.statistics()  # type: ignore[attr-defined]
-    assert (books.invocations, books.tasks, books.queued, books.slots) == (0,) * 4
     event(f"relayed {min(3, script.relayed)}")
     return found
 
 
 def check(graph: Workflow, own: dict[str, Behaviour], caller: ScriptedCaller) -> None:
-    ends = list(outcomes(graph, own, {"x": int(caller.invocation[1:])}))
-    check_legal(ends, caller.payloads() if caller.failure is None else {}, caller.failure)
+    check_legal(caller, outcomes(graph, own, {"x": number_of(caller)}))
 
 
 @given(GRAPHS, SEEDS, st.integers(0, 4), st.booleans())
@@ -72,7 +60,7 @@ def test_crashes_change_no_result(graph: Workflow, seed: int, crashes: int, impa
     graph = replace(graph, stages={name: replace(each, retry=AGAIN) for name, each in graph.stages.items()})
     script = Script(HostCore(CoreConfig()), seed=seed, crashes=crashes, impatient=impatient)
     own = behaviours(graph)
-    for caller in play(script, graph, own, 6):
+    for caller in run(script, graph, own, 6):
         assert caller.failure is None
         check(graph, own, caller)
 
@@ -87,7 +75,7 @@ def test_failures_are_those_of_the_reference(graph: Workflow, seed: int, mend: s
     graph = replace(graph, stages={name: mended(each) for name, each in graph.stages.items()})
     own = behaviours(graph, {1: Fault("ValueError", one_in=one_in)})
     script = Script(HostCore(CoreConfig()), seed=seed)
-    for caller in play(script, graph, own, 4):
+    for caller in run(script, graph, own, 4):
         check(graph, own, caller)
 
 
@@ -99,7 +87,7 @@ def test_a_cancelled_invocation_takes_no_other_along(
     script = Script(HostCore(CoreConfig()), seed=seed, stubborn=stubborn, crashes=crashes)
     script.cancel_at("i1", step, CANCELLED)
     own = behaviours(graph)
-    for caller in play(script, graph, own, 5):
+    for caller in run(script, graph, own, 5):
         if caller.invocation == "i1" and caller.failure is not None:
             assert caller.failure.kind == "Cancelled"
         else:

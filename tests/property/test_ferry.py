@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from unittest import mock
 
 import msgspec
@@ -250,101 +252,90 @@ class Middle(Host):
             self.onward.mux.received(taken)
 
 
+@contextmanager
+def in_a_line() -> Iterator[tuple[Host, Middle, Host]]:
+    """Three hosts, connected; what is not tiny is passed on."""
+    with mock.patch.object(ferry_module, "PASSED_BYTES", 400):
+        here, there = Host(), Host()
+        between = Middle(there)
+        connect(here, between)
+        between.onward.mux.connected()
+        there.ferry.mux.connected()
+        try:
+            yield here, between, there
+        finally:
+            for ferry in (here.ferry, between.ferry, between.onward, there.ferry):
+                ferry.close()
+
+
 @given(st.integers(0, 2**32), st.integers(1, 30), st.floats(0, 0.3))
 def test_bytes_are_passed_on_while_they_come_and_always_the_right_ones(seed: int, rounds: int, breaks: float) -> None:
     """From host to host to host: slots are written anew, connections break, and every message finds its bytes."""
     rng = random.Random(seed)
-    with mock.patch.object(ferry_module, "PASSED_BYTES", 400):
-        here, there = Host(), Host()
-        between = Middle(there)
-        connect(here, between)
-        between.onward.mux.connected()
-        there.ferry.mux.connected()
+    with in_a_line() as (here, between, there):
         sent: dict[int, list[int]] = defaultdict(list)
         readers = [0] * SLOTS
-        try:
-            for number in range(rounds):
-                pieces = []
-                for slot in rng.sample(range(SLOTS), rng.randint(0, 3)):
-                    if not readers[slot]:
-                        for ferry in (between.ferry, between.onward, here.ferry):
-                            ferry.released([(ARENA, slot * SLOT)])
-                        here.memory[slot * SLOT : (slot + 1) * SLOT] = rng.randbytes(SLOT)
-                    start = slot * SLOT + rng.choice((0, 0, 100))
-                    content = bytes(here.memory[start : start + rng.choice((1, 500, 3000))])
-                    pieces.append((start, content))
-                    readers[slot] += 1
-                refs = [TensorRef(ARENA, a // SLOT * SLOT, a, len(c), "BYTES", (len(c),)) for a, c in pieces]
-                key = rng.randint(1, 3)
-                sent[key].append(number)
-                here.ferry.send(key, msgspec.msgpack.encode((number, pieces)), refs, lambda arena: SLOT * SLOTS)
-                exchange(here, between, rng)
-                between.step(rng)
-                if rng.random() < breaks:
-                    connect(here, between)
-                if rng.random() < breaks:
-                    between.onward.mux.connected()
-                    there.ferry.mux.connected()
-                for slots in there.finished:
-                    for slot in slots:
-                        readers[slot] -= 1
-                there.finished.clear()
-            while exchange(here, between, rng, whole=True) | between.step(rng, whole=True):
-                pass
-            assert there.delivered == sent
-            assert not there.wrong
-            assert between.onward.mux.unfinished == 0
-            assert not between.onward._passed
-        finally:
-            for ferry in (here.ferry, between.ferry, between.onward, there.ferry):
-                ferry.close()
+        for number in range(rounds):
+            pieces = []
+            for slot in rng.sample(range(SLOTS), rng.randint(0, 3)):
+                if not readers[slot]:
+                    for ferry in (between.ferry, between.onward, here.ferry):
+                        ferry.released([(ARENA, slot * SLOT)])
+                    here.memory[slot * SLOT : (slot + 1) * SLOT] = rng.randbytes(SLOT)
+                start = slot * SLOT + rng.choice((0, 0, 100))
+                content = bytes(here.memory[start : start + rng.choice((1, 500, 3000))])
+                pieces.append((start, content))
+                readers[slot] += 1
+            refs = [TensorRef(ARENA, a // SLOT * SLOT, a, len(c), "BYTES", (len(c),)) for a, c in pieces]
+            key = rng.randint(1, 3)
+            sent[key].append(number)
+            here.ferry.send(key, msgspec.msgpack.encode((number, pieces)), refs, lambda arena: SLOT * SLOTS)
+            exchange(here, between, rng)
+            between.step(rng)
+            if rng.random() < breaks:
+                connect(here, between)
+            if rng.random() < breaks:
+                between.onward.mux.connected()
+                there.ferry.mux.connected()
+            for slots in there.finished:
+                for slot in slots:
+                    readers[slot] -= 1
+            there.finished.clear()
+        while exchange(here, between, rng, whole=True) | between.step(rng, whole=True):
+            pass
+        assert there.delivered == sent
+        assert not there.wrong
+        assert between.onward.mux.unfinished == 0
+        assert not between.onward._passed
 
 
 def test_what_is_passed_on_is_there_as_soon_as_in_the_middle_and_goes_once() -> None:
     rng = random.Random(1)
-    with mock.patch.object(ferry_module, "PASSED_BYTES", 400):
-        here, there = Host(), Host()
-        between = Middle(there)
-        connect(here, between)
-        between.onward.mux.connected()
-        there.ferry.mux.connected()
+    with in_a_line() as (here, between, there):
         ref = TensorRef(ARENA, 0, 0, 4000, "BYTES", (4000,))
-        try:
-            body = msgspec.msgpack.encode((0, [(0, bytes(4000))]))
-            here.ferry.send(1, body, [ref], lambda arena: SLOT * SLOTS)
-            while between.onward.mux.bytes_out < 2000:
-                exchange(here, between, rng)
-                between.step(rng, whole=True)
-            assert between.ferry.mux.bytes_in < 4000, "there is more to come, and what came has gone on"
-            while exchange(here, between, rng, whole=True) | between.step(rng, whole=True):
-                pass
-            assert there.delivered == {1: [0]}
-            assert between.onward.mux.bytes_out == 4000
-        finally:
-            for ferry in (here.ferry, between.ferry, between.onward, there.ferry):
-                ferry.close()
+        body = msgspec.msgpack.encode((0, [(0, bytes(4000))]))
+        here.ferry.send(1, body, [ref], lambda arena: SLOT * SLOTS)
+        while between.onward.mux.bytes_out < 2000:
+            exchange(here, between, rng)
+            between.step(rng, whole=True)
+        assert between.ferry.mux.bytes_in < 4000, "there is more to come, and what came has gone on"
+        while exchange(here, between, rng, whole=True) | between.step(rng, whole=True):
+            pass
+        assert there.delivered == {1: [0]}
+        assert between.onward.mux.bytes_out == 4000
 
 
 def test_what_will_not_come_is_not_passed_on_either() -> None:
     rng = random.Random(1)
-    with mock.patch.object(ferry_module, "PASSED_BYTES", 400):
-        here, there = Host(), Host()
-        between = Middle(there)
-        connect(here, between)
-        between.onward.mux.connected()
-        there.ferry.mux.connected()
-        try:
-            body = msgspec.msgpack.encode((0, []))
-            for number, end in enumerate((lambda: here.ferry.released([(ARENA, 0)]), between.ferry.close)):
-                ref = TensorRef(ARENA, 0, 0, 4000 - number, "BYTES", (4000 - number,))
-                here.ferry.send(1, body, [ref], lambda arena: SLOT * SLOTS)
-                while not between.onward._passed:
-                    exchange(here, between, rng)
-                end()
-                while (not number and exchange(here, between, rng, whole=True)) | between.step(rng, whole=True):
-                    pass
-                assert not between.onward._passed
-                assert between.onward.mux.unfinished == 0
-        finally:
-            for ferry in (here.ferry, between.ferry, between.onward, there.ferry):
-                ferry.close()
+    with in_a_line() as (here, between, _):
+        body = msgspec.msgpack.encode((0, []))
+        for number, end in enumerate((lambda: here.ferry.released([(ARENA, 0)]), between.ferry.close)):
+            ref = TensorRef(ARENA, 0, 0, 4000 - number, "BYTES", (4000 - number,))
+            here.ferry.send(1, body, [ref], lambda arena: SLOT * SLOTS)
+            while not between.onward._passed:
+                exchange(here, between, rng)
+            end()
+            while (not number and exchange(here, between, rng, whole=True)) | between.step(rng, whole=True):
+                pass
+            assert not between.onward._passed
+            assert between.onward.mux.unfinished == 0
