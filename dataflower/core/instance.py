@@ -243,18 +243,21 @@ class Instance:
             if payload is not None:
                 drop(ledger, payload)
         self.payloads = []
-        for merge in self.merges.values():
-            merge.let_go(ledger)
-        self.merges.clear()
-        if counted:
-            moved.extend(item.emitter for item in self.items if item.settle())
-        self.items = []
-        for stream in self.streams.values():
-            for value, entry in stream.entries:
-                ledger.drop(value)
-                if counted and entry is not None and entry.settle():
-                    moved.append(entry.emitter)
-        self.streams.clear()
+        if self.merges:
+            for merge in self.merges.values():
+                merge.let_go(ledger)
+            self.merges.clear()
+        if self.items:
+            if counted:
+                moved.extend([item.emitter for item in self.items if item.settle()])
+            self.items = []
+        if self.streams:
+            for stream in self.streams.values():
+                for value, entry in stream.entries:
+                    ledger.drop(value)
+                    if counted and entry is not None and entry.settle():
+                        moved.append(entry.emitter)
+            self.streams.clear()
         if self.emitter is not None:
             self.emitter.open = False
         return moved

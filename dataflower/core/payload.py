@@ -38,17 +38,19 @@ def value_bytes(value: Value) -> int:
 
 def hold(ledger: Ledger, payload: Value | Absent | tuple[Value, ...]) -> None:
     """Hold every slot of a payload."""
-    if isinstance(payload, tuple):
+    if isinstance(payload, Value):
+        if payload.tensors or payload.spilled is not None:
+            ledger.hold(payload)
+    elif isinstance(payload, tuple):
         for value in payload:
             ledger.hold(value)
-    elif not isinstance(payload, Absent):
-        ledger.hold(payload)
 
 
 def drop(ledger: Ledger, payload: Value | Absent | tuple[Value, ...]) -> None:
     """Undo one `hold`."""
-    if isinstance(payload, tuple):
+    if isinstance(payload, Value):
+        if payload.tensors or payload.spilled is not None:
+            ledger.drop(payload)
+    elif isinstance(payload, tuple):
         for value in payload:
             ledger.drop(value)
-    elif not isinstance(payload, Absent):
-        ledger.drop(payload)

@@ -89,9 +89,14 @@ def _of_result(container: Container, message: TaskDone | TaskFailed, last_task: 
     if instance is None:
         return _of_stranger(message.task, last_task)
     times = message.times
-    for moment in (times.received, times.fetched, times.started, times.first_output, times.ended):
-        if not 0.0 <= moment < _FOREVER:
-            return "told of a time that there is not"
+    if not (
+        0.0 <= times.received < _FOREVER
+        and 0.0 <= times.fetched < _FOREVER
+        and 0.0 <= times.started < _FOREVER
+        and 0.0 <= times.first_output < _FOREVER
+        and 0.0 <= times.ended < _FOREVER
+    ):
+        return "told of a time that there is not"
     return _of_error(message.error) if isinstance(message, TaskFailed) else ""
 
 

@@ -85,12 +85,13 @@ class Relays(abc.ABC):
             for value in message.outputs.values():
                 self.ledger.hold(value)
             return
-        call.record(after, handed_at(message, now))
+        handed = handed_at(message, now)
+        call.record(after, handed)
         trace = after.trace
         if trace is not None:
             trace.attempt = 1
             trace.container = after.container
-            trace.dispatched = handed_at(message, now)
+            trace.dispatched = handed
 
     def _break(self, instance: Instance, now: float) -> list[Container]:
         """The inputs were not handed on: places are free again (of the containers returned), instances wait on."""
@@ -112,4 +113,5 @@ class Relays(abc.ABC):
 
 def handed_at(message: wire.TaskDone, now: float) -> float:
     """When the outputs left; the host may hear of it later. Containers can't be later than now."""
-    return min(message.times.ended or now, now)
+    ended = message.times.ended
+    return ended if 0.0 < ended < now else now

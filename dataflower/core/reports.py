@@ -126,10 +126,11 @@ class Reports(Tasks):
             self.ledger.drop(value)
 
     def _task_done(self, container: Container, message: wire.TaskDone, now: float) -> None:
-        values = message.outputs.values()
+        values = [v for v in message.outputs.values() if v.tensors or v.spilled is not None]
         for value in values:
             self.ledger.hold(value)
-        self._note_held(container, message.held)
+        if message.held:
+            self._note_held(container, message.held)
         if self._devices is not None and container.find(message.task) is not None:
             self._devices.spoke(message.task, now)
         found = self._release_task(container, message.task, now)
