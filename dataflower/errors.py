@@ -77,6 +77,19 @@ class FailedPrecondition(DataflowerError):
     code = Code.FAILED_PRECONDITION
 
 
+class DataLost(DataflowerError, ValueError):
+    """Bytes that a message named are not there any more: the file in which they lay was cut, or can't be read.
+
+    `slot`: (arena, slot) of them.
+    """
+
+    code = Code.INTERNAL
+
+    def __init__(self, message: str, slot: tuple[int, int]) -> None:
+        super().__init__(message)
+        self.slot = slot
+
+
 class ResourceExhausted(DataflowerError):
     """A quota, queue or arena is full; `retry_after_s` says when to come back."""
 

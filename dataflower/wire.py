@@ -61,6 +61,8 @@ class ErrorRecord(msgspec.Struct, frozen=True, array_like=True):
     kind: str
     message: str
     traceback: str = ""
+    lost: tuple[tuple[int, int], ...] = ()
+    """Slots that it could not read: their bytes are gone."""
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):
@@ -369,10 +371,14 @@ class Unheld(msgspec.Struct, frozen=True, array_like=True, tag="unheld"):
 
 
 class ArenaMade(msgspec.Struct, frozen=True, array_like=True, tag="arena"):
-    """Carries one descriptor: a new arena of the sender, sealed. Its number is `container << 16 | n`."""
+    """Carries one descriptor: a new arena of the sender, sealed. Its number is `container << 16 | n`.
+
+    `on_disk`: it is a file, and can be damaged. Said by the host, which knows from the descriptor.
+    """
 
     arena: int
     nbytes: int
+    on_disk: bool = False
 
 
 class Trimmed(msgspec.Struct, frozen=True, array_like=True, tag="trimmed"):

@@ -51,8 +51,10 @@ def seals_of(fd: int) -> int | None:
         return None
 
 
-def check_file(fd: int, nbytes: int, device: int | None) -> None:
-    """Make sure that a descriptor is a regular file of just this size, open for reading only, on `device` (None: any).
+def check_file(fd: int, nbytes: int | None, device: int | None) -> None:
+    """Make sure that a descriptor is a regular file of just this size, open for reading only, on `device`.
+
+    None: of any size, on any device.
 
     Such a file may still shrink: it must be read by calls, never mapped. Raises ValueError.
     """
@@ -63,5 +65,5 @@ def check_file(fd: int, nbytes: int, device: int | None) -> None:
         raise ValueError("the descriptor of a file must not be writable")
     if device is not None and found.st_dev != device:
         raise ValueError("the file is not where memory is spilled to")
-    if found.st_size != nbytes:
+    if nbytes is not None and found.st_size != nbytes:
         raise ValueError(f"the file has {found.st_size} bytes, announced were {nbytes}")

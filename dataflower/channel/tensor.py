@@ -20,6 +20,7 @@ from dataflower.channel import plain
 from dataflower.channel.arena import Arena
 from dataflower.channel.torches import INLINE_TENSOR_BYTES, Array, Bf16Bits, to_torch
 from dataflower.channel.views import NUMPY_DTYPES, Views
+from dataflower.errors import DataLost
 from dataflower.spec.function import DTYPES
 from dataflower.wire import EXT_INLINE_TENSOR, EXT_TENSOR, TensorRef, Value
 
@@ -211,7 +212,8 @@ def _quick(value: Any, arena: Arena | None, views: Views | None, inline_body_byt
 def decode(value: Value, views: Views | None, *, copy: bool = False) -> Any:
     """Unpack. Tensors are read-only zero-copy numpy arrays (BF16: torch tensors if torch is loaded, else `Bf16Bits`).
 
-    `copy`: writable copies instead, nothing held. Raises ValueError for a value that does not hold together.
+    `copy`: writable copies instead, nothing held. Raises ValueError for a value that does not hold together, DataLost
+    for one whose bytes are gone.
     """
 
     try:
@@ -221,6 +223,8 @@ def decode(value: Value, views: Views | None, *, copy: bool = False) -> Any:
             if not value.tensors and not copy:
                 return _unpack(value.body, ext_hook=_inline)
         return _decode(value, views, copy)
+    except DataLost:
+        raise
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise ValueError(f"a value does not hold together: {error}") from error
 

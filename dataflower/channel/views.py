@@ -19,6 +19,7 @@ import numpy as np
 from dataflower.channel import seals
 from dataflower.channel.populate import populate
 from dataflower.channel.segment import advise_huge
+from dataflower.errors import DataLost
 from dataflower.wire import TensorRef
 
 Slots = tuple[tuple[int, int], ...]
@@ -133,7 +134,9 @@ class Views:
         try:
             on_disk = self._files_on is not None and seals.seals_of(fd) is None
             if on_disk:
-                seals.check_file(fd, nbytes, None if self._files_on == ANY_DEVICE else self._files_on)
+                # Where any will do, somebody has checked it who knew the device; it may have been cut since.
+                anywhere = self._files_on == ANY_DEVICE
+                seals.check_file(fd, None if anywhere else nbytes, None if anywhere else self._files_on)
             else:
                 seals.check(fd, nbytes, _SEALS)
             if nbytes <= 0:
@@ -178,6 +181,11 @@ class Views:
         if segment is None or segment.fd < 0:
             raise ValueError(f"no descriptor of arena {arena} is kept")
         return segment.fd
+
+    def is_on_disk(self, arena: int) -> bool:
+        """Whether an arena that is attached is a file."""
+        segment = self._attached.get(arena)
+        return segment is not None and segment.on_disk
 
     def view(self, ref: TensorRef) -> np.ndarray[Any, Any]:
         """The bytes as a read-only uint8 array. The slot is held while it, or anything made from it, lives.
@@ -367,13 +375,16 @@ class Views:
 
 
 def _read(segment: _Attached, ref: TensorRef, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """What is in a file, in memory of our own. Raises ValueError if the file ends before."""
+    """What is in a file, in memory of our own. Raises DataLost if it is not there any more."""
     content: np.ndarray[Any, Any] = np.empty(ref.nbytes, np.uint8)
     rest, offset = content.data, ref.offset
     while rest:
-        count = os.preadv(segment.fd, (rest,), offset)
+        try:
+            count = os.preadv(segment.fd, (rest,), offset)
+        except OSError as error:
+            raise DataLost(f"the file of arena {ref.arena} can't be read: {error}", (ref.arena, ref.slot)) from error
         if not count:
-            raise ValueError(f"the file of arena {ref.arena} has been cut short")
+            raise DataLost(f"the file of arena {ref.arena} has been cut short", (ref.arena, ref.slot))
         rest, offset = rest[count:], offset + count
     content.flags.writeable = False
     return content.view(kind).reshape(shape)

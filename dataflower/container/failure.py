@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 import dataflower
-from dataflower.errors import Code, DataflowerError
+from dataflower.errors import Code, DataflowerError, DataLost
 from dataflower.wire import ErrorRecord
 
 _MESSAGE_CHARS = 4096
@@ -46,7 +46,8 @@ def error_record(error: BaseException, code: Code = Code.INTERNAL) -> ErrorRecor
         code = error.code
     elif isinstance(error, Cancelled):
         code = Code.CANCELLED
-    return ErrorRecord(code, type(error).__name__, _message(error), user_traceback(error))
+    lost = (error.slot,) if isinstance(error, DataLost) else ()
+    return ErrorRecord(code, type(error).__name__, _message(error), user_traceback(error), lost)
 
 
 def user_traceback(error: BaseException) -> str:

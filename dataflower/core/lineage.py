@@ -88,6 +88,12 @@ def untold_slots_in(instance: Instance) -> set[Slot]:
     return {(ref.arena, ref.slot) for s in instance.streams.values() for value in s.untold() for ref in refs_of(value)}
 
 
+def inputs_lost(stage: str, attempt: int, why: str) -> Failure:
+    """What a stage is to read is gone and can't be made again."""
+    message = f"what stage {stage!r} reads was lost with the memory that it lay in, and {why}"
+    return Failure(Code.INTERNAL, KIND, message, stage, attempt)
+
+
 class Made:
     """A task with outputs that may be lost: what it made, and, when it is over, what it was given.
 

@@ -20,6 +20,8 @@ from dataflower.wire import (
 
 LONGEST_ERROR = 1 << 16
 """Characters of an error's message and traceback together; containers shorten theirs far below."""
+MOST_LOST = 1000
+"""Slots that an error may say are lost; an honest container names the first that it could not read."""
 MOST_PHASES = 100
 """Parts of a start that a container may tell of; honest ones drop what is beyond."""
 _FOREVER = 1e18
@@ -112,4 +114,6 @@ def _of_batch(container: Container, message: BatchDone, last_task: int) -> str:
 
 
 def _of_error(error: ErrorRecord) -> str:
-    return "told of an endless error" if len(error.message) + len(error.traceback) > LONGEST_ERROR else ""
+    if len(error.lost) > MOST_LOST or len(error.message) + len(error.traceback) > LONGEST_ERROR:
+        return "told of an endless error"
+    return ""

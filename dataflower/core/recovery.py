@@ -16,7 +16,16 @@ from dataflower.core.commands import Command, Tell
 from dataflower.core.events import Slot
 from dataflower.core.inputs import news
 from dataflower.core.instance import Instance, Phase
-from dataflower.core.lineage import RESULT, Made, Rewrite, data_lost, may_run_again, slots_in, untold_slots_in
+from dataflower.core.lineage import (
+    RESULT,
+    Made,
+    Rewrite,
+    data_lost,
+    inputs_lost,
+    may_run_again,
+    slots_in,
+    untold_slots_in,
+)
 from dataflower.core.payload import refs_of
 from dataflower.core.pool import Pool
 from dataflower.core.relay import Relays
@@ -24,7 +33,7 @@ from dataflower.core.retry import Jitter, next_delay_s
 from dataflower.core.timers import Timers
 from dataflower.errors import Failure
 
-_UNKNOWN = "nothing is known of how they were made"
+_UNKNOWN = "the stage that made them has no `retry` that covers DataLost"
 
 
 class Recovery(Relays):
@@ -150,7 +159,7 @@ class Recovery(Relays):
             if call.finished or instance not in call.short:
                 return
             if made is None:
-                self._finish(call, data_lost(instance.program.name, instance.attempt, _UNKNOWN), now)
+                self._finish(call, inputs_lost(instance.program.name, instance.attempt, _UNKNOWN), now)
             else:
                 self._make_again(call, made, now)
 
@@ -179,7 +188,7 @@ class Recovery(Relays):
                 return True
             made = self._made.get(slot)
             if made is None:
-                self._finish(call, data_lost(instance.program.name, instance.attempt, _UNKNOWN), now)
+                self._finish(call, inputs_lost(instance.program.name, instance.attempt, _UNKNOWN), now)
             elif not self._put_right(made, slot, instance):
                 self._make_again(call, made, now)
         if call.finished or not self.ledger.lost.isdisjoint(slots_in(instance)):

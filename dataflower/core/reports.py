@@ -215,6 +215,8 @@ class Reports(Tasks):
         """The task has left its container without results."""
         self._note_times(instance, message.times, 0, now)
         error = message.error
+        if error.lost and self._is_loss(call, instance, error, now):
+            return
         near = call.deadline and call.deadline - now < CLOCKS_APART_S and not call.finished
         if near and error.code is Code.DEADLINE_EXCEEDED and error.kind == "DeadlineExceeded":
             instance.phase = Phase.RETRYING
@@ -340,6 +342,23 @@ class Reports(Tasks):
 
     def _arena_made(self, container: Container, message: wire.ArenaMade, now: float) -> None:
         container.made(message)
+        if message.on_disk:
+            self.ledger.on_disk.add(message.arena)
+
+    def _is_loss(self, call: Call, instance: Instance, error: wire.ErrorRecord, now: float) -> bool:
+        """Whether a task failed only because what it was to read is gone: then it waits until that is made again."""
+        ledger = self.ledger
+        lost = tuple(slot for slot in error.lost if slot in self._made or slot[0] in ledger.on_disk)
+        if call.finished or instance.is_doomed or not any(ledger.is_held(slot) for slot in lost):
+            return False
+        instance.phase = Phase.RETRYING
+        self._lose(lost, now)
+        if call.flow.over:  # it can't be
+            self._forget_if_gone(call)
+            return True
+        self._give_back(call, instance, now)
+        self._dispatch(call.deployment.pools[instance.program.index], now)
+        return True
 
     @staticmethod
     def _had_not_begun(instance: Instance, begun: frozenset[int] | None) -> bool:

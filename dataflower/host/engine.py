@@ -318,6 +318,8 @@ class Engine:
             message = self._promises.orphaned(peer, message)
         if descriptors or type(message) is ArenaMade or type(message) is Hello:
             self._on_rare(peer, message, descriptors)
+            if type(message) is ArenaMade:
+                message = ArenaMade(message.arena, message.nbytes, self.views.is_on_disk(message.arena))
         else:
             peer.check(message)
         freed: tuple[int, ...] = ()

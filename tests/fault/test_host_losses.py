@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import tempfile
@@ -128,3 +129,23 @@ async def test_a_killed_container_takes_nothing_along_that_it_had_handed_over() 
                 assert invocation.trace is not None
                 ran = [task.stage for task in invocation.trace.tasks]
                 assert sorted(ran) == ["gate", "make", *["pass"] * ITEMS, "sum"]
+
+
+async def test_what_lay_on_a_disk_that_failed_is_made_again(tmp_path: Path) -> None:
+    """The files with outputs that found no room in memory are cut while their reader waits at the gate."""
+    flow = dataclasses.replace(refilled(), name="disk")
+    async with Runtime(config(container_arena_bytes=1 << 20, spill_dir=tmp_path)) as host:
+        await host.apply(flow, "disk")
+        gate = tmp_path / "gate"
+        call = await host.invoke("disk", {"n": 1 << 20, "gate": str(gate)})
+        await _until(lambda: host.workflow("disk").stages[1].done == 1)
+        views = host._engine.views
+        files = [arena for arena in host._engine._sizes if views.is_on_disk(arena)]
+        assert len(files) == 2, "one of each stage"
+        for arena in files:
+            with open(f"/proc/self/fd/{views.descriptor(arena)}", "r+b") as file:
+                file.truncate(0)
+        gate.write_text("open")
+        assert np.array_equal((await call.result())["y"], 2 * np.arange(1 << 20, dtype=np.float32))
+        assert max(attempts(call, "scale")) > 1
+        await _until(lambda: not host.statistics().core.slots)

@@ -12,6 +12,7 @@ from dataflower.core.commands import StartContainer
 from dataflower.core.events import Slot
 from dataflower.core.lineage import staying
 from dataflower.core.program import compile_program
+from dataflower.errors import Code
 from dataflower.spec.workflow import Case, Retry, Workflow
 from dataflower.testing.behaviour import FakeTensor
 from dataflower.testing.payloads import pack
@@ -179,3 +180,56 @@ def test_what_stays(stages: list[Any], outputs: dict[str, str], there: str, stay
     told.invoke()
     started = {c.stage.name: c.stays for c in told.said if isinstance(c, StartContainer)}
     assert started["a"] is ("a" in stay)
+
+
+def unreadable(told: Story, name: str, slot: Slot) -> None:
+    """A running task finds that it can't read a slot."""
+    number, message = told.running.pop((name, ()))
+    error = wire.ErrorRecord(Code.INTERNAL, "DataLost", "cut short", lost=(slot,))
+    told.tell(events.ContainerSaid(number, wire.TaskFailed(message.task, error, wire.Times())))
+
+
+def spilled(retry: Retry | None) -> tuple[Story, Slot]:
+    """`b` and `c` run, and read what `a` has put on a disk."""
+    stages = [stage("a", {"x": "inputs.x"}, retry=retry), stage("b", {"x": "a.out"}), stage("c", {"x": "a.out"})]
+    told = Story(workflow(stages, {"r": "b.out", "s": "c.out"}))
+    told.invoke(x=1)
+    number, _ = told.running["a", ()]
+    told.tell(events.ContainerSaid(number, wire.ArenaMade(number << 16 | 1, 1 << 20, on_disk=True)))
+    told.done("a", out=tensor(number, 0))
+    return told, (number << 16 | 1, 0)
+
+
+def test_what_a_reader_can_not_read_from_a_disk_is_made_again() -> None:
+    """It costs the readers no attempt (they have no `retry`); the second ran while it was made again for the first."""
+    told, slot = spilled(AGAIN)
+    unreadable(told, "b", slot)
+    assert told.running["a", ()][1].attempt == 2
+    told.done("a", out=tensor(slot[0] >> 16, 64))
+    assert told.running["b", ()][1].attempt == 1
+    unreadable(told, "c", slot)
+    assert told.ran == ["a", "b", "c", "a", "b", "c"], "what was made again is there for it"
+    for name in ("b", "c"):
+        value = told.running[name, ()][1].inputs[0].value  # type: ignore[union-attr]
+        assert value.tensors[0].slot == 64
+        told.done(name, out=1)
+    assert told.failure is None
+
+
+def test_without_a_retry_of_its_stage_it_is_a_failure_of_its_kind() -> None:
+    told, slot = spilled(None)
+    unreadable(told, "b", slot)
+    failure = told.failure
+    assert failure is not None
+    assert (failure.kind, failure.stage) == ("DataLost", "b")
+    assert "`retry`" in failure.message
+
+
+def test_memory_that_can_not_be_damaged_is_not_believed_to_be_lost() -> None:
+    told = story(joined())
+    told.invoke(x=1)
+    slot = run(told, "a", slot=0)
+    told.done("here", out=2)
+    unreadable(told, "b", slot)
+    assert told.ran == ["a", "here", "b", "b"], "an attempt like others"
+    assert told.running["b", ()][1].attempt == 2
