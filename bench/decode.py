@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from bench.report import Report, arguments, finish
+from bench.report import rounds as rounds_within
 from dataflower.clock import SystemClock
 from dataflower.errors import DataflowerError
 from dataflower.llm.files import ModelFiles, read_model, read_weights
@@ -33,6 +34,8 @@ from functions import assets
 
 BATCH = 8
 PREFILL = 512
+BUDGET_S = 70.0
+"""For the rounds without adapters, and for those with them: a full run takes four minutes on a slow machine, too."""
 PROMPTS = (
     "What is the capital of France?",
     "Write a sentence about a lighthouse.",
@@ -89,7 +92,7 @@ def decode(report: Report, runner: Runner, net: Any, rival: Vllm, rounds: int, t
     prefill: list[float] = []
     prefill_hf: list[float] = []
     overheads: list[float] = []
-    for number in range(rounds + 1):
+    for number in rounds_within(rounds + 1, BUDGET_S, "decode and prefill"):
         first = runner.statistics()
         own = decode_ours(runner, number, tokens)
         last = runner.statistics()
@@ -126,7 +129,7 @@ def lora(report: Report, runner: Runner, rival: Vllm, adapters: Sequence[str], r
     prefill: list[float] = []
     vllm: list[float] = []
     vllm_prefill: list[float] = []
-    for number in range(rounds + 1):
+    for number in rounds_within(rounds + 1, BUDGET_S, "with adapters"):
         rates = (
             decode_ours(runner, number, tokens, loaded),
             decode_ours(runner, number, tokens),
@@ -159,6 +162,7 @@ def equal(report: Report, files: ModelFiles, folder: Path, cases: int, tokens: i
     runner = started(files, folder, torch.float32)
     prompts = [chat(files.tokenizer, text) for text in PROMPTS[:cases]]
     params = SamplingParams(max_tokens=tokens)
+    print(f"greedy in fp32: {cases} prompts", file=sys.stderr, flush=True)
     streams = [runner.stream(prompt, params) for prompt in prompts]
     got = [[output.token for output in stream if output.token is not None] for stream in streams]
     runner.close()
@@ -276,6 +280,7 @@ class Vllm:
                 "VLLM_LOGGING_LEVEL": "ERROR",
             },
         )
+        print("vllm starts: it compiles its model, twice", file=sys.stderr, flush=True)
         if self._answer() is None:
             self.missing = f"{self._python} could not start vllm"
             self._process = None

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from bench.peers.weights import drop
 from bench.report import Report, arguments, finish
+from bench.report import rounds as rounds_within
 from bench.rivals import Rival, RivalError
 from dataflower import checkpoint
 from dataflower.checkpoint.catalog import Catalog
@@ -35,6 +36,8 @@ from dataflower.testing.store_process import StoreProcess, running
 MIB = 2**20
 RAW = ((4, MIB), (4, 8 * MIB))
 """Threads and bytes of a request: what a disk like this does best with."""
+BUDGET_S = 150.0
+"""For the loads; what is written before and the attaching after take half a minute."""
 RIVALS = ("safetensors", "fastsafetensors", "runai_model_streamer")
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -199,7 +202,7 @@ def measure(report: Report, folder: Path, rounds: int, attaches: int) -> None:
         measures["ours"] = lambda path: ours(store, path.parent.name, path)
         for name in RIVALS:
             measures[name] = lambda path, name=name: rivals.load(name, path)  # type: ignore[misc]
-        for i in range(rounds):
+        for i in rounds_within(rounds, BUDGET_S, "loads"):
             path = paths["one" if i % 2 == 0 else "two"]
             turn = i % len(measures)  # who reads first finds the disk, and what lies below it, at its coldest
             for name, take in [*measures.items()][turn:] + [*measures.items()][:turn]:

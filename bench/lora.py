@@ -103,6 +103,7 @@ async def measure(report: Report, options: argparse.Namespace, scratch: Path) ->
         places: dict[str, int] = {}
         processes: list[subprocess.Popen[bytes]] = []
         for i, adapter in enumerate(adapters):
+            print(f"function {i + 1} of {count}, of each kind", file=sys.stderr, flush=True)
             for name, seen in ((f"ours{i}", ours), (f"own{i}", forked)):
                 places[name] = await start(host, name, seen)
             if i < (1 if options.quick else FUNCTIONS):

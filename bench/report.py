@@ -14,7 +14,8 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,18 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--alone", action="store_true", help="without rivals (see make bench-peers)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     return parser.parse_args()
+
+
+def rounds(most: int, budget_s: float, what: str, least: int = 3) -> Iterator[int]:
+    """Numbers of rounds, from 0 on, told as they go: `most`, or as many as fit into `budget_s`; at least `least`."""
+    began = time.perf_counter()
+    for number in range(most):
+        spent = time.perf_counter() - began
+        if number >= least and spent * (number + 1) / number > budget_s:
+            print(f"{what}: {number} rounds in {spent:.0f} s, more would take too long", file=sys.stderr)
+            return
+        print(f"{what}: round {number + 1} of {most}, {spent:.0f} s so far", file=sys.stderr, flush=True)
+        yield number
 
 
 def finish(report: Report, options: argparse.Namespace) -> None:

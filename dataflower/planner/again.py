@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dataflower.planner.basis import question_of, slowdown_of, slowed
-from dataflower.planner.document import PlanDocument, document_of
-from dataflower.planner.plan import Plan, plan
+from dataflower.planner.document import PlanDocument, StageDocument, as_it_starts, document_of
+from dataflower.planner.plan import Plan, answer
+from dataflower.planner.token_basis import StartedDocument, as_started
 
 TRIES = 6
 """Plans that are tried between the present rate and one that there is no plan or no room for."""
@@ -37,6 +38,9 @@ def plan_again(
     there is one (to within a 64th of the way). If run times are longer than the present plan has them, the rate may be
     smaller than the present one: what admission lets in by such a plan is at least in time.
 
+    Containers of language models stay what they were started as: their number changes, not what each is given.
+    Objectives for tokens keep the split over the stages that the first plan had.
+
     Args:
         document: the present plan, with its basis.
         rate: that is wanted.
@@ -51,25 +55,23 @@ def plan_again(
     known = slowdown_of(document.basis)
     basis = document.basis if slowdown is None else slowed(document.basis, slowdown)
     longer = any(factor > known.get(name, 1.0) for name, factor in slowdown_of(basis).items())
+    started = {name: as_it_starts(stage) for name, stage in document.stages.items() if stage.tokens is not None}
     question = question_of(basis, document.workflow, allows)
+    tokens = {name: as_started(stage, started[name]) for name, stage in question.tokens.items() if name in started}
+    question = replace(question, tokens=tokens)
 
     def attempt(wanted: float) -> Again:
-        found = plan(
-            question.application,
-            question.profiles,
-            wanted,
-            document.slo_ms / 1000,
-            question.options,
-            batches=question.batches,
-            explain=False,
-        )
+        found = answer(question, wanted, document.slo_ms / 1000, explain=False)
         if not isinstance(found, Plan):
             path = " -> ".join(found.path)
             return Again(
                 None, f"no plan keeps {document.slo_ms:g} ms at {wanted:.4g}/s: stage {found.stage!r} on {path}"
             )
-        made = document_of(found, question.options, document.method)
-        made = made.model_copy(update={"basis": basis, "replan": document.replan})
+        made = document_of(found, question.options, document.method, question)
+        stages = {
+            name: _as_started(stage, started.get(name), document.stages[name]) for name, stage in made.stages.items()
+        }
+        made = made.model_copy(update={"basis": basis, "replan": document.replan, "stages": stages})
         why = refusal(made)
         return Again(None, why) if why else Again(made)
 
@@ -88,3 +90,11 @@ def plan_again(
         else:
             low, best = middle, Again(found.document, first.note)
     return best
+
+
+def _as_started(stage: StageDocument, started: StartedDocument | None, before: StageDocument) -> StageDocument:
+    """A stage planned again, with what its containers were given before."""
+    if started is None or stage.tokens is None or before.tokens is None:
+        return stage
+    given = {"started": started, "params": before.tokens.params}
+    return stage.model_copy(update={"tokens": stage.tokens.model_copy(update=given)})

@@ -14,6 +14,7 @@ from dataflower.planner.application import Application, Module
 from dataflower.planner.options import Options
 from dataflower.planner.profile import Device, Point, Profile, Profiles
 from dataflower.planner.question import Question
+from dataflower.planner.token_basis import TokensBasis, token_stage, tokens_basis
 from dataflower.spec.document import Document
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -41,6 +42,8 @@ class StageBasis(Document):
     slowdown: float = Field(
         default=1.0, ge=1.0, le=100.0, description="What durations are counted as, over `points`: measured by a server"
     )
+    tokens: TokensBasis | None = Field(default=None, description="Of a language model: costs of steps and prompts")
+    cap_ms: Positive | None = Field(default=None, description="What an objective for the first token leaves the stage")
 
 
 class DeviceBasis(Document):
@@ -61,9 +64,8 @@ class BasisDocument(Document):
 
 
 def basis_of(question: Question) -> BasisDocument | None:
-    """The basis of plans that answer a question; None for recorded arrivals, which no plan file has room for,
-    and where stages work in tokens."""
-    if question.trace is not None or question.tokens:
+    """The basis of plans that answer a question; None for recorded arrivals, which no plan file has room for."""
+    if question.trace is not None:
         return None
     application, profiles = question.application, question.profiles
     used = {module.model for module in application.modules}
@@ -79,6 +81,8 @@ def basis_of(question: Question) -> BasisDocument | None:
                 after=list(application.parents[module.name]),
                 batches=list(question.batches.get(module.model, ())),
                 points={p.hardware: [_point(point) for point in p.points] for p in own if p.model == module.model},
+                tokens=tokens_basis(question.tokens[module.name]) if module.name in question.tokens else None,
+                cap_ms=_ms(question.caps[module.name]) if module.name in question.caps else None,
             )
             for module in application.modules
         },
@@ -108,8 +112,15 @@ def question_of(
             found.append(Profile(name, kind, tuple(_measured(p, stage.slowdown) for p in points)))
     prices = {name: Device(name, device.price, device.memory_bytes) for name, device in basis.devices.items()}
     batches = {name: tuple(stage.batches) for name, stage in basis.stages.items() if stage.batches}
+    tokens = {
+        name: token_stage(name, stage.tokens, stage.slowdown, allows)
+        for name, stage in basis.stages.items()
+        if stage.tokens is not None
+    }
+    caps = {name: stage.cap_ms / 1000 for name, stage in basis.stages.items() if stage.cap_ms is not None}
     application = Application(workflow, modules, edges)
-    return Question(application, Profiles(tuple(found), prices), _options(basis.options), batches)
+    profiles = Profiles(tuple(found), prices)
+    return Question(application, profiles, _options(basis.options), batches, tokens=tokens, caps=caps)
 
 
 def _switches(options: Options) -> dict[str, Switch]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from dataflower.core.batching import GRACE_S
 from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.errors import Problem
-from dataflower.planner.document import GroupDocument, PlanDocument, StageDocument, check_against
+from dataflower.planner.document import GroupDocument, PlanDocument, StageDocument, as_it_starts, check_against
 from dataflower.planner.reading import DocumentInvalid
 from dataflower.spec.scopes import predecessors
 from dataflower.spec.workflow import Workflow
@@ -74,7 +74,7 @@ def tuned(workflow: Workflow, document: PlanDocument | None) -> Workflow:
     for name, planned in document.stages.items():
         if planned.tokens is not None and name in stages:
             stage = stages[name]
-            scaling = dataclasses.replace(stage.scaling, concurrency=max(group.batch for group in planned.groups))
+            scaling = dataclasses.replace(stage.scaling, concurrency=as_it_starts(planned).concurrency)
             stages[name] = dataclasses.replace(stage, scaling=scaling, params={**stage.params, **planned.tokens.params})
     return dataclasses.replace(workflow, stages=stages)
 
@@ -165,6 +165,8 @@ def _stage(name: str, stage: StageDocument, document: PlanDocument, *, until_s: 
 def _group(name: str, group: GroupDocument, document: PlanDocument) -> GroupPlan:
     """A group of a stage, with a container at least: those of shared machines have none of their own in the plan."""
     known = None if document.basis is None else document.basis.stages.get(name)
+    if known is not None and known.tokens is not None:  # no batch of whole tasks is run
+        known = None
     points = () if known is None else known.points.get(group.device, ())
     slowdown = 1.0 if known is None else known.slowdown
     return GroupPlan(

@@ -21,6 +21,7 @@ from dataflower.planner.plan import Plan, StagePlan
 from dataflower.planner.question import Question
 from dataflower.planner.reading import DocumentInvalid, read
 from dataflower.planner.schedule import ROUNDING, Allotment, whole
+from dataflower.planner.token_basis import LengthsDocument, StartedDocument
 from dataflower.planner.tokens import TokenPlan
 from dataflower.spec.document import Document
 from dataflower.spec.suggest import did_you_mean
@@ -51,13 +52,6 @@ class GroupDocument(Document):
     worst_ms: Positive = Field(description="Latency that is counted on, from queued to done")
 
 
-class LengthsDocument(Document):
-    """Tokens that a plan counts on."""
-
-    mean: Positive
-    high: Positive = Field(description="At the percentile of the plan")
-
-
 class TokensDocument(Document):
     """How a stage with a language model keeps its tokens. What is expected is for one replica under its share."""
 
@@ -73,6 +67,9 @@ class TokensDocument(Document):
     output_tokens: LengthsDocument
     params: dict[str, int | float] = Field(
         default_factory=dict, description="Limits that the function's `setup` is given"
+    )
+    started: StartedDocument | None = Field(
+        default=None, description="What containers were started for by the first plan, if this was planned again since"
     )
 
 
@@ -216,9 +213,7 @@ def _basis_problems(document: PlanDocument, tree: Tree) -> Iterator[Problem]:
     if document.basis is None:
         if document.replan is not Replan.OFF:
             message = "the plan does not say what it was made from (`basis`), so it can't be planned again"
-            yield tree.problem(
-                ("replan",), message, "write it anew with `dataflower plan`; not for a recording or a language model"
-            )
+            yield tree.problem(("replan",), message, "write it anew with `dataflower plan`; not for a recording")
         return
     if set(document.basis.stages) != set(document.stages):
         yield tree.problem(("basis", "stages"), "it is about other stages than the plan", "plan again")
@@ -227,6 +222,16 @@ def _basis_problems(document: PlanDocument, tree: Tree) -> Iterator[Problem]:
         question_of(document.basis, document.workflow)
     except (InvalidArgument, ValueError) as error:
         yield tree.problem(("basis",), str(error))
+
+
+def as_it_starts(stage: StageDocument) -> StartedDocument:
+    """What containers of a stage that works in tokens are started for."""
+    assert stage.tokens is not None, "it does not work in tokens"
+    return stage.tokens.started or StartedDocument(
+        concurrency=max(group.batch for group in stage.groups),
+        sequences=stage.tokens.sequences,
+        step_tokens=stage.tokens.step_tokens,
+    )
 
 
 def check_against(document: PlanDocument, workflow: Workflow, file: str) -> None:
@@ -309,6 +314,7 @@ def _tokens(found: TokenPlan, stage: TokenStage) -> TokensDocument:
         f"{name}_limit_ms": None if value is None else _ms(value)
         for name, value in (("ttft", stage.ttft_s), ("tpot", stage.tpot_s), ("itl", stage.gap_s))
     }
+    ttft, tpot, itl = limits.values()
     settings = {"max_sequences": found.sequences, "step_tokens": found.step_tokens, "ttft_ms": limits["ttft_limit_ms"]}
     return TokensDocument(
         sequences=found.sequences,
@@ -316,7 +322,9 @@ def _tokens(found: TokenPlan, stage: TokenStage) -> TokensDocument:
         ttft_ms=_ms(found.steady.ttft_s),
         tpot_ms=_ms(found.steady.tpot_s),
         itl_ms=_ms(found.gap_s),
-        **limits,
+        ttft_limit_ms=ttft,
+        tpot_limit_ms=tpot,
+        itl_limit_ms=itl,
         prompt_tokens=LengthsDocument(mean=_rate(stage.prompt[0]), high=_rate(stage.prompt[1])),
         output_tokens=LengthsDocument(mean=_rate(stage.output[0]), high=_rate(stage.output[1])),
         params={name: value for name, value in settings.items() if name in stage.takes and value is not None},

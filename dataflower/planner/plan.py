@@ -47,7 +47,12 @@ def plan(
         InvalidArgument: rate or SLO are not positive; a trace is missing or not wanted.
         NotFound: a model has no profile.
     """
-    asked = Question(application, profiles, options, batches or {}, trace)
+    return answer(Question(application, profiles, options, batches or {}, trace), rate, slo_s, explain=explain)
+
+
+def answer(asked: Question, rate: float, slo_s: float, *, explain: bool = True) -> Plan | Infeasible:
+    """`plan` for a question as it is, with stages that work in tokens."""
+    options, application = asked.options, asked.application
     problem = asked.problem(rate, slo_s)
     found = asked.solve(problem)
     if found is None:
