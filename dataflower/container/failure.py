@@ -58,9 +58,7 @@ def user_traceback(error: BaseException) -> str:
     try:
         description = traceback.TracebackException.from_exception(error)
         _cut(description, set())
-        before = None if description.__suppress_context__ else description.__context__
-        others = description.__cause__ or before or description.exceptions
-        if not (description.stack or others or isinstance(error, SyntaxError)):  # the text of that shows the line
+        if not _has_frames(description) and not isinstance(error, SyntaxError):  # the text of that shows the line
             return ""
         text = "".join(description.format())
     except Exception as broken:  # a user exception's own __str__, for one, may raise
@@ -126,3 +124,8 @@ def _cut(description: traceback.TracebackException, seen: set[int]) -> None:
     for other in (description.__cause__, description.__context__, *(description.exceptions or ())):
         if other is not None:
             _cut(other, seen)
+
+
+def _has_frames(description: traceback.TracebackException) -> bool:
+    others = (description.__cause__, description.__context__, *(description.exceptions or ()))
+    return bool(description.stack) or any(other is not None and _has_frames(other) for other in others)
