@@ -4,6 +4,10 @@ The applications run at once on one server, each by a plan for its rate; then on
 the other swept by three plans (ours, batch 1, even split of the SLO). Every stage has one container, as a machine of
 two cores has no room for more. What is planned leaves room on the cores for the server, which is no stage of any plan,
 and for the generators. `--quick` uses functions that sleep, and leaves the sweeps out.
+
+Machines change their speed from minute to minute where others use them, too. So each application is profiled right
+before it is measured (again before the sweeps), and a fixed piece of work is timed between all steps: how far those
+times are apart is among the figures (`machine_drift`).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -41,7 +46,7 @@ from dataflower.loadgen.sender import encode
 from dataflower.loadgen.session import Load, Session
 from dataflower.loadgen.sweep import Sweep
 from dataflower.planner import Arrivals as Planned
-from dataflower.planner import Billing, Options, Plan, Splitter, document_of, plan
+from dataflower.planner import Billing, Options, Plan, Question, Splitter, document_of, plan
 from dataflower.planner.inventory import Inventory, Source, Wishes, take_stock
 from dataflower.spec.load import load
 from dataflower.spec.workflow import Slo
@@ -56,7 +61,7 @@ TIGHT = 3.0
 """The SLO over the run times of all stages at the largest batch: what batches wait for must be chosen with care."""
 SHARE = 0.6
 """Of the highest rate that can be planned for each application, at most."""
-BUSY = 0.4
+BUSY = 0.35
 """Of the machine's cores, that the plans of all applications together keep busy at most."""
 OVERLOAD = 3.0
 SEED = 7
@@ -120,8 +125,11 @@ def shared_rates(known: Sequence[Known]) -> list[float]:
     return [share * rate for rate in most]
 
 
-def know(promised: Promised, scale: Scale, folder: Path) -> Known:
-    """Profile an application by `dataflower profile`, and read what it wrote."""
+def know(promised: Promised, scale: Scale, folder: Path, slo_ms: float | None = None) -> Known:
+    """Profile an application by `dataflower profile`, and read what it wrote.
+
+    `slo_ms`: what is promised; None: `TIGHT` times what its stages take.
+    """
     file, out, sets = (folder / f"{promised.name}{end}" for end in (".yaml", ".profile.yaml", ".jsonl"))
     file.write_text(promised.source)
     with sets.open("w") as lines:
@@ -134,8 +142,39 @@ def know(promised: Promised, scale: Scale, folder: Path) -> Known:
     sources = [Source(out.read_text(), str(out))]
     workflow = load(promised.source, file=str(file), read=file_reader, find_source=source_finder([ROOT]))
     stock = take_stock(workflow, sources, wishes=Wishes(mend=True))
-    slo_ms = float(round(TIGHT * 1e3 * sum(p.points[-1].duration_s for p in stock.profiles.profiles)))
+    slo_ms = slo_ms or float(round(TIGHT * 1e3 * sum(p.points[-1].duration_s for p in stock.profiles.profiles)))
     return Known(promised.within(slo_ms), stock)
+
+
+class Steps:
+    """Says on stderr what is being done, and times a fixed piece of work before each step: how fast is the machine?"""
+
+    def __init__(self) -> None:
+        self.paces: list[float] = []
+        self._begun = time.perf_counter()
+
+    def begin(self, what: str) -> None:
+        """Next."""
+        self.paces.append(_pace())
+        passed = time.perf_counter() - self._begun
+        pace = self.paces[-1] / self.paces[0]
+        print(f"[{passed:4.0f} s] {what} (the machine takes {pace:.2f} of its first time)", file=sys.stderr, flush=True)
+
+    def end(self, report: Report) -> None:
+        """Add what was seen."""
+        self.paces.append(_pace())
+        words = "a fixed piece of work between the steps: longest over shortest time"
+        report.add("machine_drift", words, max(self.paces) / min(self.paces), samples=self.paces)
+
+
+def _pace() -> float:
+    """Seconds of a fixed piece of work, the median of several."""
+    found = []
+    for _ in range(9):
+        begun = time.perf_counter()
+        sum(n * n for n in range(200_000))
+        found.append(time.perf_counter() - begun)
+    return statistics.median(found)
 
 
 def _json(inputs: Mapping[str, object]) -> str:
@@ -150,7 +189,8 @@ def applied(client: Client, known: Known, options: Options, rate: float, folder:
     assert found is not None, f"{known.promised.name}: no plan for {rate}/s"
     file = folder / f"{known.promised.name}.plan.yaml"
     with file.open("w") as text:
-        YAML(typ="safe", pure=True).dump(document_of(found, options).as_data(), text)
+        question = Question(known.stock.application, known.stock.profiles, options)
+        YAML(typ="safe", pure=True).dump(document_of(found, options, question=question).as_data(), text)
     client.apply(known.promised.source, plan=file)
     for inputs in known.promised.inputs[:1]:
         client.invoke(known.promised.name, inputs)
@@ -205,19 +245,24 @@ def measure(report: Report, *, quick: bool) -> None:
     scale, applications = (QUICK, sleeping()) if quick else (FULL, real())
     with tempfile.TemporaryDirectory(prefix="dataflower-live-") as name:
         folder = Path(name)
+        steps = Steps()
+        steps.begin(f"profiling {', '.join(one.name for one in applications)}")
         # functions that sleep don't mind each other
         with ThreadPoolExecutor(len(applications) if quick else 1) as pool:
             known = list(pool.map(lambda promised: know(promised, scale, folder), applications))
         with serve_apart(["--code-path", str(ROOT)]) as served, Client(served.address) as client:
             rates = shared_rates(known)
+            steps.begin(f"both at once at their planned rates, {scale.load_s:g} s")
             for one, rate in zip(known, rates, strict=True):
                 applied(client, one, OURS, rate, folder)
             found = asyncio.run(
                 at_once([session(served, one, rate, scale.load_s) for one, rate in zip(known, rates, strict=True)])
             )
             _steady(report, known, rates, found)
+            steps.begin(f"{known[0].promised.name} at {OVERLOAD:g} times what can be planned, {scale.load_s / 2:g} s")
             _overload(report, served, known[0], scale)
-            _sweeps(report, served, client, known[1], scale, folder)
+            _sweeps(report, served, client, known[1], scale, folder, steps)
+            steps.end(report)
 
 
 def _steady(report: Report, known: Sequence[Known], rates: Sequence[float], found: Sequence[Found]) -> None:
@@ -248,13 +293,20 @@ def _overload(report: Report, served: Served, known: Known, scale: Scale) -> Non
     report.add("overload_in_time", question, share, at_least=0.97, missing="" if share is not None else "all refused")
 
 
-def _sweeps(report: Report, served: Served, client: Client, known: Known, scale: Scale, folder: Path) -> None:
+def _sweeps(
+    report: Report, served: Served, client: Client, known: Known, scale: Scale, folder: Path, steps: Steps
+) -> None:
     questions = {"batch1": "over batch 1", "even": "over a static even split"}
     if scale.sweep_s is None:
         for method, question in questions.items():
             report.add(f"rate_vs_{method}", question, None, at_least=1.5, missing="--quick runs no sweeps")
         return
-    rates = {method: highest(served, client, known, method, scale, folder) for method in METHODS}
+    steps.begin(f"profiling {known.promised.name} again")
+    again = know(known.promised, scale, folder, slo_ms=known.promised.slo_ms)
+    rates = {}
+    for method in METHODS:
+        steps.begin(f"the highest rate of {known.promised.name} by a plan of {method!r}")
+        rates[method] = highest(served, client, again, method, scale, folder)
     for method, question in questions.items():
         ratio = rates["ours"] / rates[method] if rates[method] else None
         words = f"highest rate within the SLO {question}: {rates['ours']:.3g}/s and {rates[method]:.3g}/s"

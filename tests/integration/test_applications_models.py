@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from functions import people, pose, video, vision
+from functions import people, pose, sights, video, vision
 
 pytestmark = [pytest.mark.models, pytest.mark.slow]
 
@@ -65,3 +65,18 @@ def test_a_head_has_its_eyes_above_its_mouth_and_a_batch_gives_the_same() -> Non
         left, right, nose, mouth_left, mouth_right = heads[0]["marks"]
         assert left[0] < nose[0] < right[0]
         assert max(left[1], right[1]) < nose[1] < min(mouth_left[1], mouth_right[1])
+
+
+def test_frames_in_words_and_the_nearest_review_are_the_same_in_batches() -> None:
+    look, tell, embed, nearest = sights.Look(), sights.Tell(), sights.Embed(), sights.Nearest()
+    for made in (look, tell, embed, nearest):
+        made.setup()
+    seen = look([0, 30, 59])
+    assert seen == [look([number])[0] for number in (0, 30, 59)]
+    assert any(seen)
+    told = tell(seen)
+    assert told == [tell([names])[0] for names in seen]
+    texts = ["The plot is thin, but the actors are good.", nearest.reviews.sentences[7]]
+    found = nearest(embed(texts))
+    assert found == [nearest(embed([text]))[0] for text in texts]
+    assert found[1] == texts[1], "a sentence is nearest to itself"
