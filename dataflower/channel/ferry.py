@@ -21,7 +21,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dataflower.channel.mux import Aborted, Arrived, Completed, Grew, Limit, Message, Mux, MuxEvent, Opened
+from dataflower.channel.limit import Limit
+from dataflower.channel.mux import Mux
+from dataflower.channel.mux_events import Aborted, Arrived, Completed, Grew, Message, MuxEvent, Opened
 from dataflower.channel.outflow import Outflows
 from dataflower.channel.segment import Segment
 from dataflower.wire import TensorRef

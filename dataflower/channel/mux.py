@@ -18,7 +18,9 @@ import struct
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from dataflower.channel.limit import Limit
+from dataflower.channel.mux_events import Aborted, Arrived, Completed, Grew, Message, MuxEvent, Opened
 
 HEADER = struct.Struct("<BxxxIQQ")
 """Kind, length of the payload, and two numbers that depend on the kind."""
@@ -39,8 +41,6 @@ _MEASURED_BYTES = 512 << 10
 _STAGING_BYTES = 16 << 10
 _UNCONFIRMED_MESSAGES = 32
 _UNCONFIRMED_BYTES = 1 << 20
-_LIMIT_STEP_S = 0.005
-_LIMIT_LATE_S = 0.02
 
 
 class Kind(enum.IntEnum):
@@ -69,73 +69,8 @@ class MuxError(Exception):
     """The other side broke the protocol: the connection is of no use any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message came."""
-
-    payload: bytearray
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A stream began; its bytes go where `place` said."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """All bytes of a stream are there."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class Aborted:
-    """A stream will never be complete."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A stream of this side is complete over there."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class Grew:
-    """So many bytes of a stream are there, from its beginning."""
-
-    stream: int
-    nbytes: int
-
-
-MuxEvent = Message | Opened | Grew | Completed | Aborted | Arrived
 Place = Callable[[int, int, int], memoryview]
 """(arena, offset, bytes) -> writable memory of just that size; ValueError if there is none."""
-
-
-class Limit:
-    """How fast certain streams may go together, on all connections that they use."""
-
-    __slots__ = ("_bytes_per_s", "_free_at", "chunk")
-
-    def __init__(self, bytes_per_s: float) -> None:
-        """Bytes per second, above 0."""
-        self._bytes_per_s = bytes_per_s
-        self._free_at = 0.0
-        self.chunk = max(4096, int(bytes_per_s * _LIMIT_STEP_S))
-        """Bytes that may be sent at once."""
-
-    def free_at(self) -> float:
-        """When the next chunk may be sent, on the clock that `took` is told of."""
-        return self._free_at
-
-    def took(self, count: int, now: float) -> None:
-        """So many bytes were sent. Who wakes up late may catch up a little."""
-        self._free_at = max(self._free_at, now - _LIMIT_LATE_S) + count / self._bytes_per_s
 
 
 class _Out:

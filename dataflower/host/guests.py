@@ -22,7 +22,7 @@ import msgspec
 from dataflower import wire
 from dataflower.channel.connection import Connection, tune
 from dataflower.channel.ferry import Ferry
-from dataflower.channel.mux import Limit
+from dataflower.channel.limit import Limit
 from dataflower.channel.outflow import Outflows
 from dataflower.channel.views import Views
 from dataflower.clock import SystemClock

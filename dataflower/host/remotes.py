@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from dataflower import wire
 from dataflower.channel.connection import Connection
 from dataflower.channel.ferry import Ferry
-from dataflower.channel.mux import Limit
+from dataflower.channel.limit import Limit
 from dataflower.channel.outflow import Outflows
 from dataflower.clock import SystemClock
 from dataflower.core.commands import StartContainer

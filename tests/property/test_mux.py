@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflower.channel.mux import HEADER, Aborted, Completed, Kind, Limit, Message, Mux, MuxError, MuxEvent, Opened
+from dataflower.channel.limit import Limit
+from dataflower.channel.mux import HEADER, Kind, Mux, MuxError
+from dataflower.channel.mux_events import Aborted, Completed, Message, MuxEvent, Opened
 
 ARENA_BYTES = 1 << 16
 
