@@ -95,7 +95,7 @@ def _write(out: Path, found: Together, options: Options, cases: list[Case]) -> N
     head = "Written by `dataflower plan`; `dataflower apply --plan` takes it."
     for one, case in zip(found.plans, cases, strict=True):
         target = out if len(cases) == 1 else out / f"{case.workflow.name}.yaml"
-        write_yaml(target, document_of(one, options, question=case.question).as_data(), head)
+        write_yaml(target, document_of(one, options, question=case.question, weights=case.weights).as_data(), head)
         terminal().note(f"written: {target}")
 
 

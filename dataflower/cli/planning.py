@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataflower.cli.exits import WrongUsage
 from dataflower.cli.plan_options import Asked, Charge, Objectives
+from dataflower.cli.weights_table import weights_of
 from dataflower.cli.workflows import beside, load_file, read_file
 from dataflower.config.text import read_text
 from dataflower.errors import NotFound, Problem
 from dataflower.planner import Arrivals, Billing, Infeasible, Options, Question, Tenant, Together, Trace, plan_together
 from dataflower.planner.inventory import Inventory, Source, Wishes, take_stock
+from dataflower.planner.loading import Weights
 from dataflower.planner.promises import Promises, PromisesBroken, beyond, implied_s, settle
 from dataflower.spec.suggest import did_you_mean
 from dataflower.spec.tree import parse
@@ -38,6 +40,7 @@ class Case:
     place: Problem
     question: Question
     promises: Promises = field(default_factory=Promises)
+    weights: Mapping[str, Weights] = field(default_factory=dict)
 
     @property
     def tenant(self) -> Tenant:
@@ -82,7 +85,18 @@ def stock(asked: Asked, config: Config) -> tuple[list[Case], Options]:
         promises = _promises(objectives, file, workflow, inventory)
         slo_s, place = _slo(objectives.slo, file, workflow, inventory, promises)
         question = Question(inventory.application, inventory.profiles, options, trace=trace, tokens=inventory.tokens)
-        cases.append(Case(workflow, inventory, rates[workflow.name], slo_s, place, question, promises))
+        cases.append(
+            Case(
+                workflow,
+                inventory,
+                rates[workflow.name],
+                slo_s,
+                place,
+                question,
+                promises,
+                weights_of(workflow, config),
+            )
+        )
     return cases, options
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dataflower.cli.planning import Case, paced
 from dataflower.cli.token_tables import first_token, token_table
+from dataflower.cli.weights_table import weights_notes, weights_table
 from dataflower.planner import Arrivals, Billing, Infeasible, Options, Plan, Together, document_of
 from dataflower.planner.baselines import BASELINES, OURS
 from dataflower.planner.plan import plan as planned
@@ -29,6 +30,9 @@ def plan_tables(found: Together, cases: Sequence[Case], options: Options) -> Ite
         if any(stage.tokens is not None for stage in plan.stages):
             yield ""
             yield token_table(plan, case)
+        if case.weights:
+            yield ""
+            yield weights_table(plan, case.weights)
         yield "\n".join(_summary(plan, case, options)) + "\n"
     if found.shared:
         yield _shared(found)
@@ -88,6 +92,7 @@ def _summary(plan: Plan, case: Case, options: Options) -> Iterator[str]:
         gap = f"at most {plan.cost / plan.lower_bound - 1:.1%} above the least"
     yield f"{plan.cost:.4g} an hour, {plan.cost_per_1000:.4g} for 1,000 requests ({gap})"
     yield from first_token(plan, case)
+    yield from weights_notes(plan, case.weights)
     yield from _warnings(plan, case)
 
 
@@ -211,7 +216,7 @@ def plan_data(
 ) -> list[dict[str, Any]]:
     """A plan document for each workflow: what `apply --plan` takes, as it is."""
     data = [
-        document_of(plan, options, question=case.question).as_data()
+        document_of(plan, options, question=case.question, weights=case.weights).as_data()
         for plan, case in zip(found.plans, cases, strict=True)
     ]
     if explain:

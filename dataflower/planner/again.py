@@ -93,7 +93,9 @@ def plan_again(
 
 
 def _as_started(stage: StageDocument, started: StartedDocument | None, before: StageDocument) -> StageDocument:
-    """A stage planned again, with what its containers were given before."""
+    """A stage planned again, with what its containers were given, and what they load, before."""
+    if before.weights is not None:
+        stage = stage.model_copy(update={"weights": before.weights})
     if started is None or stage.tokens is None or before.tokens is None:
         return stage
     given = {"started": started, "params": before.tokens.params}

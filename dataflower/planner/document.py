@@ -7,7 +7,7 @@ take (`budget_ms`) and by which groups of containers it is served. Reading refus
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +16,7 @@ from dataflower.core.plan import Replan
 from dataflower.errors import InvalidArgument, Problem
 from dataflower.planner.answers import TokenStage
 from dataflower.planner.basis import BasisDocument, basis_of, question_of
+from dataflower.planner.loading import Weights, WeightsDocument, weights_document
 from dataflower.planner.options import Billing, Dispatch, Options
 from dataflower.planner.plan import Plan, StagePlan
 from dataflower.planner.question import Question
@@ -81,6 +82,7 @@ class StageDocument(Document):
     dummy_rate_per_s: NotNegative = Field(default=0.0, description="Tasks that nobody sent; dropped first under load")
     groups: list[GroupDocument] = Field(min_length=1)
     tokens: TokensDocument | None = Field(None, description="Of a language model; `batch` of its group counts tasks")
+    weights: WeightsDocument | None = Field(default=None, description="What a first container on a machine waits for")
 
 
 class ShareDocument(Document):
@@ -152,6 +154,10 @@ class PlanDocument(Document):
                 del data["stages"][stage]["tokens"]
             else:
                 data["stages"][stage]["tokens"] = own.tokens.model_dump(mode="json", exclude_none=True)
+            if own.weights is None:
+                del data["stages"][stage]["weights"]
+            else:
+                data["stages"][stage]["weights"] = own.weights.model_dump(mode="json", exclude_none=True)
         if self.basis is not None:
             data["basis"] = self.basis.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         return data
@@ -252,10 +258,17 @@ def check_against(document: PlanDocument, workflow: Workflow, file: str) -> None
         raise DocumentInvalid(tuple(Problem(file, 1, 1, message, hint) for message, hint in messages))
 
 
-def document_of(plan: Plan, options: Options, method: str = "ours", question: Question | None = None) -> PlanDocument:
+def document_of(
+    plan: Plan,
+    options: Options,
+    method: str = "ours",
+    question: Question | None = None,
+    weights: Mapping[str, Weights] | None = None,
+) -> PlanDocument:
     """A plan as a document; `options` are those that it was made with.
 
     `question`: what it answers, kept as the plan's basis so that it can be asked again for another rate.
+    `weights`: of stages, where they are and how long they take to load.
     """
     away: set[tuple[str, int]] = set()
     shared = []
@@ -290,7 +303,12 @@ def document_of(plan: Plan, options: Options, method: str = "ours", question: Qu
         worst_ms=_ms(plan.worst_s),
         path=list(plan.path),
         stages={
-            stage.stage: _stage(stage, away, None if question is None else question.tokens.get(stage.stage))
+            stage.stage: _stage(
+                stage,
+                away,
+                None if question is None else question.tokens.get(stage.stage),
+                None if weights is None else weights.get(stage.stage),
+            )
             for stage in plan.stages
         },
         shared=shared,
@@ -299,13 +317,16 @@ def document_of(plan: Plan, options: Options, method: str = "ours", question: Qu
     )
 
 
-def _stage(stage: StagePlan, away: set[tuple[str, int]], tokens: TokenStage | None) -> StageDocument:
+def _stage(
+    stage: StagePlan, away: set[tuple[str, int]], tokens: TokenStage | None, weights: Weights | None
+) -> StageDocument:
     return StageDocument(
         budget_ms=_ms(stage.budget_s),
         rate_per_s=_rate(stage.rate),
         dummy_rate_per_s=_rate(stage.dummy_rate),
         groups=[_group(stage, a, is_shared=(stage.stage, i) in away) for i, a in enumerate(stage.tuples)],
         tokens=None if tokens is None or stage.tokens is None else _tokens(stage.tokens, tokens),
+        weights=None if weights is None else weights_document(stage, weights),
     )
 
 
