@@ -9,7 +9,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,7 @@ def _strange(environment: Mapping[str, str]) -> tuple[str, ...]:
     """A note for each variable that was meant for us and sets nothing."""
     known = {PREFIX + name.upper() for name in _FIELDS}
     unknown = sorted(n for n in environment if n.startswith(PREFIX) and n not in known | OTHER_VARIABLES)
-    hint = "`dataflower config` lists the settings"
-    return tuple(f"{name} is set, and sets nothing ({did_you_mean(name, known, hint)})" for name in unknown)
+    return tuple(f"{name} is set, and sets nothing ({_nearest(name, known)})" for name in unknown)
 
 
 def read(name: str, value: Any) -> Any:
@@ -204,5 +203,5 @@ def _line(text: str, name: str) -> int:
     return next((i for i, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
 
 
-def _nearest(name: str) -> str:
-    return did_you_mean(str(name), _FIELDS, "known: " + ", ".join(_FIELDS))
+def _nearest(name: str, known: Iterable[str] = _FIELDS) -> str:
+    return did_you_mean(name, known, "`dataflower config` lists the settings")

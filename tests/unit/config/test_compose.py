@@ -89,12 +89,13 @@ def test_what_does_not_fit_is_refused(name: str, value: object, message: str) ->
 
 def test_all_problems_at_once_each_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "dataflower.toml"
-    file.write_text('# settings\nprot = 1\ncpus = "many"\n')
+    file.write_text('# settings\nprot = 1\ncpus = "many"\nqqqq = 1\n')
     with pytest.raises(ConfigInvalid) as caught:
         compose({"port": "y"}, environment={"DATAFLOWER_MAX_CONTAINERS": "z"}, directory=tmp_path)
-    unknown, file_value, variable, flag = caught.value.message.splitlines()
+    unknown, file_value, other, variable, flag = caught.value.message.splitlines()
     assert unknown == f"{file}:2:1: unknown setting 'prot' (did you mean 'port'?)"
     assert file_value.startswith(f"{file}:3:1: cpus: expected a whole number")
+    assert other == f"{file}:4:1: unknown setting 'qqqq' (`dataflower config` lists the settings)"
     assert variable.startswith("DATAFLOWER_MAX_CONTAINERS: ")
     assert flag.startswith("--port: ")
 
