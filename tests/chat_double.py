@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dataflower.errors import Code, DataflowerError, Failure, InvalidArgument, InvocationFailed
+from dataflower.errors import Code, Failure, InvalidArgument, InvocationFailed
 from dataflower.llm import request as requests
+from dataflower.llm.errors import AdapterInvalid
 from dataflower.spec.function import Json, Kind, Port, PortType, Tensor
 from dataflower.testing.fake_host import FakeHost
 
@@ -66,7 +67,7 @@ def _refuse(said: str, adapter: requests.AdapterRef | None) -> None:
     if said == "fail":
         raise ValueError("broken before the first token")
     if adapter is not None and adapter.path.endswith("missing"):
-        raise DataflowerError(f"no adapter in {adapter.path}", code=Code.INVALID_ARGUMENT)
+        raise AdapterInvalid(f"no adapter in {adapter.path}")
 
 
 def embed(texts: list[Any]) -> dict[str, Any]:

@@ -335,11 +335,17 @@ async def test_adapters_outlive_the_server(made: tuple[Any, Stage], tmp_path: Pa
 async def test_an_adapter_that_does_not_load_is_no_model(door: Door) -> None:
     given = {"lora_name": "poet", "lora_path": "/adapters/missing"}
     status, _, body = await door.post("/v1/load_lora_adapter", given, headers=ADMIN)
-    assert (status, "no adapter in /adapters/missing" in body["error"]["message"]) == (400, True)
+    assert (status, body["error"]["message"], body["error"]["param"]) == (
+        400,
+        "no adapter in /adapters/missing",
+        "lora_path",
+    )
+    assert "failure" not in body["error"]  # nor where in the server's code that was found out
     assert (await door.get("/v1/models/poet"))[0] == 404
     for bad, param in (
         ({"lora_path": "/a"}, "lora_name"),
         ({"lora_name": "a"}, "lora_path"),
+        ({"lora_name": "a", "lora_path": "adapters/a"}, "lora_path"),
         ({"lora_name": "tiny", "lora_path": "/a"}, "lora_name"),
         ({"lora_name": "a", "lora_path": "/a", "base_model_name": "nope"}, "model"),
     ):

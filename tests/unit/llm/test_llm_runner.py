@@ -26,6 +26,8 @@ from dataflower.llm.runner import Runner
 from dataflower.llm.sequence import FinishReason
 
 PROMPT = tiny.prompt(1, 9)
+ODD = {"model.layers.0.self_attn.q_proj": (33, 32)}
+NO = {"lm": (1, 1)}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -270,6 +272,47 @@ def test_damaged_weights_fail_their_own_sequence_only(tmp_path):
     assert tokens(beside) == want
     assert tokens(runner.stream(PROMPT, params)) == want
     runner.close()
+
+
+def cut_off(runner, folder):
+    tiny.adapter(folder, tiny.targets("llama", "q_proj"), seed=1)
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    runner.adapters.load("b", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "act"),
+    [
+        (PromptTooLong, lambda runner, _: next(runner.stream(tiny.prompt(2, 2000)))),
+        (KvExhausted, lambda runner, _: next(runner.stream(tiny.prompt(2, 500), SamplingParams(max_tokens=400)))),
+        (AdapterInvalid, cut_off),
+        (
+            AdapterInvalid,
+            lambda runner, folder: runner.adapters.load("b", tiny.adapter(folder, NO, seed=1)),
+        ),
+        (AdapterInvalid, lambda runner, folder: runner.adapters.load("b", tiny.adapter(folder, ODD, seed=1))),
+        (AdapterNotFound, lambda runner, _: runner.stream(PROMPT, adapter="b")),
+        (None, lambda runner, _: next(runner.stream(tiny.prompt(3, 30), SamplingParams(max_tokens=400)))),  # and leaves
+    ],
+)
+def test_what_goes_wrong_for_one_changes_no_token_of_its_neighbour(kind, act, tmp_path):
+    runner = tiny.runner(tokenizer=tiny.tokenizer(), blocks=40)
+    runner.adapters.load("a", tiny.adapter(tmp_path / "a", tiny.targets("llama", "q_proj"), seed=2))
+    params = SamplingParams(max_tokens=100, ignore_eos=True)
+    want = tokens(runner.stream(PROMPT, params, adapter="a"))
+    neighbour = runner.stream(PROMPT, params, adapter="a")
+    seen = tokens([next(neighbour)])
+    for number in range(3):
+        if kind is None:
+            act(runner, tmp_path / f"x{number}")
+            continue
+        with pytest.raises(kind):
+            act(runner, tmp_path / f"x{number}")
+    assert seen + tokens(neighbour) == want
+    runner.close()
+    runner.scheduler.check()
+    assert runner.statistics().blocks.used == 0
 
 
 def test_adapters_that_do_not_fit(runner, tmp_path):

@@ -8,16 +8,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from dataflower.errors import Code, DataflowerError
+from dataflower.errors import Code, DataflowerError, InvocationFailed
 from dataflower.gateway.http.body import json_object, json_response, read_body
 from dataflower.gateway.http.door import knows
 from dataflower.gateway.http.openai.models import Model, Models, flag, text_field
 from dataflower.gateway.http.presence import result_of
 from dataflower.gateway.http.site import Site
+from dataflower.gateway.http.status import BadField
 from dataflower.spec.serving import REQUEST
 
 _TRIAL = {"prompt": " ", "max_tokens": 0}
 """A request that generates nothing, but loads the adapter that it names."""
+_UNFIT = frozenset({"AdapterInvalid", "AdapterNotFound"})
 
 
 class Catalogue:
@@ -52,11 +54,18 @@ class Catalogue:
         name, path = text_field(body, "lora_name"), text_field(body, "lora_path")
         assert name is not None
         assert path is not None
+        if not path.startswith("/"):
+            raise BadField(f"`lora_path` {path!r} is no full path of a folder on the server's disk", "lora_path")
         base = text_field(body, "base_model_name", required=False)
         status, loaded = self._models.prepare(name, path, base, again=flag(body, "load_inplace"))
         inputs = {REQUEST: {**_TRIAL, "adapter": loaded.reference}}
         invocation = await self._site.host.invoke(status.name, inputs, deadline=self._site.deadline(request))
-        await result_of(invocation, request.receive)
+        try:
+            await result_of(invocation, request.receive)
+        except InvocationFailed as error:
+            if error.failure.kind in _UNFIT:  # what is wrong with the adapter, in its reader's own words
+                raise BadField(error.failure.message, "lora_path", code=error.code) from None
+            raise
         await self._models.remember(loaded)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully on '{status.name}'.")
 

@@ -15,6 +15,7 @@ from dataflower.gateway.http.status import BadField
 from dataflower.host.api import HostApi, WorkflowStatus
 from dataflower.spec.serving import DELTAS, Role, serving
 from dataflower.spec.suggest import did_you_mean
+from dataflower.spec.workflow import Stage
 
 ADAPTERS = "adapters"
 """Parameter of a chat stage that names its adapters."""
@@ -30,13 +31,19 @@ class Model:
 
     @property
     def parent(self) -> str | None:
-        """The bare model, if this is an adapter on it."""
-        return None if self.adapter is None else self.status.name
+        """The bare model, if this is an adapter on it, or a function that serves one (`adapter:` of its stage)."""
+        if self.adapter is not None:
+            return self.status.name
+        stage = _chat_stage(self.status)
+        return stage.model or None if stage is not None and stage.adapter else None
 
     @property
     def root(self) -> str:
         """Where its weights are from, as far as the door knows."""
-        return str(self.adapter.get("path")) if isinstance(self.adapter, Mapping) else self.name
+        if isinstance(self.adapter, Mapping):
+            return str(self.adapter.get("path"))
+        stage = None if self.adapter else _chat_stage(self.status)
+        return stage.adapter if stage is not None and stage.adapter else self.name
 
 
 class Models:
@@ -172,12 +179,18 @@ def is_embedder(status: WorkflowStatus) -> bool:
 
 def declared(status: WorkflowStatus) -> list[str]:
     """Names of the adapters that the chat stage of a workflow has by its file."""
+    stage = _chat_stage(status)
+    given = (stage.params.get(ADAPTERS) or {}) if stage is not None else {}
+    return [str(name) for name in given] if isinstance(given, Mapping) else []
+
+
+def _chat_stage(status: WorkflowStatus) -> Stage | None:
+    """Where the deltas of a chat model come from."""
     for output in status.workflow.outputs:
         stage = status.workflow.stages.get(output.edge.source.stage)
         if output.name == DELTAS and stage is not None:
-            given = stage.params.get(ADAPTERS) or {}
-            return [str(name) for name in given] if isinstance(given, Mapping) else []
-    return []
+            return stage
+    return None
 
 
 def text_field(body: Mapping[str, Any], name: str, *, required: bool = True) -> str | None:
