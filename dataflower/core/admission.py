@@ -192,7 +192,7 @@ class Admission:
         longer = [station.longer_s() for station in self._stations]
         if not any(longer):
             return [kept_back] * len(longer) if kept_back else []
-        share = sum(longer) / sum(station.duration_s for station in self._stations)
+        share = sum(longer) / sum((station.duration_s for station in self._stations), 0.0)
         common = kept_back + min(share, 1.0) * self._spare_s
         own: list[float] = []
         behind: dict[str, float] = {}

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from chat_double import ANSWER, Stage, host_with_models
 from http_rig import Door, events
 
 from dataflower.errors import Code, DataflowerError
+from dataflower.gateway.http.openai.models import Models
 from dataflower.gateway.http.status import STATUS
 from dataflower.host.api import State
 
@@ -288,6 +290,15 @@ async def test_models_are_listed_with_their_adapters(door: Door) -> None:
     assert {name: model["parent"] for name, model in listed.items()} == {"tiny": None, "embed": None, "pirate": "tiny"}
     assert all(model["object"] == "model" and model["owned_by"] == "dataflower" for model in listed.values())
     assert (await door.get("/v1/models/pirate"))[2] == listed["pirate"]
+
+
+def test_a_function_with_an_adapter_names_it_and_its_model() -> None:
+    host, _ = host_with_models()
+    known = host._workflows["tiny"]
+    body = replace(known.workflow.stages["body"], model="tiny-weights", adapter="sentiment", params={})
+    host._workflows["tiny"] = replace(known, workflow=replace(known.workflow, stages={"body": body}))
+    listed = {model.name: (model.root, model.parent) for model in Models(host).all()}
+    assert listed == {"tiny": ("sentiment", "tiny-weights"), "embed": ("embed", None)}
 
 
 async def test_adapters_come_and_go(door: Door, stage: Stage) -> None:
