@@ -1,7 +1,8 @@
 """Does dataflow execution beat control flow on the DataFlower paper's workflows: at the tail, and at the peak?
 
 The same functions in the same containers, led and fed in three ways, in turns: by this engine; by a central state
-machine with every intermediate result in a Redis on another machine (egress limited as in the paper); and by
+machine with every intermediate result in a Redis on another machine (egress limited as in the paper, behind a line of
+50 MB/s, `--store-line`); and by
 worker-side scheduling with results in a Redis on this machine (no limit). Open loop: requests at constant distance,
 latency from the moment at which they were due. Burst: ten times as many, for as long. Closed loop: the best throughput
 over numbers of clients. `p99_cut` is 1 - ours / theirs; `best` and `least` are over workflows, loads and baselines.
@@ -127,7 +128,7 @@ async def measure(
 ) -> None:
     """One workflow in all systems; in ours alone without a zygote for the others."""
     async with AsyncExitStack() as stack:
-        settings: dict[str, Any] = {"cpus": 64, "max_containers": 128}
+        settings: dict[str, Any] = {"cpus": 64, "max_containers": 256}
         if options.others:
             peers = tuple(other.peer for other in options.others.values())
             settings |= {"host_name": "a", "peers": peers, "peer_token": TOKEN}
@@ -135,8 +136,7 @@ async def measure(
         host = await stack.enter_async_context(engine(source, **settings))
         systems: dict[str, Invoke] = {OURS: lambda: call(host, benchmark.name, {"request": "1"})}
         for kind in Kind if zygote is not None else ():
-            address = stack.enter_context(store.store(local=kind is Kind.WORKER))
-            made = Orchestrator(kind, benchmark, zygote, address, options.scale, hosts=options.hosts)
+            made = Orchestrator(kind, benchmark, zygote, options.stores, options.scale, hosts=options.hosts)
             systems[kind.value] = (await stack.enter_async_context(made)).invoke
         await host.wait_ready(benchmark.name)
         for invoke in systems.values():
@@ -171,8 +171,13 @@ async def run(report: Report, options: argparse.Namespace) -> None:
         options.others = {name: stack.enter_context(second_host(name=name)) for name in names}
         for name, other in options.others.items():
             print(f"another host, {name}: {other.words}")
+        if zygote is not None:
+            near = stack.enter_context(store.store(local=True))
+            far = stack.enter_context(store.store(local=False, line=options.store_line))
+            options.stores = (near, far)
+            print(f"for the baselines: {near.words}, {far.words}")
         for benchmark in [BENCHMARKS[name] for name in options.only or BENCHMARKS]:
-            await measure(benchmark, zygote, results, options)
+            await measure(benchmark.times(options.containers), zygote, results, options)
     results.report(report)
     cuts, gains = results.cuts(), results.gains()
     best, least, gain = (max(cuts), min(cuts), max(gains)) if not reason else (None, None, None)
@@ -189,12 +194,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=0.2, help="of the paper's times and bytes (default %(default)s)")
     parser.add_argument("--requests", type=int, default=100, help="in each open loop (default %(default)s)")
     parser.add_argument("--only", action="append", choices=[*BENCHMARKS], help="this workflow (may be repeated)")
+    parser.add_argument(
+        "--store-line", default=store.LINE, help="to the store on another machine; '': no limit (default %(default)s)"
+    )
     parser.add_argument("--hosts", type=int, choices=(1, 2, 3), help="default 2, with --quick 1")
+    parser.add_argument("--containers", type=int, default=4, help="factor for containers and clients; --quick: 1")
     options = parser.parse_args()
     options.hosts = options.hosts or (1 if options.quick else 2)
     options.turns, options.closed = 4, 6
     if options.quick:
-        options.scale, options.requests, options.turns, options.closed = 0.02, 8, 1, 2
+        options.scale, options.requests, options.turns, options.closed, options.containers = 0.02, 8, 1, 2, 1
     return options
 
 

@@ -43,7 +43,7 @@ class SecondHost:
 def second_host(link: str = LINK, name: str = NAME) -> Iterator[SecondHost]:
     """A running one; gone afterwards. `link`: how fast the line to it is, as `tc` writes it; empty: no limit."""
     namespace = f"df{name}{os.getpid()}"
-    apart = _join(namespace, link, _NETWORKS[name])
+    apart = join(namespace, link, _NETWORKS[name])
     prefix = ("ip", "netns", "exec", namespace) if apart else ()
     address, port = (f"{_NETWORKS[name]}.2", _PORT) if apart else ("127.0.0.1", 0)
     command = (*prefix, sys.executable, "-P", "-m", "bench.second_host", address, str(port), name)
@@ -60,7 +60,7 @@ def second_host(link: str = LINK, name: str = NAME) -> Iterator[SecondHost]:
         if process.stdout is not None:
             process.stdout.close()
         if apart:
-            _run("ip", "netns", "del", namespace)
+            leave(namespace)
 
 
 def _environment() -> dict[str, str]:
@@ -72,8 +72,13 @@ def _run(*command: str) -> bool:
     return not subprocess.run(command, check=False, capture_output=True, timeout=20).returncode
 
 
-def _join(namespace: str, link: str, network: str) -> bool:
-    """A namespace and a line to it; False if there can't be one."""
+def leave(namespace: str) -> None:
+    """The end of a namespace, and of the line to it."""
+    _run("ip", "netns", "del", namespace)
+
+
+def join(namespace: str, link: str, network: str) -> bool:
+    """A namespace and a line to it, in which it is `network`.2 and we .1; False if there can't be one."""
     if os.geteuid() or not all(map(shutil.which, ("ip", "tc"))) or not _run("ip", "netns", "add", namespace):
         return False
     ours = f"{namespace}o"

@@ -19,10 +19,13 @@ from typing import Any, Self
 import redis.asyncio
 
 from bench.baseline.store import Address
+from bench.baseline.stored import FAR
 from bench.baseline.workloads import Benchmark, Step
 from bench.engine import ROOT
 from dataflower import wire
 from dataflower.testing.container_driver import ContainerDriver, ZygoteDriver
+
+MOST_CONNECTIONS = 1000
 
 
 class Kind(enum.Enum):
@@ -70,16 +73,24 @@ class Orchestrator:
     """One workflow under control flow. `async with`: its containers run and are warm inside."""
 
     def __init__(
-        self, kind: Kind, benchmark: Benchmark, zygote: ZygoteDriver, address: Address, scale: float, *, hosts: int = 1
+        self,
+        kind: Kind,
+        benchmark: Benchmark,
+        zygote: ZygoteDriver,
+        stores: tuple[Address, Address],
+        scale: float,
+        *,
+        hosts: int = 1,
     ) -> None:
-        """Its containers are forked from `zygote`; `address`: of its store. On several `hosts`, what is read on another
-        one goes through a store on another machine: its containers send to it as fast as they may, and no faster.
+        """Its containers are forked from `zygote`; `stores`: on this machine, and on another. `central` uses the second
+        for everything; `worker`, on several `hosts`, for what is read on another one. Its containers send to it as fast
+        as they may, and no faster.
         """
         self._hosts = hosts
         self._zygote = zygote
         self._kind = kind
         self._benchmark = benchmark
-        self._address = address
+        self._addresses = stores
         self._scale = scale
         self._requests = itertools.count(1)
         self._pools: dict[str, Pool] = {}
@@ -88,14 +99,17 @@ class Orchestrator:
 
     async def __aenter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
-        self._store = redis.asyncio.Redis(**self._address.options())
+        self._near, self._far = [
+            redis.asyncio.Redis(**address.options(), max_connections=MOST_CONNECTIONS) for address in self._addresses
+        ]
         for step in self._benchmark.steps:
             self._pools[step.name] = Pool([self._container(step, i) for i in range(step.replicas)])
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*self._cleaning)
-        await self._store.aclose()
+        await self._near.aclose()
+        await self._far.aclose()
         loop = asyncio.get_running_loop()
         for container in self._containers:
             loop.remove_reader(container.tasks.fileno())
@@ -109,7 +123,8 @@ class Orchestrator:
         async with asyncio.TaskGroup() as steps:
             for step in self._benchmark.steps:
                 steps.create_task(self._run(request, step, ended))
-        result = await self._store.get(ended[self._benchmark.steps[-1].name].result())
+        key = ended[self._benchmark.steps[-1].name].result()
+        result = await (self._far if key.startswith(FAR) else self._near).get(key)
         cleaning = asyncio.create_task(self._forget(request, [future.result() for future in ended.values()]))
         self._cleaning.add(cleaning)
         cleaning.add_done_callback(self._cleaning.discard)
@@ -142,21 +157,25 @@ class Orchestrator:
     async def _note(self, request: str, step: str, state: str) -> None:
         """A central state machine outlives its process: what it knows is in the store before it goes on."""
         if self._kind is Kind.CENTRAL:
-            await self._store.hset(request, step, state)
+            await self._far.hset(f"{FAR}{request}", step, state)
 
     async def _forget(self, request: str, results: list[Any]) -> None:
         """Free what the request has left behind."""
-        keys = [request]
+        keys = [f"{FAR}{request}"]
         for result in results:
             keys += result if isinstance(result, list) else [result]
-        await self._store.unlink(*keys)
+        far = [key for key in keys if key.startswith(FAR)]
+        if near := [key for key in keys if not key.startswith(FAR)]:
+            await self._near.unlink(*near)
+        await self._far.unlink(*far)
 
     def _container(self, step: Step, number: int) -> ContainerDriver:
         limited = self._kind is Kind.CENTRAL or (self._hosts > 1 and self._benchmark.crosses(step, self._hosts))
         params = {
             "function": step.function,
             "constants": step.params(self._scale),
-            "address": self._address.options(),
+            "address": self._addresses[0].options(),
+            "far": self._addresses[1].options(),
             "bandwidth": step.bandwidth if limited else 0.0,
         }
         log = Path(self._folder.name) / f"{step.name}-{number}.log"

@@ -1,4 +1,8 @@
-"""A Redis of our own for the intermediate results: in memory, nothing on disk, on a TCP port or on a local socket."""
+"""A Redis of our own for the intermediate results: in memory, nothing on disk, on a TCP port or on a local socket.
+
+One on another machine stands in a network namespace, where there can be one, behind a line that all share who use it:
+50 MB/s each way, which is what FaaSFlow (ASPLOS 2022) gives the node with its store, of 25 to 100.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +20,26 @@ from pathlib import Path
 
 import redis
 
+from bench.second_host import join, leave
+
+LINE = "400mbit"
+"""To a store on another machine, as `tc` writes it."""
+_NETWORK, _PORT = "10.79.7", 6379
 MISSING = "no redis-server found: sudo apt-get install redis-server, or name one in BENCH_REDIS"
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where it listens: `path` of its socket, or else `port` on this machine."""
+    """Where it listens: `path` of its socket, or else `host` and `port`. `words`: how that is."""
 
     path: str = ""
+    host: str = "127.0.0.1"
     port: int = 0
+    words: str = ""
 
     def options(self) -> dict[str, str | int]:
         """For a Redis client."""
-        return {"unix_socket_path": self.path} if self.path else {"host": "127.0.0.1", "port": self.port}
+        return {"unix_socket_path": self.path} if self.path else {"host": self.host, "port": self.port}
 
 
 def binary() -> str | None:
@@ -37,15 +48,39 @@ def binary() -> str | None:
 
 
 @contextmanager
-def store(*, local: bool) -> Iterator[Address]:
-    """Run one, empty. `local`: on a socket, as a store on the same machine; otherwise over TCP."""
+def store(*, local: bool, line: str = LINE) -> Iterator[Address]:
+    """Run one, empty. `local`: on a socket, as a store on the same machine; else over TCP, behind `line` if any."""
     program = binary()
     if program is None:
         raise FileNotFoundError(MISSING)
     with tempfile.TemporaryDirectory() as folder:
-        address = Address(path=str(Path(folder) / "redis")) if local else Address(port=free_port())
-        command = [program, "--save", "", "--appendonly", "no", "--dir", folder, "--port", str(address.port)]
-        command += ["--bind", "127.0.0.1", *(["--unixsocket", address.path] if local else [])]
+        namespace = f"dfs{os.getpid()}"
+        apart = not local and bool(line) and join(namespace, line, _NETWORK)
+        if apart:
+            address = Address(host=f"{_NETWORK}.2", port=_PORT, words=f"a store behind a line of {line}")
+        elif local:
+            address = Address(path=str(Path(folder) / "redis"), words="a store on this machine")
+        else:
+            address = Address(port=free_port(), words="a store behind a line without a limit")
+        command = [
+            *(("ip", "netns", "exec", namespace) if apart else ()),
+            program,
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            folder,
+            "--port",
+            str(address.port),
+        ]
+        command += [
+            "--bind",
+            address.host,
+            "--protected-mode",
+            "no",
+            *(["--unixsocket", address.path] if local else []),
+        ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             client = redis.Redis(**address.options())
@@ -59,6 +94,8 @@ def store(*, local: bool) -> Iterator[Address]:
         finally:
             process.terminate()
             process.wait(10)
+            if apart:
+                leave(namespace)
 
 
 def free_port() -> int:

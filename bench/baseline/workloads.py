@@ -9,7 +9,7 @@ fast they compute. The bytes are real: written, handed over and read. Sizes that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BYTES_PER_S_AND_CORE = 50e6
 """Egress of a container: 40 Mbit/s for each tenth of a core."""
@@ -20,7 +20,7 @@ class Step:
     """A function of a workflow. `inputs`: `step`, `each step` (one task per part) or `gather step`; none: the request.
 
     `seconds` of work, then (or, with `parts`, meanwhile: one after another) `nbytes` of output in all. `cores`: its
-    share; `replicas`: how many containers there are at most, in every system.
+    share; `replicas`: how many containers there are in every system, times a factor of the run.
     """
 
     name: str
@@ -57,7 +57,12 @@ class Benchmark:
     steps: tuple[Step, ...]
     rpm: float
     clients: tuple[int, ...]
-    """Of the closed loop: how many, one measurement each."""
+    """Of the closed loop: how many, one measurement each, times the factor of the run."""
+
+    def times(self, factor: int) -> Benchmark:
+        """The same with so many times the containers and clients; 4 is what the paper's workers of 16 cores hold."""
+        steps = tuple(replace(step, replicas=factor * step.replicas) for step in self.steps)
+        return replace(self, steps=steps, clients=tuple(factor * count for count in self.clients))
 
     def workflow(self, scale: float, others: Sequence[str] = ()) -> str:
         """The workflow for dataflower, as YAML. `others`: names of further hosts, for the steps of workers 1 and 2."""

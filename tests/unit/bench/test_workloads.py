@@ -51,3 +51,11 @@ def test_on_two_hosts_steps_are_where_the_paper_has_them(benchmark: Benchmark) -
 def test_a_container_sends_forty_megabits_for_a_tenth_of_a_core() -> None:
     compute = BENCHMARKS["svd"].step("compute")
     assert compute.bandwidth == 0.1 * 50e6 == 5e6
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_four_times_the_containers_fit_the_workers_of_the_paper(name: str) -> None:
+    crowd = BENCHMARKS[name].times(4)
+    for worker in range(3):
+        assert sum(step.replicas * step.cores for step in crowd.steps if step.worker == worker) <= 16
+    assert crowd.clients[-1] == 4 * BENCHMARKS[name].clients[-1]
