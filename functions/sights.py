@@ -24,7 +24,7 @@ SENTENCES = 48
 class Look:
     """Names of the objects in frames of the packaged clip `bikes`, by number (YOLOv3-tiny)."""
 
-    def setup(self, pixels: int = 96, threshold: float = 0.3) -> None:
+    def setup(self, pixels: int = 128, threshold: float = 0.2) -> None:
         """`pixels` of a side: small, so that a machine without a GPU sees something of what batches save."""
         folder = assets.find(assets.YOLO)
         self.net = Darknet(folder / "yolov3-tiny.cfg", folder / "yolov3-tiny.weights").eval()
