@@ -35,7 +35,9 @@ def plan(
     ] = "poisson",
     facts: Facts,
     reckoning: Reckoning,
-    compare: Annotated[bool, typer.Option("--compare", help="Add what other methods would pay (paced).")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Add what other methods would pay for evenly spaced calls.")
+    ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say why each stage got its budget.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the plan file (a folder for several workflows).")
@@ -81,7 +83,7 @@ def plan(
             for table in reason_tables(found, cases):
                 show(table)
         if compare:
-            show(comparison(cases))
+            show(comparison(found, cases, options))
     else:
         emit(data if len(data) > 1 else data[0], output, None)
     if out is not None:

@@ -153,7 +153,7 @@ def _step(here: Stair, to: Stair | None, per_ms: float) -> tuple[str, str, str]:
     return f"{abs(to.latency_s - here.latency_s) * 1000:.1f} ms", kinds, f"{per_ms:.3g}"
 
 
-def comparison(cases: Sequence[Case]) -> Table:
+def comparison(found: Together, cases: Sequence[Case], options: Options) -> Table:
     """What each method would pay for evenly spaced arrivals, by use and for whole machines."""
     table = _table(
         "method (paced arrivals)",
@@ -175,6 +175,11 @@ def comparison(cases: Sequence[Case]) -> Table:
                 )
             ),
         )
+    table.caption = "Each workflow planned alone, for evenly spaced calls: the other methods know no others."
+    table.caption_justify = "left"
+    if options.arrivals is not Arrivals.PACED:
+        asked = f"{sum(plan.cost for plan in found.plans):.4g} for {options.arrivals.value} arrivals"
+        table.caption += f" The plan above ({asked}) holds for those, too; theirs promise nothing there."
     return table
 
 
@@ -187,6 +192,7 @@ def comparison_data(cases: Sequence[Case]) -> list[dict[str, Any]]:
     return [
         {
             "method": name,
+            "arrivals": Arrivals.PACED.value,
             "use": use,
             "use_over_ours": None if use is None or not ours[0] else use / ours[0],
             "integer": integer,

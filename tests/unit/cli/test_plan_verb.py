@@ -134,9 +134,14 @@ def test_compare_adds_every_method_and_explain_every_reason() -> None:
     for name in ("ours", "clipper", "nexus", "inferline", "scrooge", "harpagon"):
         assert re.search(rf"^{name} +[\d.]+", result.stdout, re.MULTILINE), name
     assert "why" in result.stdout
+    assert "for evenly spaced calls" in result.stdout
+    assert "promise nothing" not in result.stdout
+    random = call("count.yaml", "--rate", "20", "--slo", "2s", "--compare")
+    assert "for poisson arrivals" in " ".join(random.stdout.split())
     printed = call(*args, "--compare", "--explain", "-o", "json").stdout
     assert parse_plan(printed, "stdout").stages.keys() == {"split", "size", "add"}
     data = json.loads(printed)
+    assert {row["arrivals"] for row in data["compared"]} == {"paced"}
     costs = {row["method"]: row["use"] for row in data["compared"]}
     assert all(costs["ours"] <= cost * (1 + 1e-9) for cost in costs.values())
     assert [r["stage"] for r in data["reasons"]] == ["split", "size", "add"]
