@@ -147,7 +147,7 @@ class Admission:
             by = min(by, deadline)
         late_by_plan = -math.inf
         for station in self._stations:
-            soonest = max(now + station.offset_s, now + station.pool.backlog / station.rate())
+            soonest = max(now + station.offset_s, now + station.pool.load / station.rate())
             station.free_at = soonest if alone else max(station.free_at, soonest)
             late_by_plan = max(late_by_plan, station.free_at + station.tail_s - by)
         extra = self._extra(now)
@@ -171,7 +171,7 @@ class Admission:
         for station, more in zip(self._stations, extra, strict=True):
             pool, rate, factor = station.pool, station.rate(), station.plan.factor
             above = max((ahead[s.plan.stage] + s.pool.running / s.plan.factor for s in station.before), default=0.0)
-            waiting = ahead[station.plan.stage] = above + pool.backlog / factor
+            waiting = ahead[station.plan.stage] = above + pool.load / factor
             station.free_at = max(station.free_at, now + waiting * factor / rate)
             soonest = now + station.offset_s
             room = by - soonest - station.tail_s - more
@@ -241,5 +241,5 @@ def hopeless_s(pools: Iterable[Pool], starved: Container[Pool], now: float, dead
     for pool in pools:
         if pool.backlog and pool.run_s:
             containers = max(1, pool.size) if pool in starved else pool.max_replicas
-            late = max(late, now + pool.backlog * pool.run_s / (containers * pool.together) - deadline)
+            late = max(late, now + pool.load * pool.run_s / (containers * pool.together) - deadline)
     return late

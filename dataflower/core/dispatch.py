@@ -58,6 +58,10 @@ class _Group:
     free: dict[int, Container] = field(default_factory=dict)
 
 
+USUAL = 64.0
+"""Tasks over which their usual weight is averaged, about."""
+
+
 @dataclass(slots=True, eq=False)
 class _Lane:
     """A queue and the groups that take from it, best ranked first. `owed`: how far it is behind its share."""
@@ -82,6 +86,10 @@ class BatchPool(Pool):
         names = tuple((number, name) for number, name, _ in program.data_inputs)
         self._sorter = Sorter(names, program.stage.input_ports, same_shape=spec.same_shape)
         self._waiting: dict[Instance, Waiting] = {}
+        self._weight = 0.0
+        """Of the tasks that wait, together."""
+        self._usual = 0.0
+        """Weight of a task, on the average of late; 0 before the first."""
         self._of: dict[int, _Group] = {}
         self._alone = 0
         self.together = self.concurrency * spec.max_size
@@ -151,6 +159,8 @@ class BatchPool(Pool):
             due = min(due, arrived + self.plan.until_s)
         entry = Waiting(instance, due, leave_by, now, cost)
         self._waiting[instance] = entry
+        self._weight += cost
+        self._usual = cost if self._usual == 0.0 else self._usual + (cost - self._usual) / USUAL
         if self.turnstile is None:
             self._shelve(entry, alone=instance.attempt > 0)
         else:
@@ -196,8 +206,20 @@ class BatchPool(Pool):
             return
         instance.pooled = False
         self.queued -= 1
+        self._lighten(entry.cost)
         if entry.shelf is not None:
             entry.shelf.discard(entry)
+
+    def _lighten(self, cost: float) -> None:
+        """So much waits no more; `queued` knows already."""
+        self._weight = self._weight - cost if self.queued else 0.0  # nothing is left of rounding
+
+    @property
+    def load(self) -> float:
+        """See `Pool.load`: by the `cost` of tasks, where the workflow gives one."""
+        if self._expression is None or self._usual <= 0.0:
+            return float(self.backlog)
+        return self.beyond + self._weight / self._usual
 
     def upcoming(self, count: int) -> list[Instance]:
         """The tasks of the next batches, about."""
@@ -244,6 +266,7 @@ class BatchPool(Pool):
             del self._waiting[entry.instance]
             entry.instance.pooled = False
         self.queued -= len(entries)
+        self._lighten(sum([entry.cost for entry in entries]))
         return [entry.instance for entry in entries], next(reversed(group.free.values()))
 
     def _most_urgent(

@@ -236,6 +236,11 @@ class Pool:
         return self.queued + self.beyond
 
     @property
+    def load(self) -> float:
+        """`backlog` as so many tasks of the usual weight."""
+        return float(self.backlog)
+
+    @property
     def running(self) -> int:
         """Tasks that containers have and that don't wait there."""
         return sum(len(container.tasks) for container in self.containers.values()) - self.beyond
