@@ -166,8 +166,9 @@ def _sharing(at: Path, document: StageDocument, signature: Signature | None) -> 
         return []
     found = []
     if document.model is None:
-        message = "`isolation: shared` is for stages that name their weights: who has the same shares a container"
-        found.append(Finding((*at, "isolation"), message, "write `model: ...` beside it"))
+        message = "`isolation: shared` is for stages that name their weights"
+        hint = "write `model: ...` beside it: stages with the same weights share a container"
+        found.append(Finding((*at, "isolation"), message, hint))
     if signature is None:
         return found
     if signature.batch or document.batch is not None:

@@ -121,6 +121,18 @@ def test_the_container_stays_until_the_last_workflow_is_gone() -> None:
     assert told.leaving == [container]
 
 
+def test_a_crash_fails_what_all_of_them_had_there_and_the_next_call_starts_another() -> None:
+    told = story(one("hot"), one("cold"))
+    told.invoke("i", key="hot@1", x=1)
+    told.invoke("j", key="cold@1", x=1)
+    told.exit(runs(told)[0][0])
+    failures = [told.finished["i"], told.finished["j"]]
+    assert [(f.kind, f.stage) for f in failures if f is not None] == [("ContainerCrashed", "a")] * 2
+    told.invoke("k", key="cold@1", x=1)
+    assert len(starts(told)) == 2
+    assert runs(told)[-1][0] == starts(told)[1].container
+
+
 def test_a_new_version_takes_over_the_container_and_tells_its_number() -> None:
     told = story(one("hot", "sentiment"))
     told.invoke("i", key="hot@1", x=1)
