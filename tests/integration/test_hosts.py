@@ -8,6 +8,7 @@ import dataclasses
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -294,27 +295,12 @@ async def test_cancels_and_crashes_while_outputs_travel_leave_nothing_behind() -
         assert np.array_equal(found, np.arange(400_000, dtype=np.float32)), "it had handed its outputs over"
 
 
-async def test_from_one_host_over_there_to_another_bytes_go_on_while_they_come() -> None:
-    """Of 2 MB that come at 2 MB a second, much is at its reader's host before all of it is here."""
-    slow = Resources(host="b", bandwidth=2e6)
-    stages = [
-        w.stage("make", "fill", {"n": "inputs.x"}, resources=slow),
-        w.stage("read", "checksum", {"x": "make.out"}, resources=Resources(host="c")),
-    ]
-    async with trio() as (owner, _, reader):
-        await owner.apply(w.workflow("far", stages, {"y": "read.out"}), "far")
-        assert (await (await owner.invoke("far", {"x": 10})).result())["y"] == 45
-        call = await owner.invoke("far", {"x": 500_000})
-        async with asyncio.timeout(PATIENCE_S):
-            while sum(peer.bytes_in for peer in reader.peers()) < 500_000:
-                await asyncio.sleep(0.005)
-        assert owner.peers()[0].bytes_in < 2_000_000, "not all of it is here"
-        assert (await call.result())["y"] == 500_000 * 499_999 // 2
-        there = {peer.name: peer.bytes_out for peer in owner.peers()}
-        assert 2_000_000 <= there["c"] < 2_100_000, "and it went there once"
+@contextlib.asynccontextmanager
+async def passing_on() -> AsyncIterator[tuple[Runtime, Any]]:
+    """2 MB that come at 2 MB a second from one host over there, and go to another while they come; from the owner on.
 
-
-async def test_a_call_that_is_cancelled_leaves_nothing_of_what_was_passed_on() -> None:
+    Gives the owner and the call, as soon as a quarter is at the reader's.
+    """
     slow = Resources(host="b", bandwidth=2e6)
     stages = [
         w.stage("make", "fill", {"n": "inputs.x"}, resources=slow, scaling=Scaling(max_replicas=1)),
@@ -327,6 +313,20 @@ async def test_a_call_that_is_cancelled_leaves_nothing_of_what_was_passed_on() -
         async with asyncio.timeout(PATIENCE_S):
             while sum(peer.bytes_in for peer in reader.peers()) < 500_000:
                 await asyncio.sleep(0.005)
+        yield owner, call
+
+
+async def test_from_one_host_over_there_to_another_bytes_go_on_while_they_come() -> None:
+    """Much of it is at its reader's host before all of it is here."""
+    async with passing_on() as (owner, call):
+        assert owner.peers()[0].bytes_in < 2_000_000, "not all of it is here"
+        assert (await call.result())["y"] == 500_000 * 499_999 // 2
+        there = {peer.name: peer.bytes_out for peer in owner.peers()}
+        assert 2_000_000 <= there["c"] < 2_100_000, "and it went there once"
+
+
+async def test_a_call_that_is_cancelled_leaves_nothing_of_what_was_passed_on() -> None:
+    async with passing_on() as (owner, call):
         call.cancel()
         for n in (400_000, 500_000):
             assert (await (await owner.invoke("far", {"x": n})).result())["y"] == n * (n - 1) // 2
