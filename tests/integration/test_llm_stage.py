@@ -125,6 +125,7 @@ outputs: {{out: only.deltas}}
 """
 
 
+@pytest.mark.timeout(200)  # eight starts of a container
 async def test_functions_of_an_owner_share_a_batch_and_say_what_they_would_say_alone(folder, tmp_path):
     targets = tiny.targets("llama", "q_proj", "v_proj")
     paths = {name: tiny.adapter(tmp_path / name, targets, seed=seed) for seed, name in enumerate(("one", "two"), 1)}
