@@ -31,6 +31,7 @@ MODULES = (
     "dataflower/channel/board.py",
     "dataflower/channel/link.py",
     "dataflower/channel/tensor.py",
+    "dataflower/container/batch.py",
     "dataflower/container/batch_unit.py",
     "dataflower/container/data_unit.py",
     "dataflower/container/function_unit.py",

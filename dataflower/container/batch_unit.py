@@ -107,7 +107,7 @@ class BatchUnit:
             else:
                 members.append(member)
         inputs = columns(given) if given else {}
-        for name in self._target.torch & inputs.keys():
+        for name in self._target.torch.intersection(inputs):  # `&` with keys gives a set
             inputs[name] = [to_torch(value) for value in inputs[name]]
         if self._target.context is not None:
             inputs[self._target.context] = [
