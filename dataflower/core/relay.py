@@ -4,7 +4,8 @@ A hop by way of the host costs two wake-ups. So when a task is given out whose s
 next stage needs nothing but its outputs, the core picks the next container at once and reserves a place in it: a
 *promise*. The first container hands the inputs on itself and then reports; the core learns from the report whether the
 promise was kept, and goes on by the usual way where it was not (no room, a port left out, an error, a death).
-Where nobody waits for that report, it may be *posted* instead of sent: then it is found when the next container speaks.
+Where the host shares its only core with its containers and nobody waits for that report, it may be *posted* instead of
+sent: then it is found when the next container speaks.
 
 The promised instance waits like any other until the report comes; but its task has a number and a place from the
 beginning, so that cancelling reaches it wherever it is.
@@ -33,6 +34,8 @@ class Relays(abc.ABC):
     _tasks: dict[int, Instance]
     _containers: dict[int, Container]
     _last_task: int
+    _posts: bool
+    """Whether there is one core only. With more, the host does its part of a hop beside the containers."""
 
     @abc.abstractmethod
     def _release_task(self, container: Container, task: int, now: float) -> tuple[Instance, Call] | None:
@@ -63,7 +66,7 @@ class Relays(abc.ABC):
         instance.promise = after
         credit = pool.stage.credit
         items, nbytes = (credit.items, credit.bytes) if after.program.streams else (0, 0)
-        may_post = follower.is_sole and not own.queued and call.deployment.calls <= MOST_POSTING
+        may_post = self._posts and follower.is_sole and not own.queued and call.deployment.calls <= MOST_POSTING
         then = self._promise(call, after, now)
         return wire.Next(container.number, task, follower.ports, items, nbytes, then, may_post)
 

@@ -69,6 +69,7 @@ class Tasks(Recovery):
         self._starvation = Starvation(self._tasks, self._containers, self._calls, self.timers)
         self._jitter = Jitter(config.seed)
         self._last_task = 0
+        self._posts = config.cpus == 1
         self._made = {}
         self._batches: dict[int, Batch] = {}
         """By task, of those that run together with others."""

@@ -64,7 +64,7 @@ async def test_a_container_that_dies_beside_its_posted_report(
     monkeypatch: pytest.MonkeyPatch, stage: str, point: str
 ) -> None:
     monkeypatch.setenv("DATAFLOWER_FAILPOINTS", f"container.{point}:kill:stage={stage}:hit=5")
-    async with opened() as rig:
+    async with opened(cpus=1) as rig:
         await rig.client.apply(brief(AGAIN))
         for number in range(20):
             assert (await rig.client.invoke("brief", x=number, deadline_s=PATIENCE_S))["y"] == number
@@ -79,7 +79,7 @@ async def test_a_container_that_dies_before_it_has_handed_on_what_it_posted_has_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DATAFLOWER_FAILPOINTS", "container.mid_handover:kill:stage=b:hit=1")
-    async with opened() as rig:
+    async with opened(cpus=1) as rig:
         await rig.client.apply(brief())
         failures = []
         for number in range(20):
