@@ -12,7 +12,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDE
 SOURCES := dataflower functions tools bench tests
 # What runs on compiled modules differently, if anything does; with QUICK=1, as in CI, the first few
 NATIVE_QUICK := tests/conformance tests/unit/core tests/unit/container tests/unit/host tests/property \
-	tests/integration/test_container.py
+	tests/integration/test_container.py tests/integration/test_batches.py
 NATIVE_TESTS := $(NATIVE_QUICK) tests/unit/channel tests/fault tests/integration/test_runtime.py
 # Where a wheel with them is tried: installed beside a copy of the tests, so that nothing is compiled in the checkout
 TRIAL := build/trial
