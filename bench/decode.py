@@ -6,6 +6,7 @@ installed in the environment that VLLM_PYTHON names). SmolLM2-135M-Instruct, all
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import statistics
@@ -67,6 +68,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             adapters = [random_adapter(Path(scratch) / f"a{index}", runner, index) for index in range(BATCH)]
             rival.start(adapters)
+            gc.freeze()  # as zygotes do: a container's collector doesn't look at libraries either
             decode(report, runner, net, rival, rounds, tokens)
             lora(report, runner, rival, adapters, rounds, tokens)
     finally:
