@@ -218,7 +218,7 @@ class Engine:
         if self._feeding:
             self._backlog.append(event)
             return
-        if self._promises and type(event) is not ContainerSaid:
+        if self._promises.may_post and self._promises and type(event) is not ContainerSaid:
             self._boards.look()
         self._feeding = True
         execute = self._execute
@@ -291,6 +291,8 @@ class Engine:
 
     def _is_explained(self, message: wire.FromContainer) -> bool:
         """A container speaks of a task of which nothing was heard: is its giver's report on the board?"""
+        if not self._promises.may_post:
+            return False
         self._boards.find(getattr(message, "task", 0))
         return not self._promises.is_early(message)
 
@@ -327,7 +329,7 @@ class Engine:
             peer.done[0] += 1
             if peer.promises or (type(message) is TaskDone and message.forwarded):
                 freed = self._promises.settle(peer, message)
-                if freed and self._promises:
+                if freed and self._promises.may_post and self._promises:
                     self._boards.expect()
         elif type(message) is BatchDone:
             peer.done[0] += len(message.results)

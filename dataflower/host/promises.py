@@ -34,6 +34,8 @@ class Promises:
         self._open: dict[int, int] = {}
         """Giver by task."""
         self.kept = 0
+        self.may_post = False
+        """Whether any giver was ever allowed to post its report: else no board need be looked at."""
         self.moves = 0
         """How often promises were made or kept."""
 
@@ -48,6 +50,7 @@ class Promises:
             self._open[then.task] = giver
             may_post |= then.may_post
             giver, then = then.container, then.then
+        self.may_post |= may_post
         return may_post
 
     def giver(self, task: int) -> int:
