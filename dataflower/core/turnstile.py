@@ -33,12 +33,12 @@ class Underway:
 
     def add(self, instance: Instance, arrived: float) -> None:
         """It waits from now on; its invocation came at `arrived`."""
-        self._sequence += 1
-        heapq.heappush(self._heap, (arrived, self._sequence, instance))
-        if len(self._heap) > self._keep:
+        if len(self._heap) >= self._keep:  # first: the stage does not hold the new one yet
             self._heap = [entry for entry in self._heap if self._holds(entry[2])]
             heapq.heapify(self._heap)
             self._keep = 2 * len(self._heap) + _SPARE
+        self._sequence += 1
+        heapq.heappush(self._heap, (arrived, self._sequence, instance))
 
     def oldest(self) -> float:
         """When the first of their invocations came; inf if there are none."""

@@ -83,6 +83,9 @@ def configurations(draw: st.DrawFn) -> Configuration:
 
 
 @settings(deadline=None)
+@example(Configuration(7, 0.02417, "x", 1.0), 1, Configuration(8, 0.2, "x", 1.0), 2, 0.52, 2, 4, 0.96)
+@example(Configuration(7, 0.06605, "x", 1.0), 2, Configuration(7, 0.155, "x", 1.0), 2, 0.65286, 5, 4, 0.96)
+@example(Configuration(2, 0.01, "x", 1.0), 1, Configuration(2, 0.28, "x", 1.0), 1, 0.9, 3, 2, 0.86644)
 @given(
     configurations(),
     st.integers(1, 3),

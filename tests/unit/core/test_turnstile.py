@@ -122,6 +122,18 @@ def test_what_is_over_is_forgotten() -> None:
     assert underway.oldest() == float("inf")
 
 
+def test_a_task_is_known_that_comes_when_what_is_over_is_cleared_away() -> None:
+    """The stage holds it only after it was told of; it was forgotten then, and a younger one was let in before it."""
+    here: set[Instance] = set()
+    underway = Underway(here.__contains__)
+    for number in range(1000):
+        own = entry().instance
+        underway.add(own, -float(number))
+        here.add(own)
+        assert underway.oldest() == -number
+        here.remove(own)
+
+
 def test_all_stages_before_must_have_let_go() -> None:
     first, second = {entry().instance: 5.0}, {entry().instance: 3.0}
     both = []
