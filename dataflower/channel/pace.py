@@ -14,15 +14,19 @@ import os
 import platform
 import struct
 
+from dataflower.clock import SystemClock
+
 SHORT_S = 0.0001
 """What the kernel allows at least. For threads that mostly wait, and do little when they are woken."""
 PATIENT_AFTER_S = 0.002
-"""A task that takes longer computes: its thread lets others go first."""
+"""A task that takes longer, or takes longer between two waits, computes: its thread lets others go first."""
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 _ATTRIBUTES = struct.Struct("=IIQiIQQQII")
 _RESET_ON_FORK = 1
 """Threads and processes that a thread starts ask for nothing of their own accord."""
+
+_monotonic = SystemClock().monotonic
 
 
 def prompt() -> None:
@@ -55,17 +59,34 @@ def _libc() -> ctypes.CDLL:
 class Pace:
     """The slices of a thread that runs tasks: short while it waits and in short tasks, the usual ones in long tasks."""
 
-    __slots__ = ("_computes", "_is_prompt")
+    __slots__ = ("_computes", "_is_brief", "_is_prompt", "_woken")
 
     def __init__(self) -> None:
         """Of the calling thread, which is prompt from now on."""
         self._computes = False
         self._is_prompt = True
+        self._is_brief = False
+        """Whether it did little between its last two waits within a task."""
+        self._woken = 0.0
+        """When the last of these ended; 0: in no task, or not yet in this one."""
         prompt()
 
     def begin(self) -> None:
         """A task begins; it is expected to be like the last one. Called by the thread itself, as all of these."""
+        self._woken = 0.0
         if self._computes:
+            self.goes_on()
+
+    def waits(self) -> None:
+        """The task waits, for an item of a stream or for credit: the thread is to run soon when that is there."""
+        if self._woken:
+            self._is_brief = _monotonic() - self._woken < PATIENT_AFTER_S
+        self._be_prompt()
+
+    def woken(self) -> None:
+        """The wait is over. What comes is expected to take as long as it took between the last two waits."""
+        self._woken = _monotonic()
+        if not self._is_brief:
             self.goes_on()
 
     def goes_on(self) -> None:
@@ -77,6 +98,9 @@ class Pace:
     def ran(self, seconds: float) -> None:
         """A task took so long, and is over."""
         self._computes = seconds >= PATIENT_AFTER_S
+        self._be_prompt()
+
+    def _be_prompt(self) -> None:
         if not self._is_prompt:
             self._is_prompt = True
             prompt()

@@ -91,7 +91,12 @@ async def wait(task: RunningTask, condition: Callable[[], bool]) -> None:
                 if task.reason is not None:
                     raise Cancelled(task.reason)
                 event.clear()
+            pace = task.own_pace()
+            if pace is not None:
+                pace.waits()
             await event.wait()
+            if pace is not None:
+                pace.woken()
     finally:
         with task.lock:
             task.wakers.remove(wake)

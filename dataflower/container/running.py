@@ -103,12 +103,23 @@ class RunningTask:
     def wait(self, condition: Callable[[], bool]) -> None:
         """Block until `condition()`, looked at with the lock held after each change. Raises Cancelled."""
         with self.lock:
+            if condition():
+                return
+            pace = self.own_pace()
+            if pace is not None:
+                pace.waits()
             while not condition():
                 if self.reason is not None:
                     raise Cancelled(self.reason)
                 if self.changed is None:
                     self.changed = threading.Condition(self.lock)
                 self.changed.wait()
+        if pace is not None:
+            pace.woken()
+
+    def own_pace(self) -> Pace | None:
+        """Of the calling thread, if it is the one that runs the task."""
+        return self.pace if threading.get_ident() == self.thread else None
 
     def bind(self, async_task: asyncio.Task[Any] | None) -> None:
         """Called in a coroutine: cancellation goes to it from now on. Raises Cancelled."""

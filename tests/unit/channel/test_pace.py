@@ -69,6 +69,53 @@ def test_a_task_that_goes_on_is_patient_until_its_end(said: list[str]) -> None:
     assert said == ["prompt", "patient", "prompt"]
 
 
+def test_a_task_that_waits_is_prompt_until_it_is_woken(said: list[str]) -> None:
+    own = Pace()
+    own.begin()
+    own.goes_on()  # it is not known what a generator does between two items
+    own.waits()
+    assert said == ["prompt", "patient", "prompt"]
+    own.woken()  # nor what it does with the first that comes in
+    assert said[3:] == ["patient"]
+
+
+def test_who_does_little_between_waits_stays_prompt_and_who_computes_does_not(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1.0]
+    monkeypatch.setattr(pace, "_monotonic", lambda: now[0])
+    own = Pace()
+    own.begin()
+
+    def stretch(seconds: float) -> list[str]:
+        del said[:]
+        own.waits()
+        own.woken()
+        now[0] += seconds
+        return list(said)
+
+    stretch(PATIENT_AFTER_S / 2)
+    assert stretch(PATIENT_AFTER_S / 2) == ["prompt"]
+    assert stretch(PATIENT_AFTER_S) == []
+    assert stretch(PATIENT_AFTER_S / 2) == ["patient"]  # the last stretch was long
+    assert stretch(0.0) == ["prompt"]
+
+
+def test_a_stretch_does_not_reach_into_the_next_task(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1.0]
+    monkeypatch.setattr(pace, "_monotonic", lambda: now[0])
+    own = Pace()
+    for _ in range(3):
+        own.begin()
+        own.waits()
+        own.woken()
+        own.waits()
+        own.woken()
+        own.ran(PATIENT_AFTER_S / 2)
+        now[0] += 10.0  # idle
+    assert said == ["prompt", "patient", "prompt"]
+
+
 def test_slices_of_a_real_thread_change_and_are_not_inherited() -> None:
     def story() -> tuple[int, int, int, int]:
         usual = slice_ns()

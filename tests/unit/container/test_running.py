@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from dataflower.channel.pace import Pace
 from dataflower.container.failure import Cancelled
 from dataflower.container.running import RunningTask
 from dataflower.wire import RunTask
@@ -80,3 +81,37 @@ def test_waiting_ends_when_the_condition_holds() -> None:
     task.wait(task.has_credit)
     granter.join()
     assert task.has_credit()
+
+
+class NotedPace(Pace):
+    """Notes what it is told, and asks the kernel for nothing."""
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+
+    def waits(self) -> None:
+        self.noted.append("waits")
+
+    def woken(self) -> None:
+        self.noted.append("woken")
+
+
+def test_the_thread_that_runs_the_task_is_prompt_while_it_waits() -> None:
+    task = new_task()
+    task.pace = pace = NotedPace()
+    threading.Timer(0.01, lambda: task.grant(1, 1)).start()
+    task.wait(task.has_credit)
+    assert pace.noted == ["waits", "woken"]
+    task.wait(task.has_credit)  # there is credit: nobody waits
+    assert pace.noted == ["waits", "woken"]
+
+
+def test_another_thread_that_waits_for_the_task_has_its_own_pace() -> None:
+    task = new_task()
+    task.pace = pace = NotedPace()
+    other = threading.Thread(target=lambda: task.wait(task.has_credit))
+    other.start()
+    task.grant(1, 1)
+    other.join(10)
+    assert not other.is_alive()
+    assert pace.noted == []
