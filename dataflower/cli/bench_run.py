@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from dataflower.cli import bench_inputs
 from dataflower.cli.bench_options import Asked, Calls, Recording, Traffic
@@ -57,7 +61,8 @@ def run(asked: Asked) -> Report:
     """
     ready = _Ready.of(asked)  # what can be wrong is found before anything is started
     with _server(asked, ready) as (config, served, source):
-        return run_loop(_bench(asked, ready, config, served, source))
+        report = run_loop(_bench(asked, ready, config, served, source))
+    return msgspec.structs.replace(report, command=shlex.join(["dataflower", *sys.argv[1:]]))
 
 
 @dataclass(frozen=True, slots=True)

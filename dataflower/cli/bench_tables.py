@@ -106,7 +106,7 @@ def _parts(report: Report) -> Table:
 
 _COLUMNS = (
     *("stage", "per s", "p50", "p99", "queue", "batch", "compute", "transfer", "engine", "overhead"),
-    *("budget", "kept", "replicas", "size"),
+    *("budget", "kept", "good/s", "replicas", "size"),
 )
 _ALWAYS = 10
 """The columns after these are left out where there is nothing in them."""
@@ -128,6 +128,7 @@ def _cells(row: Row) -> list[str]:
         ms(row.overhead_ms),
         "" if row.budget_ms is None else f"{row.budget_ms:g}",
         "" if row.attainment is None else f"{row.attainment:.1%}",
+        "" if row.goodput_per_s is None else f"{row.goodput_per_s:.1f}",
         "" if row.replicas is None else f"{row.replicas:.1f}",
         "" if row.batch is None else f"{row.batch:.1f}",
     ]

@@ -69,10 +69,14 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A trace as it is to be replayed: start times, and for each the values of the mapped inputs (or nothing)."""
+    """A trace as it is to be replayed: start times, and for each the values of the mapped inputs (or nothing).
+
+    `speed`: times as fast as they were recorded.
+    """
 
     times: Times
     inputs: tuple[Mapping[str, Any], ...] = ()
+    speed: float = 1.0
 
 
 class TraceInvalid(InvalidArgument):
@@ -114,7 +118,7 @@ def _laid(events: list[tuple[float, Mapping[str, Any]]], file: str, replay: Repl
     if not kept:
         raise InvalidArgument(f"{file}: no event between {begin:g} s and {end:g} s ({len(events)} in all)")
     times = np.array([time for time, _ in kept]) / replay.speed
-    return Recorded(times, tuple(given for _, given in kept) if replay.inputs else ())
+    return Recorded(times, tuple(given for _, given in kept) if replay.inputs else (), replay.speed)
 
 
 def _json_rows(text: str, file: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -59,7 +59,7 @@ class Load:
         warmup_s: before it, at the first rate of the process; in no figure.
         seed: of everything that is drawn.
         shuffled: input sets at random rather than in turn.
-        recorded: the trace, at its own speed.
+        recorded: the trace, as fast as it was asked for.
         picks: of a trace whose columns are inputs, the body of each arrival.
         requests: stop after so many; None: no such limit.
     """
@@ -237,7 +237,8 @@ class Session:
         if load.recorded is None:
             return str(load.arrivals)
         own, cv = gaps_of(load.recorded.times)
-        return f"trace, {load.arrivals.rate:.4g}/s on average, cv {cv:.2f}, at {load.arrivals.rate / (own or 1):.4g}x"
+        speed = load.recorded.speed * load.arrivals.rate / (own or 1)
+        return f"trace, {load.arrivals.rate:.4g}/s on average, cv {cv:.2f}, at {speed:.4g}x"
 
     def _dressed(self, report: Report) -> Report:
         return msgspec.structs.replace(report, versions=versions(), machine=machine())

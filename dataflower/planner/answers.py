@@ -15,7 +15,15 @@ from dataflower.planner.options import Arrivals, Options
 from dataflower.planner.profile import Configuration
 from dataflower.planner.schedule import Allotment, Schedule
 from dataflower.planner.staircase import Stair, Staircase, staircase
-from dataflower.planner.tokens import TokenCost, TokenLoad, TokenPlan, TokenSlo, plan_tokens, with_replicas
+from dataflower.planner.tokens import (
+    MOST_REPLICAS,
+    TokenCost,
+    TokenLoad,
+    TokenPlan,
+    TokenSlo,
+    plan_tokens,
+    with_replicas,
+)
 
 MOST_STEPS = 40
 """Numbers of replicas that are looked at beyond the fewest."""
@@ -95,7 +103,9 @@ def curve(stage: TokenStage, rate: float, percentile: float) -> Staircase:
                 break
             latency = stage.latency_s(found)
             stairs.append(_stair(stage, kind, found, rate))
-            replicas = max(replicas + 1, round(replicas * 1.1))
+            if replicas >= MOST_REPLICAS:  # as many as `plan_tokens` would find
+                break
+            replicas = min(MOST_REPLICAS, max(replicas + 1, round(replicas * 1.1)))
         stairs.append(_stair(stage, kind, fewest, rate))
     return staircase(stairs)
 

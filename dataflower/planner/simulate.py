@@ -151,6 +151,10 @@ class Simulation:
         self.core = HostCore(config or CoreConfig(cpus=1 << 16, max_containers=max_containers))
         self.figures = Figures()
         self._workflows = workflows
+        self._inputs = {
+            key: {port.name: _VALUE for port in given.workflow.inputs if not port.stream}
+            for key, given in workflows.items()
+        }
         self._start_s = start_s
         self._tempo = tempo or steady(1.0)
         self._deadline_s = deadline_s
@@ -240,7 +244,7 @@ class Simulation:
         name = str(self._number)
         self._arrivals[name] = at
         deadline = at + self._deadline_s if self._deadline_s is not None else 0.0
-        self._tell(events.InvocationArrived(name, key, {}, (), deadline))
+        self._tell(events.InvocationArrived(name, key, dict(self._inputs[key]), (), deadline))
 
     def _later(self, delay_s: float, event: events.Event | Callable[[], None]) -> None:
         self._sequence += 1

@@ -219,7 +219,7 @@ def series(
             message = (
                 f"{name}: batch {b.batch} takes {b.duration_s:g} s, less than batch {a.batch} ({a.duration_s:g} s)"
             )
-            fault(line_b, message, "measure again, or mend dips on reading")
+            fault(line_b, message, "measure again, or read it with --mend")
     if not sound:
         return None
     points = [point for _, point in rows]

@@ -110,6 +110,7 @@ def test_a_file_is_loaded_on_a_server_of_its_own(folder: Path) -> None:
     assert report["settings"]["seed"] == 0
     assert "seed 0" in out
     assert "overhead" in out
+    assert "good/s" in out
     assert "wrote out/a.json, out/a.csv, out/a.html" in err
     assert "<svg" in (folder / "out/a.html").read_text()
     assert (folder / "out/a.csv").read_text().count("\n") == report["counts"]["measured"] + 1
@@ -125,6 +126,8 @@ def test_a_trace_brings_arrivals_and_inputs_and_a_miss_is_3(folder: Path) -> Non
     report = json.loads(out)
     assert report["counts"]["ok"] == 20
     assert report["requests"]["scheduled_s"][1] == pytest.approx(1 / 16)
+    assert report["settings"]["arrivals"].endswith("at 2x")
+    assert report["command"].startswith("dataflower bench nap.yaml --trace trace.csv --trace-input text=said")
     assert report["settings"]["input_sets"] == 2
     assert report["verdict"]["outcome"] == "missed"
 

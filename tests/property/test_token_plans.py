@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from dataflower.planner import (
@@ -104,7 +104,13 @@ def mixed(cost: TokenCost, load: TokenLoad, before_s: float, margin: float) -> Q
     )
 
 
+DEAR = TokenCost(((1, 0.0634), (2, 0.0932), (4, 0.147), (8, 0.1526)), 0.003, 128, attend_s=4.37e-08)
+MUCH = TokenLoad(13.708, (201.96, 502.42), (82.79, 266.14))
+"""Asks for nearly as many replicas as are looked at: the split took more of them, and there was no plan."""
+
+
 @settings(max_examples=12, deadline=None)
+@example(DEAR, MUCH, 0.2, 0.1, 2.2272, 0.15555)
 @given(costs(), loads(), st.floats(0.002, 0.2), st.sampled_from([0.0, 0.1]), st.floats(0.03, 3), st.floats(0.01, 0.3))
 def test_what_is_called_nearest_can_be_planned_and_nothing_much_nearer_can(
     cost: TokenCost, load: TokenLoad, before_s: float, margin: float, ttft: float, tpot: float
