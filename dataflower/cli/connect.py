@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 
 def client_config(server: str | None, file: Path | None = None) -> Config:
-    """The configuration with `--server` in it.
+    """The configuration with `--server` in it; says which variables set nothing.
 
     Raises:
         WrongUsage: that is no address.
     """
     from dataflower.cli.exits import WrongUsage
+    from dataflower.cli.terminal import terminal
     from dataflower.config.compose import compose, read
 
     if server is not None:
@@ -24,7 +25,10 @@ def client_config(server: str | None, file: Path | None = None) -> Config:
             read("server", server)
         except ValueError as error:
             raise WrongUsage(f"--server: {error}") from None
-    return compose({"server": server}, file=file).config
+    composed = compose({"server": server}, file=file)
+    for note in composed.notes:
+        terminal().note(f"note: {note}")
+    return composed.config
 
 
 def connect(server: str | None) -> Client:

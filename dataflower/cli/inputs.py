@@ -38,7 +38,7 @@ def parse_inputs(pairs: Iterable[str], ports: Iterable[Port] | None = None) -> d
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise WrongUsage(f"input {pair!r} is not of the form name=value")
+            raise WrongUsage(f"input {shortened(pair)} is not of the form name=value")
         if name in inputs:
             raise WrongUsage(f"input {name!r} is given twice")
         if known is not None and name not in known:
@@ -71,6 +71,12 @@ def typed_inputs(given: Mapping[str, Any], ports: Iterable[Port]) -> dict[str, A
         else:
             inputs[name] = _shaped(value, port.type, name)
     return inputs
+
+
+def shortened(value: Any) -> str:
+    """A value as a message may show it: files hold more than a person reads."""
+    text = f"{value:.100}" if isinstance(value, str) else value
+    return f"{text!r}" + (f"... ({len(value)} characters)" if text != value else "")
 
 
 def _which(known: dict[str, Port]) -> str:
@@ -161,5 +167,5 @@ def _shaped(value: Any, type_: PortType, name: str) -> Any:
         Kind.STRING: isinstance(value, str),
     }
     if not fits.get(type_.kind, True):
-        raise InvalidArgument(f"input {name!r} takes {type_}, not {value!r}")
+        raise InvalidArgument(f"input {name!r} takes {type_}, not {shortened(value)}")
     return value

@@ -28,6 +28,7 @@ def logs(
 
     Example: dataflower logs wordcount --stage count -f
     """
+    from dataflower.cli.terminal import terminal
     from dataflower.host.logs import logged_stages, stage_log, tail
 
     root = _root(server) if state_dir is None else state_dir.expanduser() / "logs"
@@ -36,8 +37,9 @@ def logs(
     if missing or not stages:
         _refuse(root, workflow, missing, logged_stages(root, workflow))
     width = max(map(len, stages)) if len(stages) > 1 else 0
-    for name in stages:
-        _print(name, tail(root, workflow, name, lines), width)
+    said = [_print(name, tail(root, workflow, name, lines), width) for name in stages]
+    if not any(said) and lines:
+        terminal().note(f"{workflow} has printed nothing")
     if follow:
         from dataflower.cli.follow import appended
 
@@ -62,9 +64,13 @@ def _root(server: str | None) -> Path:
     return Path(said) if said else compose().config.state_dir / "logs"
 
 
-def _print(stage: str, lines: Iterable[str], width: int) -> None:
+def _print(stage: str, lines: Iterable[str], width: int) -> int:
+    """How many lines there were."""
+    count = 0
     for line in lines:
         print(f"{stage:{width}} | {line}" if width else line, flush=True)
+        count += 1
+    return count
 
 
 def _refuse(root: Path, workflow: str, missing: list[str], there: tuple[str, ...]) -> None:

@@ -35,8 +35,11 @@ def decoded(data: bytes, file: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        line, column = 1, 1
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             hint = "it looks like UTF-16: save it as UTF-8"
         else:
-            hint = f"byte {data[error.start]:#04x} at offset {error.start}: save it as UTF-8"
-        raise WorkflowInvalid((Problem(file, 1, 1, "not UTF-8 text", hint),)) from None
+            hint = f"byte {data[error.start]:#04x}: save it as UTF-8"
+            before = data[: error.start].decode()
+            line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise WorkflowInvalid((Problem(file, line, column, "not UTF-8 text", hint),)) from None

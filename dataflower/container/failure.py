@@ -127,5 +127,6 @@ def _cut(description: traceback.TracebackException, seen: set[int]) -> None:
 
 
 def _has_frames(description: traceback.TracebackException) -> bool:
-    others = (description.__cause__, description.__context__, *(description.exceptions or ()))
+    context = None if description.__suppress_context__ else description.__context__
+    others = (description.__cause__, context, *(description.exceptions or ()))
     return bool(description.stack) or any(other is not None and _has_frames(other) for other in others)

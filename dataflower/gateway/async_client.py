@@ -259,7 +259,7 @@ class AsyncClient:
     async def _ask(
         self, method: Any, request: Any, *, timeout_s: float | None = CONTROL_TIMEOUT_S, invocation: bool = False
     ) -> Any:
-        if (size := request.ByteSize()) >= calls.LARGE_BYTES:
+        if (size := calls.request_size(request)) >= calls.LARGE_BYTES:
             calls.check_size(size, (await self.status()).max_message_bytes)
         try:
             return await method(request, timeout=timeout_s, metadata=self._metadata)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.message import EncodeError
 
 from dataflower.config.text import read_text
 from dataflower.errors import (
@@ -30,7 +31,8 @@ CONTROL_TIMEOUT_S = 30.0
 
 LARGE_BYTES = 4 * 1024 * 1024
 """Requests from this size on are held against the server's limit before they travel."""
-TOO_LARGE = "; send it in parts through a stream input, or raise `max_message_bytes` in the server's settings"
+IN_PARTS = "; send it in parts through a stream input"
+TOO_LARGE = IN_PARTS + ", or raise `max_message_bytes` in the server's settings"
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", -1),  # the server's limit is the one that counts
@@ -113,6 +115,14 @@ _TLS_CAUSES = {
     "Hostname Verification": "the server's certificate is for another name",
     "WRONG_VERSION_NUMBER": "the server does not speak TLS",
 }
+
+
+def request_size(request: Any) -> int:
+    """In bytes. ResourceExhausted for one that is longer than any message can be."""
+    try:
+        return int(request.ByteSize())
+    except EncodeError:  # what protobuf says of 2 GiB and more
+        raise ResourceExhausted(f"the request takes 2 GiB or more{IN_PARTS}") from None
 
 
 def check_size(nbytes: int, limit: int) -> None:

@@ -265,7 +265,7 @@ class Client:
     def _ask(
         self, method: Any, request: Any, *, timeout_s: float | None = CONTROL_TIMEOUT_S, invocation: bool = False
     ) -> Any:
-        if (size := request.ByteSize()) >= calls.LARGE_BYTES:
+        if (size := calls.request_size(request)) >= calls.LARGE_BYTES:
             calls.check_size(size, self.status().max_message_bytes)
         try:
             return method(request, timeout=timeout_s, metadata=self._metadata)

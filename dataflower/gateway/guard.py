@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from dataflower.clock import Clock
-from dataflower.errors import Code, DataflowerError, ResourceExhausted
+from dataflower.errors import Code, DataflowerError
 from dataflower.gateway.status import to_status
 
 log = logging.getLogger(__name__)
@@ -59,17 +59,6 @@ def deadline_of(context: Any, clock: Clock) -> float | None:
     """CLOCK_MONOTONIC time at which the caller gives up; None if it waits for ever."""
     left = context.time_remaining()
     return None if left is None or left >= NO_DEADLINE_S else clock.monotonic() + left
-
-
-def fitting(message: Any, limit: int) -> Any:
-    """The message, if it may be sent; ResourceExhausted if it is longer than `limit` bytes."""
-    size = message.ByteSize()
-    if size > limit:
-        raise ResourceExhausted(
-            f"the answer takes {size} bytes, the longest message allowed {limit}; "
-            "stream the outputs, or raise the server's message size"
-        )
-    return message
 
 
 class Interceptor(grpc.aio.ServerInterceptor):

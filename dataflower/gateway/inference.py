@@ -9,7 +9,8 @@ from dataflower.clock import Clock
 from dataflower.errors import DataflowerError, InvalidArgument, NotFound
 from dataflower.gateway._generated import inference_pb2 as pb
 from dataflower.gateway._generated import inference_pb2_grpc
-from dataflower.gateway.guard import deadline_of, fitting, guarded
+from dataflower.gateway.answer_size import check_answer, fitting
+from dataflower.gateway.guard import deadline_of, guarded
 from dataflower.gateway.infer_tensors import decode_input, encode_output, metadata_of
 from dataflower.gateway.messages import output_ports
 from dataflower.gateway.service import departure
@@ -71,6 +72,7 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         except asyncio.CancelledError:
             invocation.cancel(departure(context))
             raise
+        check_answer([value for name, value in outputs.items() if name in wanted], self._limit)
         response = pb.ModelInferResponse(model_name=model.name, model_version=str(model.version), id=request.id)
         for port in output_ports(model):
             if port.name in wanted and port.name in outputs:

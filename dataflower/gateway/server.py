@@ -147,7 +147,7 @@ async def _open_http(site: Site) -> HttpServer | None:
 def _options(config: GatewayConfig) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_send_message_length", -1),  # `guard.fitting` refuses long answers, with a better message
+        ("grpc.max_send_message_length", -1),  # `answer_size.fitting` refuses long answers, with a better message
         ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
     )
 

@@ -12,7 +12,8 @@ from dataflower.errors import Code, DataflowerError, FailedPrecondition, Failure
 from dataflower.gateway import messages, server_info, values
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway._generated import workflow_pb2_grpc
-from dataflower.gateway.guard import deadline_of, fitting, guarded
+from dataflower.gateway.answer_size import check_answer, fitting
+from dataflower.gateway.guard import deadline_of, guarded
 from dataflower.gateway.times import seconds_of, set_time
 from dataflower.host.api import HostApi, Invocation, State
 from dataflower.spec.workflow import Workflow
@@ -99,6 +100,7 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
         except asyncio.CancelledError:
             invocation.cancel(departure(context))
             raise
+        check_answer(outputs, self._limit)
         response = pb.InvokeResponse(invocation_id=invocation.id)
         values.encode_map(outputs, response.outputs)
         return fitting(response, self._limit)
@@ -136,6 +138,7 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
         # The next item is asked for only once this one is on its way: a slow reader slows the workflow, and the
         # views in an item are valid just as long.
         async for output in invocation.outputs():
+            check_answer(output.value, self._limit)
             items += 1
             response = pb.InvokeStreamResponse()
             response.item.port = output.port

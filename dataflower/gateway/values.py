@@ -122,9 +122,17 @@ def encode(value: Any, into: pb.Value, depth: int = 0) -> None:
 
 
 def encode_map(values: Mapping[str, Any], into: Any) -> None:
-    """Write named values into a `map<string, Value>` field; InvalidArgument as in `encode`."""
+    """Write named values into a `map<string, Value>` field.
+
+    Raises:
+        InvalidArgument: as in `encode`; the message names the value.
+    """
     for name, value in values.items():
-        encode(value, into[_key(name)])
+        key = _key(name)
+        try:
+            encode(value, into[key])
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{name!r}: {error.message}") from None
 
 
 def decode(message: pb.Value) -> Any:

@@ -20,11 +20,12 @@ _ARITHMETIC = {
 
 
 class NotLiteral(Exception):
-    """An expression that could only be known by running the module."""
+    """An expression that could only be known by running the module, or that would fail there."""
 
-    def __init__(self, message: str, line: int) -> None:
+    def __init__(self, message: str, line: int, hint: str = "write it out literally") -> None:
         super().__init__(message)
         self.line = line
+        self.hint = hint
 
 
 def plain(value: Any) -> Any:
@@ -38,12 +39,19 @@ def plain(value: Any) -> Any:
     return None
 
 
+def imported_names(module: ast.Module) -> frozenset[str]:
+    """Names that a module's imports bind, wherever they stand; `*` for everything of another module."""
+    imports = [node for node in ast.walk(module) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return frozenset(alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names)
+
+
 class Literals:
     """Evaluates literal expressions in the light of a module's constants and imports."""
 
     def __init__(self, module: ast.Module) -> None:
         self._constants: dict[str, ast.expr] = {}
         self._aliases: dict[str, str] = {}
+        self._imported = imported_names(module)
         for node in module.body:
             if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
                 self._constants[node.targets[0].id] = node.value
@@ -117,12 +125,21 @@ class Literals:
         named = {keyword.arg or "": self._argument(keyword.value, depth) for keyword in node.keywords}
         makers = {"Tensor": Tensor, "Json": Json, "Text": Text, "Stream": Stream, "PortType": PortType}
         maker: Any = makers.get(self._name(node.func))
+        if isinstance(node.func, ast.Name) and node.func.id in self._aliases and maker is None:
+            known = ", ".join(makers)
+            raise NotLiteral(f"dataflower has no port type `{node.func.id}`", node.lineno, f"known: {known}")
         if maker is not None:
+            self._check_imported(node.func)
             try:
                 return maker(*arguments, **named)
             except (TypeError, ValueError) as error:
                 raise NotLiteral(f"`{ast.unparse(node)}`: {error}", node.lineno) from error
         raise NotLiteral(f"`{ast.unparse(node)}` can't be known without running the module", node.lineno)
+
+    def _check_imported(self, node: ast.expr) -> None:
+        """What is not imported is found out here, rather than by the first container that imports the module."""
+        if self._aliases and isinstance(node, ast.Name) and not self._imported & {node.id, "*"}:
+            raise NotLiteral(f"`{node.id}` is not imported", node.lineno, f"from dataflower import {node.id}")
 
     def _argument(self, node: ast.expr, depth: int) -> Any:
         if isinstance(node, ast.Attribute) and self._name(node.value) == "Kind" and node.attr in Kind.__members__:

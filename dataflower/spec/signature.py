@@ -203,7 +203,7 @@ class _SourceReader:
         try:
             return self._read(node)
         except NotLiteral as error:
-            raise SignatureError(f"{self.path}:{error.line}: {error}", "write it out literally", error.line) from error
+            raise SignatureError(f"{self.path}:{error.line}: {error}", error.hint, error.line) from error
 
     def _read(self, node: Definition | ast.ClassDef) -> Signature:
         setup = _Setup()

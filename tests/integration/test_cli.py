@@ -193,6 +193,8 @@ def test_a_server_takes_workflows_runs_them_and_tells_about_them(shell: Shell) -
     assert "call-1" in shell("ls", "greet").stdout
     assert json.loads(shell("status", "call-1", "-o", "json").stdout)["state"] == "succeeded"
     assert "splitting x y z" in shell("logs", "greet", "--stage", "split").stdout
+    silent = shell("logs", "greet", "--stage", "count")
+    assert (silent.returncode, silent.stdout, silent.stderr) == (0, "", "greet has printed nothing\n")
     assert shell("rm", "greet").returncode == 0
     assert shell("ls", "-o", "json").stdout == "[]\n"
     assert stop(server)[0] == 0

@@ -398,5 +398,14 @@ def test_nobody_there_gives_a_hint(monkeypatch: pytest.MonkeyPatch, unused_tcp_p
     assert "is `dataflower serve` running" in result.stderr
 
 
+def test_a_misspelt_variable_is_noticed_by_those_who_call_a_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAFLOWER_SERVR", "somewhere:1")
+    note = "note: DATAFLOWER_SERVR is set, and sets nothing (did you mean 'DATAFLOWER_SERVER'?)\n"
+    assert server("invoke", "echo", "text=hi").stderr.count(note) == 1
+    assert note not in server("invoke", "echo", "text=hi", "--quiet").stderr
+
+
 def test_stdin_as_input(server: Server) -> None:
     assert server("invoke", "echo", "text=@-", input_="from a pipe").stdout.split(maxsplit=1)[1] == "from a pipe\n"

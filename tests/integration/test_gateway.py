@@ -235,8 +235,13 @@ async def test_messages_beyond_the_limit(client: AsyncClient, host: FakeHost) ->
     with pytest.raises(ResourceExhausted, match="larger than max"):
         await client.invoke("echo", x=b"x" * (LIMIT + 1))
     host.add("big", lambda: b"x" * (LIMIT + 1))
+    host.add("huge", lambda: np.broadcast_to(np.uint8(1), (1 << 16, 1 << 16)))  # longer than protobuf can say
     with pytest.raises(ResourceExhausted, match="stream the outputs"):
         await client.invoke("big")
+    with pytest.raises(ResourceExhausted, match=r"at least 4294967296 bytes.*max_message_bytes"):
+        await client.invoke("huge")
+    with pytest.raises(ResourceExhausted, match="at least 4294967296 bytes"):
+        _ = [item async for item in client.stream("huge")]
     assert await client.invoke("echo", x="still here") == {"out": "still here"}
 
 

@@ -318,6 +318,16 @@ async def test_invocations_and_workflows_are_listed(door: Door) -> None:
     assert one["source"] == "name: image\n"
 
 
+async def test_an_answer_beyond_the_limit_is_413_and_costs_nothing(door: Door, host: FakeHost) -> None:
+    host.add("huge", lambda: np.broadcast_to(np.uint8(1), (1 << 16, 1 << 16)))
+    for path, least in (("huge/invoke", 2 << 32), ("huge/invoke?tensors=base64", 1 << 32)):
+        status, headers, body = await door.call("POST", f"/v1/workflows/{path}", json={})
+        assert (status, f"at least {least} bytes" in body["error"]["message"]) == (413, True)
+        assert "retry-after" not in headers
+    status, _, _ = await door.call("POST", "/v1/workflows/echo/invoke", json={"inputs": {"x": 1}})
+    assert status == 200
+
+
 async def test_a_body_beyond_the_limit_is_413(door: Door) -> None:
     path = "/v1/workflows/echo/invoke"
     large = json.dumps({"inputs": {"x": "x" * LIMIT}}).encode()

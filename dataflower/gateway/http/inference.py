@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dataflower.errors import InvalidArgument, NotFound
+from dataflower.gateway.answer_size import check_answer
 from dataflower.gateway.http.body import JSON, json_response, read_body
 from dataflower.gateway.http.infer_json import InferRequest, Tensor, Wanted, read_request, write_response
 from dataflower.gateway.http.presence import result_of
@@ -77,6 +78,7 @@ class Inference:
         deadline = self._deadline(request, asked)
         invocation = await self._site.host.invoke(status.name, _inputs(tensors, asked, status), deadline=deadline)
         values = await result_of(invocation, request.receive)
+        check_answer([value for name, value in values.items() if name in wanted], self._site.body_limit)
         made = {
             port.name: encode_output(port, values[port.name])
             for port in output_ports(status)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from dataflower.errors import Code, DataflowerError, InvocationFailed, ResourceExhausted, WorkflowInvalid
+from dataflower.gateway.answer_size import AnswerTooLarge
 
 STATUS: dict[Code, int] = {
     Code.INVALID_ARGUMENT: 400,
@@ -56,7 +57,7 @@ class BadField(DataflowerError):
 
 def http_status(error: DataflowerError) -> int:
     """The status of an error."""
-    return 413 if isinstance(error, BodyTooLarge) else STATUS[error.code]
+    return 413 if isinstance(error, BodyTooLarge | AnswerTooLarge) else STATUS[error.code]
 
 
 def headers_of(error: DataflowerError) -> dict[str, str]:
@@ -67,7 +68,7 @@ def headers_of(error: DataflowerError) -> dict[str, str]:
         return {"retry-after": str(wait_s)}
     if status == 401:
         return {"www-authenticate": "Bearer"}
-    return {"connection": "close"} if status == 413 else {}
+    return {"connection": "close"} if isinstance(error, BodyTooLarge) else {}
 
 
 def error_object(error: DataflowerError, *, traceback: bool = False) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dataflower.errors import DataflowerError, InvalidArgument, InvocationFailed
+from dataflower.gateway.answer_size import check_answer
 from dataflower.gateway.http.body import json_object, json_response, read_body
 from dataflower.gateway.http.plain import record_data, workflow_data
 from dataflower.gateway.http.presence import LEFT, result_of, while_there
@@ -70,7 +71,7 @@ class Workflows:
         if wants_stream:
             return EventStream(self._events(invocation, tensors), failed, {"x-invocation-id": invocation.id})
         outputs = await result_of(invocation, request.receive)
-        return json_response({"id": invocation.id, "outputs": to_json(outputs, tensors)})
+        return json_response({"id": invocation.id, "outputs": self._written(outputs, tensors)})
 
     async def submit(self, request: Request) -> Response:
         """Call it under an id of the caller's: doing so again does nothing more."""
@@ -107,7 +108,12 @@ class Workflows:
             record = await while_there(request.receive, over(), lambda why: None)
         if record.failure is not None:
             raise InvocationFailed(record.failure)
-        return json_response({"id": record.id, "outputs": to_json(dict(record.outputs or {}), tensors)})
+        return json_response({"id": record.id, "outputs": self._written(dict(record.outputs or {}), tensors)})
+
+    def _written(self, value: Any, tensors: Tensors) -> Any:
+        """A value as JSON can say it; AnswerTooLarge before any time goes into one that is too long."""
+        check_answer(value, self._site.body_limit, as_json=tensors is Tensors.LIST)
+        return to_json(value, tensors)
 
     async def _events(self, invocation: Invocation, tensors: Tensors) -> AsyncGenerator[bytes, None]:
         began, items, first = self._site.clock.monotonic(), 0, 0.0
@@ -116,7 +122,7 @@ class Workflows:
             async for output in invocation.outputs():
                 first = first or self._site.clock.monotonic()
                 index = output.index if output.index >= 0 else None
-                made = {"port": output.port, "index": index, "value": to_json(output.value, tensors)}
+                made = {"port": output.port, "index": index, "value": self._written(output.value, tensors)}
                 yield event(made, "output", str(items))
                 items += 1
         except (asyncio.CancelledError, GeneratorExit):

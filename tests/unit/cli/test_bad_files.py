@@ -31,16 +31,17 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
 @pytest.mark.parametrize(
-    ("data", "hint"),
+    ("data", "place", "hint"),
     [
-        (b"name: caf\xe9\n", "byte 0xe9 at offset 9: save it as UTF-8"),
-        ("name: x\n".encode("utf-16"), "it looks like UTF-16: save it as UTF-8"),
+        (b"name: caf\xe9\n", "1:10", "byte 0xe9: save it as UTF-8"),
+        ("kind: é\nname: caf".encode() + b"\xe9", "2:10", "byte 0xe9: save it as UTF-8"),
+        ("name: x\n".encode("utf-16"), "1:1", "it looks like UTF-16: save it as UTF-8"),
     ],
 )
-def test_a_file_that_is_no_text_has_its_place(verb: tuple[str, ...], data: bytes, hint: str) -> None:
+def test_a_file_that_is_no_text_has_its_place(verb: tuple[str, ...], data: bytes, place: str, hint: str) -> None:
     Path("bin.yaml").write_bytes(data)
     result = call(*verb, "bin.yaml")
-    assert (result.exit_code, result.output) == (1, f"bin.yaml:1:1: not UTF-8 text ({hint})\n")
+    assert (result.exit_code, result.output) == (1, f"bin.yaml:{place}: not UTF-8 text ({hint})\n")
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
@@ -57,7 +58,7 @@ def test_settings_that_are_no_text_have_their_place(name: str) -> None:
     Path(name).write_bytes(b"port = \xff")
     result = call("config", "--config", name)
     assert result.exit_code == 1
-    assert f"{name}:1:1: not UTF-8 text" in result.stderr
+    assert f"{name}:1:8: not UTF-8 text" in result.stderr
 
 
 def test_a_byte_order_mark_is_no_matter() -> None:

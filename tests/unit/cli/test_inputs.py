@@ -30,6 +30,15 @@ def test_a_string_port_takes_the_text_as_it_is() -> None:
     assert parse_inputs(["x=5"], [port(Kind.STRING)]) == {"x": "5"}
 
 
+def test_a_long_value_that_does_not_fit_is_shown_by_its_beginning(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("a" * 5_000_000)
+    with pytest.raises(InvalidArgument) as refused:
+        parse_inputs([f"x=@{tmp_path}/long.txt"], [port(Kind.INT)])
+    assert refused.value.message == f"input 'x' takes int, not '{'a' * 100}'... (5000000 characters)"
+    with pytest.raises(InvalidArgument, match=r"a'... \(1000 characters\) is not of the form name=value"):
+        parse_inputs(["a" * 1000])
+
+
 def test_a_tensor_port_takes_a_list() -> None:
     value = parse_inputs(["x=[[1, 2]]"], [Port("x", Tensor("FP32", ["N", 2]))])["x"]
     assert (value.dtype, value.shape) == (np.float32, (1, 2))

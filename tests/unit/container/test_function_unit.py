@@ -12,6 +12,7 @@ from dataflower import wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
 from dataflower.container import loops
+from dataflower.container.failure import TypeMismatch, user_traceback
 from dataflower.container.function_unit import FunctionUnit
 from dataflower.container.running import RunningTask
 from dataflower.container.stream import StreamReader
@@ -271,6 +272,14 @@ class TestErrors:
 
         text = error_of(run(work)).traceback
         assert text.index("invalid literal") < text.index("RuntimeError: outer")
+
+    def test_a_cause_that_was_hidden_shows_no_traceback(self) -> None:
+        error = TypeMismatch("output: cannot send object")
+        try:
+            int("x")
+        except ValueError as hidden:
+            error.__context__, error.__suppress_context__ = hidden, True
+        assert user_traceback(error) == ""
 
     def test_an_error_that_can_not_be_shown(self) -> None:
         class Rude(Exception):

@@ -19,6 +19,16 @@ def cross(value: Any) -> Any:
     return values.decode(pb.Value.FromString(message.SerializeToString()))
 
 
+def test_what_can_not_cross_is_named() -> None:
+    for bad, why in (
+        (1 << 63, "does not fit in 64 bits"),
+        (object(), "can't be sent"),
+        ([[{1: 2}]], "keys are strings"),
+    ):
+        with pytest.raises(InvalidArgument, match=f"^'frame': .*{why}"):
+            values.encode_map({"good": 1, "frame": bad}, pb.InvokeRequest().inputs)
+
+
 @pytest.mark.parametrize("datatype", sorted(set(DTYPES) - {"BF16"}))
 def test_arrays_of_each_datatype_cross(datatype: str) -> None:
     array = np.arange(6).reshape(2, 3).astype(DTYPES[datatype])

@@ -88,6 +88,18 @@ def test_setup_parameters_are_params() -> None:
         ("def f(x, /): ...", "f", "parameter 'x' is positional-only", "drop the /"),
         ("def f(:", "f", "is not valid Python", ""),
         ("@function(outputs=ports())\ndef f(): ...", "f", "can't be known without running", "literally"),
+        (
+            "from dataflower import Int\n@function(outputs={'a': Int()})\ndef f(): ...",
+            "f",
+            "dataflower has no port type `Int`",
+            "known: Tensor, Json, Text",
+        ),
+        (
+            "from dataflower import function\n@function(outputs={'a': Text()})\ndef f(): ...",
+            "f",
+            "`Text` is not imported",
+            "from dataflower import Text",
+        ),
         ("@function(inputs={'y': Json()})\ndef f(yy): ...", "f", "f has no parameter 'y'", "did you mean 'yy'?"),
         ("@function(outputs={'a': Tensor('FP31')})\ndef f(): ...", "f", "unknown dtype 'FP31'", ""),
         ("class A:\n def __init__(self, x): ...\n def __call__(self): ...", "A", "wants 'x' in __init__", "setup"),
