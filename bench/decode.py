@@ -26,11 +26,12 @@ from bench.report import Report, arguments, finish
 from bench.report import rounds as rounds_within
 from dataflower.clock import SystemClock
 from dataflower.errors import DataflowerError
+from dataflower.llm.account import RunnerStatistics
 from dataflower.llm.files import ModelFiles, read_model, read_weights
 from dataflower.llm.kernels import library
 from dataflower.llm.model import build
 from dataflower.llm.params import SamplingParams
-from dataflower.llm.runner import Runner, RunnerStatistics
+from dataflower.llm.runner import Runner
 from functions import assets
 
 BATCH = 8

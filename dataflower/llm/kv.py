@@ -3,7 +3,8 @@
 Matrix products want the keys of a sequence side by side; gathering them out of blocks in every layer of every step
 costs as much as the attention itself. So a running sequence has a row, into which its blocks are copied when it
 starts, and a block goes to the store when it is full. Running sequences thereby take their memory twice, and nothing
-is gathered while they decode.
+is gathered while they decode. Copies into the store are made behind the steps, by a thread of their own: what they
+cost most is pages of the store that nobody has touched before.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import math
 import mmap
 from collections.abc import Iterable
 from collections.abc import Sequence as Listing
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from dataflower.llm.blocks import Published
@@ -21,6 +25,9 @@ from dataflower.llm.blocks import Published
 FIRST_ROWS = 2
 FIRST_TOKENS = 256
 """Size of the dense part at the start; it doubles as needed."""
+_NUMBERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By bytes: numbers that numpy has as well."""
+_Plain = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,12 @@ class KvStore:
         self._filled: list[int] = []
         """Tokens in each row; rows are used from 0 on, without holes."""
         self._owner: list[int] = []
+        self._behind: ThreadPoolExecutor | None = None
+        """Makes the copies, one after the other, until `close`. None: they are made at once."""
+        self._saving: Future[None] | None = None
+        """The newest of them."""
+        if _plain(self._store) is not None:
+            self._behind = ThreadPoolExecutor(1, "llm-blocks")
 
     @property
     def rows(self) -> int:
@@ -68,13 +81,14 @@ class KvStore:
 
     def start(self, sequence: int, blocks: Listing[int]) -> None:
         """Give a sequence a row that begins with these blocks."""
+        self._settle()
         row = len(self._filled)
         self._reserve(row + 1, len(blocks) * self.block_size)
         self._row_of[sequence] = row
         self._owner.append(sequence)
         self._filled.append(len(blocks) * self.block_size)
         for index, block in enumerate(blocks):
-            self._piece(row, index).copy_(self._store[block])
+            self._piece(row, index * self.block_size).copy_(self._store[block])
 
     def reserve(self, sequence: int, tokens: int) -> None:
         """Make the row of a sequence long enough for so many tokens, which are about to be written."""
@@ -82,25 +96,38 @@ class KvStore:
         row = self._row_of[sequence]
         self._filled[row] = max(self._filled[row], tokens)
 
-    def follow(self, sequences: Iterable[int], lengths: Listing[int]) -> list[int]:
-        """`reserve` for many sequences, each to a length of its own; gives their rows."""
-        self._reserve(len(self._filled), max(lengths))
-        rows = [self._row_of[sequence] for sequence in sequences]
-        for row, length in zip(rows, lengths, strict=True):
-            self._filled[row] = length
-        return rows
+    def follow(self, rows: Listing[int], positions: Listing[int]) -> None:
+        """Make rows long enough for a token at these positions, which is about to be written."""
+        longest = max(positions) + 1
+        if longest > self.dense.shape[4]:
+            self._reserve(len(self._filled), longest)
+        for row, position in zip(rows, positions, strict=True):
+            self._filled[row] = position + 1
 
-    def save(self, sequence: int, blocks: Listing[Published]) -> None:
-        """Copy full blocks of a row to the store."""
-        row = self._row_of[sequence]
-        for published in blocks:
-            self._store[published.block].copy_(self._piece(row, published.index))
+    def save(self, full: Iterable[tuple[int, Listing[Published]]]) -> None:
+        """Copy full blocks of rows to the store: of each of these sequences, those named."""
+        pieces = [(p.block, self._row_of[sequence], p.index * self.block_size) for sequence, ps in full for p in ps]
+        if self._behind is None:
+            for block, row, start in pieces:
+                self._store[block].copy_(self._piece(row, start))
+            return
+        store, dense = _plain(self._store), _plain(self.dense)
+        assert store is not None
+        assert dense is not None
+        self._saving = self._behind.submit(_copy, store, dense, pieces)
+
+    def _settle(self) -> None:
+        """Wait for the copies: rows are about to move, or the store is to be read."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def end(self, sequence: int, *, wipe: bool = False) -> None:
         """Take the row back. `wipe`: what it holds is not finite, and must not be met again even behind a mask."""
         row = self._row_of.pop(sequence, None)
         if row is None:
             return
+        self._settle()
         if wipe:
             self.dense[:, :, row].zero_()
         last = len(self._filled) - 1
@@ -119,11 +146,16 @@ class KvStore:
     def clear(self) -> None:
         """Forget everything; the memory goes back to the system. Only while no sequence runs."""
         assert not self._row_of, "sequences run"
+        self._settle()
         self._store = _zeros(tuple(self._store.shape), self.dtype, self.device)
         self.dense = self._allocate(FIRST_ROWS, FIRST_TOKENS)
 
-    def _piece(self, row: int, index: int) -> torch.Tensor:
-        start = index * self.block_size
+    def close(self) -> None:
+        """No more is kept: the thread behind the steps ends, if there is one."""
+        if self._behind is not None:
+            self._behind.shutdown()
+
+    def _piece(self, row: int, start: int) -> torch.Tensor:
         return self.dense[:, :, row, :, start : start + self.block_size]
 
     def _reserve(self, rows: int, tokens: int) -> None:
@@ -147,6 +179,25 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
         return torch.zeros(shape, dtype=dtype, device=device)
     memory = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)
+
+
+def _plain(tensor: torch.Tensor) -> _Plain | None:
+    """The same memory as plain numbers, on a CPU; else None."""
+    if tensor.device.type != "cpu" or tensor.dtype.itemsize not in _NUMBERS:
+        return None
+    found: _Plain = tensor.view(_NUMBERS[tensor.dtype.itemsize]).numpy()
+    return found
+
+
+def _copy(store: _Plain, dense: _Plain, pieces: Iterable[tuple[int, int, int]]) -> None:
+    """Blocks of the store from (row, first token) of the dense part.
+
+    By this thread alone: torch would share a copy of this size with a team of threads, and wait for cores that others
+    have.
+    """
+    size = store.shape[4]
+    for block, row, start in pieces:
+        store[block] = dense[:, :, row, :, start : start + size]
 
 
 def _double(have: int, wanted: int) -> int:

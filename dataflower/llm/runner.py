@@ -11,25 +11,28 @@ import contextlib
 import ctypes
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from collections.abc import Sequence as Listing
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from dataflower.clock import SystemClock
 from dataflower.errors import Code, DataflowerError, InvalidArgument
+from dataflower.llm.account import RunnerStatistics, Watcher
 from dataflower.llm.adapters import Adapter, AdapterStore
 from dataflower.llm.attention import Span, plan
-from dataflower.llm.blocks import BlockManager, BlockStatistics
+from dataflower.llm.blocks import BlockManager
 from dataflower.llm.errors import NotFinite, RunnerClosed
+from dataflower.llm.fused import Decoded
 from dataflower.llm.generation import Generation
 from dataflower.llm.grammar import Grammars
 from dataflower.llm.kv import KvStore
+from dataflower.llm.lineup import Lineup, line_up
 from dataflower.llm.lora import LoraStacks
 from dataflower.llm.model import Model
-from dataflower.llm.output import TokenOutput, Usage
+from dataflower.llm.output import TokenOutput
 from dataflower.llm.params import SamplingParams
 from dataflower.llm.sampling import Choice, Chooser, choose, logprob
 from dataflower.llm.scheduler import Chunk, Limits, Scheduler, Step
@@ -43,33 +46,6 @@ _monotonic = SystemClock().monotonic
 
 Prompt = Listing[int] | AsyncIterable[Listing[int]]
 """All tokens, or pieces of them as they come: what is there is computed while the rest is awaited."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerStatistics:
-    """Counts since the start. `busy_s`: time of all steps; `model_s`: of it, inside the model."""
-
-    running: int
-    waiting: int
-    steps: int
-    computed_tokens: int
-    generated_tokens: int
-    preemptions: int
-    busy_s: float
-    model_s: float
-    blocks: BlockStatistics
-
-
-class Watcher(Protocol):
-    """Told of what a runner does, on the runner's thread: to be quick."""
-
-    def stepped(self, decoding: int, prompt_tokens: int) -> None:
-        """A step is over: so many sequences got a further token, and so many tokens of prompts were computed."""
-        ...
-
-    def finished(self, usage: Usage) -> None:
-        """An answer is complete."""
-        ...
 
 
 class Runner:
@@ -111,6 +87,8 @@ class Runner:
         self._kv = KvStore(model.kv, count, block_size, model.dtype, model.device)
         self._stacks = LoraStacks(model.groups, model.device)
         self._generations: dict[int, Generation] = {}
+        self._lineup: Lineup | None = None
+        """Of the last steady step."""
         self._numbers = 0
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
@@ -118,7 +96,10 @@ class Runner:
         self._thread: threading.Thread | None = None
         self._outbox: dict[asyncio.AbstractEventLoop, list[tuple[Sink, Item]]] = {}
         self._steps = self._computed = self._generated = self._preemptions = 0
-        self._busy_s = self._model_s = 0.0
+        self._spent = (0.0, 0.0)
+        """`busy_s`, `model_s`"""
+        self._in_model_s = 0.0
+        """Of the present step."""
         self._watcher: Watcher | None = None
 
     def watch(self, watcher: Watcher | None) -> None:
@@ -219,8 +200,7 @@ class Runner:
             self._computed,
             self._generated,
             self._preemptions,
-            self._busy_s,
-            self._model_s,
+            *self._spent,
             scheduler.blocks.statistics(),
         )
 
@@ -302,19 +282,17 @@ class Runner:
                     self._preemptions += len(step.preempted)
                     for sequence in step.preempted:
                         self._kv.end(sequence.number)
-                    if step.chunks:
-                        if step.steady:
-                            prompts, decoding = 0, len(step.chunks)
-                        else:
-                            prompts = sum(chunk.count for chunk in step.chunks if not chunk.sequence.decoding)
-                            decoding = sum(chunk.sequence.decoding for chunk in step.chunks)
-                        self._step(step)
-                        spent = _monotonic() - began
-                        self._busy_s += spent
-                        self.scheduler.pace.note(prompts, spent)
+                    if not step.chunks:
+                        self._deliver()
+                        continue
+                    if step.steady:
+                        prompts, decoding = 0, len(step.chunks)
+                    else:
+                        prompts = sum(chunk.count for chunk in step.chunks if not chunk.sequence.decoding)
+                        decoding = sum(chunk.sequence.decoding for chunk in step.chunks)
+                    self._step(step)
                     self._deliver()
-                    if step.chunks and self._watcher is not None:
-                        self._watcher.stepped(decoding, prompts)
+                    self._note(prompts, decoding, _monotonic() - began)
         finally:
             with self._wake:
                 self._closed = True
@@ -322,6 +300,16 @@ class Runner:
             for generation in list(self._generations.values()):
                 self._fail(generation, RunnerClosed("the runner was closed"))
             self._deliver()
+            self._kv.close()
+
+    def _note(self, prompts: int, decoding: int, spent_s: float) -> None:
+        """A step is over, in which so many tokens of prompts were computed, and so many sequences got a further one."""
+        busy_s, model_s = self._spent
+        self._spent = (busy_s + spent_s, model_s + self._in_model_s)  # both at once: others read them at any time
+        self._in_model_s = 0.0
+        self.scheduler.pace.note(prompts, spent_s)
+        if self._watcher is not None:
+            self._watcher.stepped(decoding, prompts)
 
     def _take_commands(self, *, wait: bool) -> bool:
         """Run what callers want; False when it is time to leave."""
@@ -348,7 +336,17 @@ class Runner:
                     self._fail(generation, failure, wipe=True)
 
     def _compute(self, step: Step) -> None:
-        choices = self._decode(step.chunks) if step.steady else None
+        choices = None
+        if step.steady:
+            lineup = self._line_up(step.chunks)
+            decoded = self._decode(lineup, step.chunks)
+            if decoded is not None and lineup.takes(decoded):
+                self._follow(lineup, step, decoded.likely)
+                return
+            if decoded is not None:
+                choosers = [generation.chooser for generation in lineup.generations]
+                found = choose(decoded.logits, choosers, (decoded.best, decoded.likely))
+                choices = {chunk.sequence.number: made for chunk, made in zip(step.chunks, found, strict=True)}
         if choices is None:
             for admitted in step.admitted:
                 self._kv.start(admitted.sequence.number, admitted.blocks)
@@ -361,32 +359,50 @@ class Runner:
                 error = NotFinite("the model's logits are not finite: its weights or the adapter's are damaged")
                 self._fail(self._generations[number], error, wipe=True)
         chosen = {number: made.token for number, made in choices.items() if made.token is not None}
-        for stored in self.scheduler.advance(step, chosen):
-            self._kv.save(stored.sequence.number, stored.blocks)
-        self._steps += 1
-        self._computed += len(step.chunks) if step.steady else sum(chunk.count for chunk in step.chunks)
-        self._generated += len(chosen)
+        self._advance(step, chosen)
         for chunk in step.chunks:
             generation = self._generations.get(chunk.sequence.number)
             if chunk.sample and generation is not None:
                 self._speak(generation, choices.get(chunk.sequence.number))
 
-    def _decode(self, chunks: Listing[Chunk]) -> dict[int, Choice] | None:
-        """The choices of a steady step, by the model's short way; None if it has none."""
-        numbers = [chunk.sequence.number for chunk in chunks]
-        generations = [self._generations[number] for number in numbers]
+    def _advance(self, step: Step, chosen: Mapping[int, int]) -> None:
+        """Tell the scheduler, and keep what it says others may want."""
+        stored = self.scheduler.advance(step, chosen)
+        if stored:
+            self._kv.save([(each.sequence.number, each.blocks) for each in stored])
+        self._steps += 1
+        self._computed += len(step.chunks) if step.steady else sum(chunk.count for chunk in step.chunks)
+        self._generated += len(chosen)
+
+    def _line_up(self, chunks: Listing[Chunk]) -> Lineup:
+        """Those of a steady step."""
+        lineup = self._lineup
+        if lineup is None or not lineup.fits(chunks):
+            generations = [self._generations[chunk.sequence.number] for chunk in chunks]
+            rows = [self._kv.row(chunk.sequence.number) for chunk in chunks]
+            lora = self._stacks.batch([(generation.adapter, 1) for generation in generations])
+            lineup = self._lineup = line_up(generations, rows, lora)
+        return lineup
+
+    def _decode(self, lineup: Lineup, chunks: Listing[Chunk]) -> Decoded | None:
+        """What comes of a steady step by the model's short way; None if it has none."""
         positions = [chunk.start for chunk in chunks]
         tokens = [chunk.sequence.tokens[-1] for chunk in chunks]
-        rows = self._kv.follow(numbers, [position + 1 for position in positions])
-        lora = self._stacks.batch([(generation.adapter, 1) for generation in generations])
+        self._kv.follow(lineup.rows, positions)
         began = _monotonic()
-        decoded = self.model.decode(tokens, positions, rows, self._kv, lora)
-        if decoded is None:
-            return None
-        self._model_s += _monotonic() - began
-        choosers = [generation.chooser for generation in generations]
-        choices = choose(decoded.logits, choosers, (decoded.best, decoded.likely))
-        return dict(zip(numbers, choices, strict=True))
+        decoded = self.model.decode(tokens, positions, lineup.rows, self._kv, lineup.lora)
+        if decoded is not None:
+            self._in_model_s += _monotonic() - began
+        return decoded
+
+    def _follow(self, lineup: Lineup, step: Step, likely: Listing[int]) -> None:
+        """The likeliest tokens are taken: most steps of most answers end here."""
+        self._advance(step, {chunk.sequence.number: token for chunk, token in zip(step.chunks, likely, strict=True)})
+        for generation, token in zip(lineup.generations, likely, strict=True):
+            if generation.sequence.finish is None:
+                self._send(generation.sink, TokenOutput(token))
+            else:
+                self._speak(generation, Choice(token))
 
     def _forward(self, chunks: Listing[Chunk]) -> tuple[torch.Tensor, list[tuple[Generation, int, bool]]]:
         """Logits, and for each row whose it is, after which position, and whether a token is to be chosen."""
@@ -424,7 +440,7 @@ class Runner:
         )
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        self._model_s += _monotonic() - began
+        self._in_model_s += _monotonic() - began
         return logits, wanted
 
     def _choose(self, logits: torch.Tensor, wanted: Listing[tuple[Generation, int, bool]]) -> dict[int, Choice]:
@@ -483,6 +499,7 @@ class Runner:
     def _drop(self, generation: Generation, reason: FinishReason, *, wipe: bool = False) -> None:
         number = generation.sequence.number
         if self._generations.pop(number, None) is not None:
+            self._lineup = None  # rows move
             self.scheduler.finish(generation.sequence, reason)
             self._kv.end(number, wipe=wipe)
 

@@ -10,7 +10,7 @@ first: where blocks are short the youngest is preempted (its blocks are taken, a
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -199,7 +199,7 @@ class Scheduler:
             chunks = list(planned.values())
         return Step(tuple(preempted), tuple(admitted), tuple(chunks))
 
-    def advance(self, step: Step, chosen: dict[int, int]) -> list[Stored]:
+    def advance(self, step: Step, chosen: Mapping[int, int]) -> list[Stored]:
         """Take the outcome of a step: `chosen` holds the token that follows each chunk that asked for one.
 
         Sequences that were finished meanwhile are passed over. Gives the blocks to store; those of a sequence that is

@@ -61,9 +61,13 @@ class Sequence:
     parked: int = 0
     stop_token: int | None = None
     table: Table | None = None
+    enders: frozenset[int] = field(init=False)
+    """Tokens that end it, those that the request names among them."""
 
     def __post_init__(self) -> None:
         self.prompt = len(self.tokens)
+        params = self.params
+        self.enders = frozenset(params.stop_tokens) if params.ignore_eos else self.ends | frozenset(params.stop_tokens)
 
     @property
     def generated(self) -> int:
@@ -93,14 +97,12 @@ class Sequence:
 
     def accept(self, token: int) -> FinishReason | None:
         """Take a token that was chosen; gives why the sequence is over, if it is."""
-        self.tokens.append(token)
-        params = self.params
-        if self.generated >= params.min_tokens:
-            if token in params.stop_tokens:
+        tokens = self.tokens
+        tokens.append(token)
+        if token in self.enders and len(tokens) - self.prompt >= self.params.min_tokens:
+            if token in self.params.stop_tokens:
                 self.stop_token = token
-                return FinishReason.STOP
-            if token in self.ends and not params.ignore_eos:
-                return FinishReason.STOP
-        if len(self.tokens) >= self.limit:
+            return FinishReason.STOP
+        if len(tokens) >= self.limit:
             return FinishReason.LENGTH
         return None

@@ -27,12 +27,31 @@ def test_a_store_that_is_cleared_gives_its_memory_back_and_works_on() -> None:
     store.start(1, [])
     store.reserve(1, 16)
     store.dense[:, :, 0, :, :16] = 3.0
-    store.save(1, [Published(block, 0) for block in range(1000)])  # 64 MB
+    store.save([(1, [Published(block, 0) for block in range(1000)])])  # 64 MB
+    store.start(3, [])  # after the copies
     full = private_bytes(os.getpid())
     assert full - empty > 50_000_000
     store.end(1)
+    store.end(3)
     store.clear()
     assert full - private_bytes(os.getpid()) > 50_000_000
     assert not store.dense.any()
     store.start(2, [0])
     assert not store.dense.any()  # block 0 was forgotten
+
+
+def test_what_was_saved_is_what_the_row_held_though_it_moves_at_once() -> None:
+    store = KvStore(KvShape(4, 2, 64), 40, 16, torch.bfloat16, torch.device("cpu"))
+    for sequence in (1, 2, 3):
+        store.start(sequence, [])
+        store.reserve(sequence, 32)
+        store.dense[:, :, store.row(sequence), :, :32] = float(sequence)
+    store.dense[:, :, 0, :, 16:32] = 9.0
+    store.save([(1, [Published(5, 0), Published(6, 1)]), (3, [Published(7, 1)])])
+    store.end(1)  # row 0 is the third one's now
+    store.start(4, [5, 6, 7])
+    row = store.dense[:, :, store.row(4)]
+    assert (row[..., :16, :] == 1).all()
+    assert (row[..., 16:32, :] == 9).all()
+    assert (row[..., 32:48, :] == 3).all()
+    store.close()

@@ -233,7 +233,20 @@ def test_an_idle_runner_sleeps(runner):
     outputs(runner)
     before = runner.statistics().steps
     assert runner.statistics().steps == before
-    assert threading.active_count() <= 3
+    ours = [thread.name for thread in threading.enumerate() if thread.name.startswith("llm-")]
+    assert sorted(ours) == ["llm-blocks_0", "llm-runner"]
+
+
+def test_statistics_hold_together_whenever_they_are_read(runner):
+    for _ in runner.stream(PROMPT, SamplingParams(max_tokens=40, ignore_eos=True)):
+        seen = runner.statistics()  # beside a step that is under way
+        assert 0.0 <= seen.model_s <= seen.busy_s
+
+
+def test_a_runner_that_is_closed_leaves_no_thread(runner):
+    outputs(runner, max_tokens=20)
+    runner.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("llm-")]
 
 
 async def test_a_prompt_that_fails_to_come(runner):
