@@ -296,7 +296,9 @@ class BatchPool(Pool):
         at = head.leave_by
         plan = self.plan
         if plan is not None:
-            at += GRACE_S - group.plan.duration_s
+            slowdown = self.slowdown
+            longer = 1.0 if slowdown is None else slowdown.counted  # so that it still ends when the plan says
+            at += GRACE_S - group.plan.duration_s * longer
             if plan.dummy_rate:
                 at = min(at, head.since + (group.plan.batch - shelf.count) / plan.dummy_rate)
         return at

@@ -116,6 +116,18 @@ def test_at_the_planned_rate_a_slower_machine_serves_nearly_all(costs: Costs) ->
     assert figures.within(slo_s) >= 0.99
 
 
+@pytest.mark.parametrize("costs", [EVEN, SMALL])
+@pytest.mark.parametrize("factor", [1.8, 2.5])
+def test_on_a_machine_that_is_much_slower_only_the_first_are_late(costs: Costs, factor: float) -> None:
+    """Those that were let in before anybody could know, in about the time of one SLO from the start."""
+    played = overloaded(known(*costs), 0.4, steady(factor))
+    assert played is not None
+    figures, slo_s = played
+    took = list(zip(figures.arrived_s, figures.latency_s, strict=True))
+    assert all(seconds <= slo_s * (1 + 1e-6) + 1e-5 for at, seconds in took if at > 1.5 * slo_s)
+    assert sum(at > 1.5 * slo_s for at, _ in took) >= 15, "some are let in"
+
+
 @settings(deadline=None, max_examples=EXAMPLES)
 @example(*EVEN, 0.4, 1.0, 3.0)
 @given(COSTS, COSTS, LOADS, st.floats(0.5, 1.0), st.sampled_from((1.0, 3.0)))

@@ -9,6 +9,7 @@ from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.core.slowdown import MOST, SOON, Slowdown
 from dataflower.planner.simulate import Simulated, Simulation
 from dataflower.planner.tempo import drift, steady, step
+from dataflower.spec.workflow import Batch
 from dataflower.testing.story import stage, workflow
 
 GROUP = GroupPlan(4, 1, 0.4, 10.0, "cpu", ((1, 0.1), (2, 0.2), (4, 0.4)))
@@ -122,6 +123,17 @@ def test_the_first_of_a_quiet_time_is_let_in_to_see_how_things_are() -> None:
     assert 10 <= len(during) <= 20, "one after the other"
     assert len(after) >= 0.9 * (44 - 15) / 0.11
     assert figures.refused > 20
+
+
+def test_a_batch_that_waits_for_others_waits_less_where_runs_take_longer() -> None:
+    """It is to be done when the plan says: what a run takes longer is not added to the time-out."""
+    plan = DispatchPlan(1.0, 1.0, (StageDispatch("s", (GroupPlan(4, 1, 0.2, 1.0),), 0.8, 0.8),), admission=False)
+    graph = workflow([stage("s", {}, batch=Batch(4))], {}, inputs=[])
+    simulation = Simulation({"w@1": Simulated(graph, lambda *_: 0.2, plan)}, tempo=step(2.0, 20.0))
+    figures = simulation.run((2.0 * n, "w@1") for n in range(60))
+    assert figures.latency_s[:5] == pytest.approx([0.8] * 5, abs=1e-3)
+    assert max(figures.latency_s) < 1.01, "the first slow run"
+    assert figures.latency_s[-20:] == pytest.approx([0.8] * 20, abs=5e-3)
 
 
 def test_tempo() -> None:
