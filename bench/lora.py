@@ -32,7 +32,9 @@ from safetensors.torch import save_file
 from bench import lora_replay
 from bench.engine import ROOT, engine
 from bench.memory import whole
+from bench.processes import descendants
 from bench.report import Report, finish
+from dataflower.checkpoint.region import MEMFD_NAME
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.core.device.window import Latency
 from dataflower.host.runtime import Runtime
@@ -110,13 +112,18 @@ async def measure(report: Report, options: argparse.Namespace, scratch: Path) ->
                 processes.append(_fresh(model, adapter, fresh))
         pids = host.container_pids()
         for name, number in places.items():
-            (ours if name.startswith("ours") else forked).bytes.append(whole(pids[number])[1] * MIB)
+            if name.startswith("ours"):
+                ours.bytes.append(whole(pids[number])[1] * MIB - weights_bytes(pids[number]))
+            else:
+                forked.bytes.append(whole(pids[number])[1] * MIB)
         fresh.bytes += [whole(process.pid)[1] * MIB for process in processes]
         for process in processes:
             process.communicate()
         store = await host.weights()
         assert store is not None
         shared = float(sum(held.nbytes for held in store.models))
+        (keeper,) = [pid for pid in descendants(os.getpid()) if b"dataflower.checkpoint" in _command(pid)]
+        shared += whole(keeper)[1] * MIB - weights_bytes(keeper)
         four = await _together(host, "ours0", 4)
     _tell_memory(report, ours, forked, fresh, shared)
     _tell_starts(report, ours, forked, fresh)
@@ -149,6 +156,27 @@ async def first_token(host: Runtime, name: str, seed: int) -> tuple[float, float
     return first, time.perf_counter() - began - first
 
 
+def weights_bytes(pid: int) -> float:
+    """A process's share (PSS) of the memory that the store holds. The store itself has all of that mapped, too, and
+    which pages of it a function has mapped at a moment depends on what it computed last: so it is counted once, whole.
+    """
+    found, ours = 0.0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if not name.endswith(":"):
+            ours = MEMFD_NAME in line
+        elif ours and name == "Pss:":
+            found += int(rest.split()[0]) * 1024
+    return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has gone
+        return b""
+
+
 async def _together(host: Runtime, name: str, count: int) -> float:
     """Seconds until the last of so many requests at once has its first token."""
     return max(first for first, _ in await asyncio.gather(*(first_token(host, name, 10 + i) for i in range(count))))
@@ -168,14 +196,12 @@ def _fresh(model: str, adapter: str, seen: Seen) -> subprocess.Popen[bytes]:
 
 
 def _tell_memory(report: Report, ours: Seen, forked: Seen, fresh: Seen, shared: float) -> None:
-    """PSS counts a page that n map as 1/n: what all functions have mapped is counted once in their sum."""
+    """What is shared (the backbone, and the process that holds it) is there once, whatever the number."""
     count = len(ours.bytes)
-    together = sum(ours.bytes)
-    if count != FUNCTIONS:  # what is shared is there once, whatever the number
-        together = shared + (together - shared) * FUNCTIONS / count
+    together = shared + sum(ours.bytes) * FUNCTIONS / count
     how = "" if count == FUNCTIONS else f" (from {count} that were started)"
-    own = (sum(ours.bytes) - shared) / count / MB
-    report.add("backbone_mb", "backbone that the host holds, once", shared / MB, unit="MB")
+    own = statistics.mean(ours.bytes) / MB
+    report.add("backbone_mb", "backbone, and the process that holds it, once", shared / MB, unit="MB")
     report.add("ours_mb", "each of ours besides: adapter, KV, activations, interpreter", own, unit="MB")
     report.add("fresh_mb", "each rival, a fresh process", statistics.mean(fresh.bytes) / MB, unit="MB")
     report.add("forked_mb", "each rival, forked", statistics.mean(forked.bytes) / MB, unit="MB")
@@ -209,7 +235,7 @@ def _tell_cost(
     found = {}
     for name, kind in seen.items():
         held = shared if name == "ours" else 0.0
-        own = statistics.mean(kind.bytes) - held / len(kind.bytes)
+        own = statistics.mean(kind.bytes)
         begin = max(0.0, statistics.median(kind.cold) - latency.first_s)
         found[name] = lora_replay.replay(
             requests,

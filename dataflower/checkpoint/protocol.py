@@ -91,7 +91,10 @@ class Rate(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Statistics(msgspec.Struct, frozen=True, array_like=True, tag=9):
-    """Store -> client. `held_bytes` is what the cap is about; `free_bytes` of it wait to be used again."""
+    """Store -> client. `held_bytes` is what the cap is about; `free_bytes` of it wait to be used again.
+
+    `huge_bytes` of it are in huge pages.
+    """
 
     cap_bytes: int
     held_bytes: int
@@ -100,6 +103,7 @@ class Statistics(msgspec.Struct, frozen=True, array_like=True, tag=9):
     hits: int
     models: tuple[Resident, ...]
     rates: tuple[Rate, ...]
+    huge_bytes: int = 0
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True, tag=10):

@@ -2,16 +2,18 @@
 
 Each piece is a memfd, sealed against resizing and, once the owner has mapped it, against every further writable
 mapping: whoever gets a descriptor can neither write nor make its pages vanish, and neither `mmap` nor `mprotect`
-gives it the right. The owner recycles pieces, since what costs is the first touch of a page.
+gives it the right. The owner recycles pieces, since what costs is the first touch of a page, and has them put into
+huge pages when it has the time: a disk fills those faster past the page cache, and readers miss fewer addresses.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import errno
 import functools
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -21,38 +23,92 @@ from dataflower.checkpoint.layout import PAGE_BYTES, SEGMENT_BYTES, pieces
 SEALS = seals.RESIZE | seals.FUTURE_WRITE
 MEMFD_NAME = "dataflower-weights"
 
+HUGE_BYTES = 2 * 1024 * 1024
+
 _MADV_POPULATE_WRITE = 23
+_MADV_COLLAPSE = 25
 _MAP_FIXED = 0x10
 _PROT_NONE = 0
+
+
+class _Stretch:
+    """Addresses that begin at a huge page; unmapped when nothing refers to them any more."""
+
+    __slots__ = ("__weakref__", "_finalizer", "address")
+
+    def __init__(
+        self, pieces: Sequence[tuple[int, int]], protection: int, on_unmapped: Callable[[], object] | None = None
+    ) -> None:
+        """Map (descriptor, bytes) one behind the other. Raises OSError."""
+        libc = _libc()
+        total = max(sum(nbytes for _, nbytes in pieces), PAGE_BYTES)
+        room = total + HUGE_BYTES
+        begin = _check(libc.mmap(None, room, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0))
+        self.address = at = -(-begin // HUGE_BYTES) * HUGE_BYTES
+        try:
+            for fd, nbytes in pieces:
+                _check(libc.mmap(at, nbytes, protection, mmap.MAP_SHARED | _MAP_FIXED, fd, 0))
+                at += nbytes
+        except BaseException:
+            libc.munmap(begin, room)
+            raise
+        self._finalizer = weakref.finalize(self, _unmap, begin, room, on_unmapped)
+        self._finalizer.atexit = False  # at exit the kernel does it, and arrays may still be looked at
+
+    def array(self, offset: int, nbytes: int) -> memoryview:
+        """Bytes as a buffer, which keeps all of it mapped."""
+        array = (ctypes.c_char * nbytes).from_address(self.address + offset)
+        array._stretch = self  # type: ignore[attr-defined]  # a buffer keeps the array, the array keeps the addresses
+        return memoryview(array).cast("B")
 
 
 class Segment:
     """A piece, the owner's side. Owns its descriptor and a writable mapping until `close`."""
 
-    __slots__ = ("_map", "fd", "nbytes", "view")
+    __slots__ = ("_lock", "_stretch", "fd", "huge_bytes", "nbytes", "view")
 
     def __init__(self, nbytes: int = SEGMENT_BYTES) -> None:
         """`nbytes` zeros; no page is touched. Raises OSError if there are no descriptors left."""
         self.nbytes = nbytes
+        self.huge_bytes = 0
+        """So many of its first bytes were put into huge pages."""
+        self._lock = threading.Lock()
         self.fd = seals.make(MEMFD_NAME, nbytes)
         try:
-            self._map = mmap.mmap(self.fd, nbytes)
+            self._stretch: _Stretch | None = _Stretch([(self.fd, nbytes)], mmap.PROT_READ | mmap.PROT_WRITE)
             seals.seal(self.fd, SEALS)
         except BaseException:
             os.close(self.fd)
             raise
-        self.view = memoryview(self._map)
+        self.view = self._stretch.array(0, nbytes)
 
     def populate(self) -> None:
         """Have the kernel back every page now, rather than one by one when it is written. Blocks without the lock."""
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        _check(_libc().madvise(ctypes.c_void_p(address), ctypes.c_size_t(self.nbytes), _MADV_POPULATE_WRITE))
+        if self._stretch is not None:
+            _check(_advise(self._stretch.address, self.nbytes, _MADV_POPULATE_WRITE))
+
+    def make_huge(self, nbytes: int) -> bool:
+        """Have the kernel move the first `nbytes` into huge pages; takes milliseconds for each, and who reads goes on.
+
+        What has no page yet gets one. For one thread at a time, beside all others. False: it can't (Linux before 6.1,
+        or forbidden). A huge page that is not to be had just now ends it as well, and the next call goes on from there.
+        """
+        while self.huge_bytes + HUGE_BYTES <= min(nbytes, self.nbytes):
+            with self._lock:  # `close` waits for this one page
+                if self._stretch is None:
+                    return True
+                address = self._stretch.address + self.huge_bytes
+                ctypes.c_char.from_address(address).value  # noqa: B018  (it has to have a page for the rest to follow)
+                if _advise(address, HUGE_BYTES, _MADV_COLLAPSE) < 0:
+                    return ctypes.get_errno() in (errno.EAGAIN, errno.ENOMEM, errno.EBUSY)
+                self.huge_bytes += HUGE_BYTES
+        return True
 
     def close(self) -> None:
         """Give the memory back; readers keep it as long as they have it mapped."""
         self.view.release()
-        with contextlib.suppress(BufferError):  # an error on its way may hold views of it: it goes with them
-            self._map.close()
+        with self._lock:
+            self._stretch = None  # an error on its way may hold views of it: the addresses go with them
         os.close(self.fd)
 
 
@@ -89,6 +145,10 @@ class Owned:
             nbytes -= len(view)
         return found
 
+    def used(self) -> list[tuple[Segment, int]]:
+        """Its pieces, and how many bytes of each the model needs."""
+        return [(piece, min(piece.nbytes, self.nbytes - i * SEGMENT_BYTES)) for i, piece in enumerate(self.segments)]
+
     def release(self) -> list[Segment]:
         """Give the memory up; the caller gets the whole segments for re-use, a shorter one is closed."""
         whole = [segment for segment in self.segments if segment.nbytes == SEGMENT_BYTES]
@@ -107,7 +167,7 @@ class Owned:
 class Mapping:
     """Memory for one model as a reader sees it: contiguous, read-only, unmapped when nothing refers to it any more."""
 
-    __slots__ = ("__weakref__", "_finalizer", "address", "nbytes")
+    __slots__ = ("__weakref__", "_stretch", "address", "nbytes")
 
     def __init__(
         self, descriptors: Sequence[int], nbytes: int, on_unmapped: Callable[[], object] | None = None
@@ -126,20 +186,8 @@ class Mapping:
             raise ValueError(f"{nbytes} bytes of weights came in {len(descriptors)} pieces, expected {len(sizes)}")
         for fd, size in zip(descriptors, sizes, strict=True):
             seals.check(fd, size, SEALS)
-        total = max(sum(sizes), PAGE_BYTES)
-        libc = _libc()
-        address = _check(libc.mmap(None, total, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0))
-        try:
-            at = address
-            for fd, size in zip(descriptors, sizes, strict=True):
-                _check(libc.mmap(at, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, fd, 0))
-                at += size
-        except BaseException:
-            libc.munmap(address, total)
-            raise
-        self.address, self.nbytes = address, nbytes
-        self._finalizer = weakref.finalize(self, _unmap, address, total, on_unmapped)
-        self._finalizer.atexit = False  # at exit the kernel does it, and arrays may still be looked at
+        self._stretch = _Stretch(list(zip(descriptors, sizes, strict=True)), mmap.PROT_READ, on_unmapped)
+        self.address, self.nbytes = self._stretch.address, nbytes
 
     def view(self, offset: int = 0, nbytes: int | None = None) -> memoryview:
         """Bytes as a read-only buffer, which keeps the mapping."""
@@ -159,6 +207,11 @@ def _unmap(address: int, nbytes: int, then: Callable[[], object] | None) -> None
     _libc().munmap(address, nbytes)
     if then is not None:
         then()
+
+
+def _advise(address: int, nbytes: int, advice: int) -> int:
+    """`madvise`: 0, or -1 with its errno in `ctypes.get_errno()`. Blocks without the interpreter's lock."""
+    return int(_libc().madvise(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), advice))
 
 
 def _check(result: int | None) -> int:

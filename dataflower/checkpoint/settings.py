@@ -31,7 +31,7 @@ class StoreConfig:
     """Cap on the host memory tier."""
     models_prefault_bytes: int = 0
     """Host memory to have ready for weights before the first are asked for."""
-    models_threads: int = 4
+    models_threads: int = 6
     """Threads that read the disk or the network for one load."""
     packer: str = "dataflower.host.packer"
     """Module that the store runs to lay weights out for this machine's processor."""

@@ -20,6 +20,7 @@ import msgspec
 from dataflower.channel.link import Link
 from dataflower.checkpoint import packing, protocol, tier_commands, tier_events, tiers
 from dataflower.checkpoint.disk import DiskTier
+from dataflower.checkpoint.huge import HugePages
 from dataflower.checkpoint.layout import pieces
 from dataflower.checkpoint.plan import Plan, find
 from dataflower.checkpoint.rates import Rates
@@ -69,6 +70,7 @@ class Store:
         self._holdings: dict[str, _Holding] = {}
         self._plans: dict[str, Plan] = {}
         self._free: list[Segment] = []
+        self._huge = HugePages()
         self._numbers = 0
         self._loads = self._hits = 0
         self._done: deque[Callable[[], None]] = deque()
@@ -268,6 +270,7 @@ class Store:
         holding.ready = True
         holding.seconds = seconds
         self._rates.note("remote" if holding.plan.remote else "disk", holding.plan.nbytes, seconds)
+        self._huge.improve(holding.owned.used())
         self._handle(tier_events.Loaded(key))
 
     def _evict(self, key: str) -> None:
@@ -330,8 +333,16 @@ class Store:
             for source in ("disk", "remote")
         ]
         tier = self._tier
+        held = [*self._free, *(segment for holding in self._holdings.values() for segment in holding.owned.segments)]
         return protocol.Statistics(
-            tier.cap_bytes, tier.held_bytes, tier.free_bytes, self._loads, self._hits, tuple(models), tuple(rates)
+            tier.cap_bytes,
+            tier.held_bytes,
+            tier.free_bytes,
+            self._loads,
+            self._hits,
+            tuple(models),
+            tuple(rates),
+            sum(segment.huge_bytes for segment in held),
         )
 
     # --- threads and memory ----------------------------------------------------------------------------------------
@@ -353,6 +364,7 @@ class Store:
     def _prefault(self) -> None:
         """One segment, while nobody wants anything."""
         segment = Segment()
+        segment.make_huge(segment.nbytes)
         segment.populate()
         self._free.append(segment)
         self._handle(tier_events.Prefaulted(1))

@@ -60,8 +60,9 @@ def weights_notes(plan: Plan, weights: Mapping[str, Weights]) -> Iterator[str]:
     late = [stage.stage for stage in plan.stages if stage.stage in weights and is_late(stage, weights[stage.stage])]
     if late:
         yield (
-            f"note: who waits for the weights of {', '.join(late)} is late: have them in memory before "
-            "(`preload: true` of the server), and pin them (`dataflower models pin`)"
+            f"note: who waits for the weights of {', '.join(late)} is late: a server that runs by this plan keeps them "
+            "in memory (the file says `prewarm`), in its `preload_memory_bytes`; `dataflower models pin` lets nothing "
+            "else drive them out"
         )
     missing = sorted({own.model for own in weights.values() if own.tier == "missing"})
     if missing:

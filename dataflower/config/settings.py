@@ -76,7 +76,7 @@ class Config:
     """Cap on the shared memory that holds weights; by default half of the machine's memory."""
     models_prefault_bytes: int = 0
     """Shared memory that a server gets ready for weights at its start: first loads are then as fast as later ones."""
-    models_threads: int = 4
+    models_threads: int = 6
     """Threads that read the disk or the network for one load of weights."""
     isolation: DefaultIsolation = DefaultIsolation.AUTO
     """Of stages that don't say: `auto` (a sandbox where possible), `sandbox` (or not at all), `process`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dataflower.core.instance import Instance
@@ -23,6 +24,22 @@ def late_start(stage: str, limit_s: float) -> Failure:
     """A container of the stage was not ready in time."""
     message = f"no container of stage {stage!r} was ready within start_timeout_s = {limit_s:g} (import and setup)"
     return Failure(Code.DEADLINE_EXCEEDED, "StartTimeout", message, stage, 1)
+
+
+def stage_too_large(stage: str, weights: Mapping[str, int], own: int, cap_bytes: int) -> Failure:
+    """A stage whose weights, and a container of `own` bytes (0: not known), are more than all such stages may take."""
+    parts = [f"{_mib(nbytes)} of weights {name}" for name, nbytes in weights.items()]
+    parts += [f"{_mib(own)} for a container"] * (own > 0)
+    need = sum(weights.values()) + own
+    message = (
+        f"stage {stage!r} needs {_mib(need)} of memory ({', '.join(parts)}), and device_memory_bytes allows "
+        f"{_mib(cap_bytes)}: set it to {-(-need // 2**20)}MiB at least in the server's settings, or use smaller weights"
+    )
+    return Failure(Code.FAILED_PRECONDITION, "StageTooLarge", message, stage, 1)
+
+
+def _mib(nbytes: int) -> str:
+    return f"{-(-nbytes // 2**20)} MiB"
 
 
 def crashed(stage: str, attempt: int, what: str) -> Failure:

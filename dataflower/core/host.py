@@ -195,7 +195,7 @@ class HostCore(Sendings):
                         self._offloading.deployed(pool, library)
                     else:
                         self._offloading.uses(pool, library)
-        if self._preloading is not None:
+        if self._preloading.follows:
             self._preloading.deployed(event.key, pools, now)
         else:
             self._out.extend(commands.Preload(*library) for library in found)
@@ -212,8 +212,7 @@ class HostCore(Sendings):
         deployment = self._deployments.get(event.key)
         if deployment is not None:
             deployment.removed = True
-            if self._preloading is not None:
-                self._preloading.removed(event.key, now)
+            self._preloading.removed(event.key, now)
             self._close_if_unused(deployment)
 
     def _plan_changed(self, event: events.PlanChanged, now: float) -> None:
@@ -238,6 +237,7 @@ class HostCore(Sendings):
         for name, pool in pools.items():
             if isinstance(pool, BatchPool) and name in stages and stages[name].behind:
                 pool.let_in_by_turn([pools[before] for before in stages[name].behind if before in pools])
+        self._preloading.planned(event.key, pools, stages, 0.0 if plan is None else plan.rate, now)
         for pool in pools.values():
             for container in pool.idle:
                 self._fleet.watch_idle(container, now)
@@ -256,7 +256,7 @@ class HostCore(Sendings):
                 self._devices.forget(pool)
             if self._offloading is not None:
                 self._offloading.removed(pool)
-        if self._preloading is None:
+        if not self._preloading.follows:
             self._let_libraries_go()
 
     def _let_libraries_go(self) -> None:
@@ -275,14 +275,12 @@ class HostCore(Sendings):
     def _zygote_started(self, event: events.ZygoteStarted, now: float) -> None:
         if self._offloading is not None:
             self._offloading.zygote_started(event.modules, event.seconds, event.nbytes)
-        if self._preloading is not None:
-            self._preloading.zygote_started(event, now)
+        self._preloading.zygote_started(event, now)
 
     def _zygote_ended(self, event: events.ZygoteEnded, now: float) -> None:
         if self._offloading is not None:
             self._offloading.zygote_ended(event.modules)
-        if self._preloading is not None:
-            self._preloading.zygote_ended(event)
+        self._preloading.zygote_ended(event)
 
     def _container_sized(self, event: events.ContainerSized, now: float) -> None:
         container = self._containers.get(event.container)
@@ -290,14 +288,12 @@ class HostCore(Sendings):
             return
         if self._offloading is not None:
             self._offloading.container_sized(container, event.nbytes, now)
-        if self._preloading is not None:
-            self._preloading.container_sized(container, event.nbytes, now)
+        self._preloading.container_sized(container, event.nbytes, now)
 
     def _weights_sized(self, event: events.WeightsSized, now: float) -> None:
         if self._offloading is not None:
             self._offloading.weights_sized(event.model, event.nbytes, event.seconds, event.held)
-        if self._preloading is not None:
-            self._preloading.weights_sized(event, now)
+        self._preloading.weights_sized(event, now)
 
     def _weights_dropped(self, event: events.WeightsDropped, now: float) -> None:
         if self._offloading is not None:
@@ -324,7 +320,7 @@ class HostCore(Sendings):
         call = Call(flow, deployment, event.deadline, now)
         self._calls[event.invocation] = call
         deployment.calls += 1
-        if self._preloading is not None:
+        if self._preloading.follows:
             self._preloading.called(event.key, now)
         if self._offloading is not None:
             self._offloading.called(dict.fromkeys(deployment.pools.values()), now)
@@ -514,13 +510,13 @@ class HostCore(Sendings):
             rows.append(StageCounts(name, *counts, pool.key, pool.stage.name, bool(others), shares, *pace))
         return tuple(rows)
 
-    def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...] | None:
-        """What could be ready ahead and whether it is, the densest first; without preloading, what is there under a cap
-        on memory; None without either.
+    def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...]:
+        """What could be ready ahead and whether it is, the densest first: with preloading of all workflows, else what
+        plans count on; without preloading but under a cap on memory, what is there.
         """
-        if self._preloading is not None:
+        if self._offloading is None or self._preloading.follows:
             return self._preloading.prepared(now)
-        return None if self._offloading is None else self._offloading.prepared(now)
+        return self._offloading.prepared(now)
 
     def devices(self) -> tuple[DeviceState, ...]:
         """Devices on which stages with weights take turns; none where they don't."""

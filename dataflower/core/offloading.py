@@ -21,10 +21,12 @@ from dataflower.core.device.artifact import HOST, Candidate, Key, Kind
 from dataflower.core.device.catalog import Catalog, container_name, library_name, weights_name
 from dataflower.core.device.offload import Leaving, offload
 from dataflower.core.device.preloader import Prepared
+from dataflower.core.failures import stage_too_large
 from dataflower.core.fleet import TURN_S, Fleet
 from dataflower.core.pool import Pool
 from dataflower.core.preload import Library
 from dataflower.core.timers import Timer, Timers
+from dataflower.errors import Failure
 
 PRIOR_BYTES = 256 * 1024 * 1024
 """What a container is thought to take before one was measured, if its stage states no limit."""
@@ -51,9 +53,14 @@ class Offloading:
         fleet: Fleet,
         timers: Timers,
         say: Callable[[Command], None],
+        *,
         first_s: Callable[[Pool], float],
+        refuse: Callable[[Pool, Failure, float], None],
     ) -> None:
-        """`first_s`: how long a request of a function takes to its first token without what was kept of others."""
+        """`first_s`: how long a request of a function takes to its first token without what was kept of others.
+
+        `refuse`: a pool can't have a container, now or later.
+        """
         self.cap_bytes = cap_bytes
         self.moved = 0
         """Artifacts that had to leave so far."""
@@ -61,6 +68,9 @@ class Offloading:
         self._timers = timers
         self._say = say
         self._first_s = first_s
+        self._refuse = refuse
+        self._refused: set[Pool] = set()
+        """Pools that are about to be told."""
         self._catalog = Catalog()
         self._rates: Rates[str] = Rates()
         self._pools: dict[Pool, str] = {}
@@ -103,6 +113,8 @@ class Offloading:
         name = f"{pool.key.rpartition('@')[0]}/{pool.stage.name}"
         self._pools[pool] = name
         self._catalog.add(name, library, (pool.stage.model,), pool.stage.resources.memory_bytes)
+        if self.too_large(pool) is not None:
+            self._sizes.pop(name, None)  # of the version before; this one may be another
         self._say(commands.SizeWeights(pool.stage.model))
 
     def uses(self, pool: Pool, library: Library) -> None:
@@ -193,6 +205,9 @@ class Offloading:
         if trimmed or container.number not in self._bases:
             self._bases[container.number] = nbytes
             self._sizes[name] = max(nbytes, self._sizes.get(name, 0))
+            if (why := self.too_large(container.pool)) is not None:
+                self._fleet.kill(container, f"was stopped: {why.message}")
+                return
         lacking = self.used() - self._soon() - self.cap_bytes
         if lacking > 0:
             self._offload(lacking, now, None)
@@ -263,6 +278,29 @@ class Offloading:
         _, nbytes = self._measured.get(container.number, (0.0, 0))
         more = nbytes - self._bases.get(container.number, nbytes)
         return more if more >= LEAST_GROWN else 0
+
+    def too_large(self, pool: Pool) -> Failure | None:
+        """Why it could have no container even if everybody else left; None: it can, or that is not known."""
+        name = self._pools.get(pool)
+        if name is None:
+            return None
+        weights = {model: self._catalog.models[model].nbytes for model in self._catalog.functions[name].models}
+        own = self._sizes.get(name, 0)
+        if sum(weights.values()) + own <= self.cap_bytes:
+            return None
+        known = {model: nbytes for model, nbytes in weights.items() if nbytes}
+        return stage_too_large(pool.stage.name, known, own, self.cap_bytes)
+
+    def _turn_away(self, pool: Pool, why: Failure, now: float) -> None:
+        """Its waiting tasks fail, once this event is over."""
+        if pool not in self._refused:
+            self._refused.add(pool)
+
+            def tell(at: float) -> None:
+                self._refused.discard(pool)
+                self._refuse(pool, why, at)
+
+            self._timers.at(now, tell)
 
     def _guess(self, pool: Pool) -> int:
         return self._sizes.get(self._pools[pool], pool.stage.resources.memory_bytes or PRIOR_BYTES)
@@ -341,8 +379,12 @@ class Offloading:
         """Whether a container of it may start now; if not, room is being made, or will be: ask again when something
         has happened.
 
-        A stage that is too large for the cap all by itself may start when nobody else is left.
+        A stage that is too large for the cap all by itself is refused, as far as is known; one that is only thought to
+        be may start when nobody else is left.
         """
+        if (why := self.too_large(pool)) is not None:
+            self._turn_away(pool, why, now)
+            return False
         if self.fits(pool):
             if self._first is pool:
                 self._first = None

@@ -69,6 +69,7 @@ class StageDispatch(Struct, frozen=True):
         behind: the stages just before it that let tasks overtake each other: tasks that come before older ones still
             under way there wait for them (`turnstile`).
         from_s: but only until so many seconds after the arrival of their invocation, when they are to be there.
+        prewarm: a task that waits for the stage's weights misses the plan: they are kept in memory.
     """
 
     stage: str
@@ -81,6 +82,7 @@ class StageDispatch(Struct, frozen=True):
     eager: bool = False
     behind: tuple[str, ...] = ()
     from_s: float = 0.0
+    prewarm: bool = False
 
     @property
     def capacity(self) -> float:

@@ -1,9 +1,13 @@
-"""Preloading on a host: what its core tells the policy (`device.preloader`), and what becomes of the answers."""
+"""Preloading on a host: what its core tells the policy (`device.preloader`), and what becomes of the answers.
+
+Either for all that is called (the server's setting `preload`), or for no more than what plans count on: the stages
+whose tasks would miss the plan if they had to wait for weights.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from dataflower import wire
 from dataflower.core import commands, events
@@ -13,6 +17,7 @@ from dataflower.core.device.artifact import Kind
 from dataflower.core.device.catalog import weights_name
 from dataflower.core.device.preloader import Preloader, Prepared, Step
 from dataflower.core.fleet import Fleet
+from dataflower.core.plan import StageDispatch
 from dataflower.core.pool import Pool
 from dataflower.core.preload import Library, zygote_kinds
 from dataflower.core.timers import Timer, Timers
@@ -37,7 +42,11 @@ def families(pools: Iterable[Pool]) -> dict[Library, list[Pool]]:
 class Preloading:
     """The policy and its hands. Calls `say` with commands; everything else it does by the fleet."""
 
-    def __init__(self, memory_bytes: int, fleet: Fleet, timers: Timers, say: Callable[[Command], None]) -> None:
+    def __init__(
+        self, memory_bytes: int, fleet: Fleet, timers: Timers, say: Callable[[Command], None], *, follows: bool
+    ) -> None:
+        """`follows`: it goes by arrivals, of all workflows; else by plans alone, and has no say in libraries."""
+        self.follows = follows
         self._policy = Preloader(memory_bytes)
         self._fleet = fleet
         self._timers = timers
@@ -80,8 +89,50 @@ class Preloading:
         self._policy.deployed(workflow, tuple(names), now)
         self.settle(now)
 
+    def planned(
+        self, key: str, pools: Mapping[str, Pool], stages: Mapping[str, StageDispatch], rate: float, now: float
+    ) -> None:
+        """A workflow runs by a plan for `rate` invocations a second (no stages: by none)."""
+        rates = {name: stage.factor * rate for name, stage in stages.items() if stage.prewarm and name in pools}
+        if not self.follows:
+            if not rates and key not in self._functions:
+                return
+            self._by_plan(key, [pools[name] for name in rates])
+        for pool in pools.values():
+            if (name := self._name(pool)) in self._pools:
+                self._policy.counted_on(name, rates.get(pool.stage.name, 0.0))
+        self.settle(now)
+
+    def _by_plan(self, key: str, pools: Iterable[Pool]) -> None:
+        """Look after these and no others of a workflow. What they need is learned from their starts: the plan keeps
+        containers of them, so there is one sooner than weights could be held that it may turn out not to open.
+        """
+        former = self._functions.pop(key, ())
+        names: dict[str, Pool] = {self._name(pool): pool for pool in pools}
+        for name in former:
+            if name not in names:
+                self._forget(name)
+        for library, members in families(names.values()).items():
+            for pool in members:
+                self._pools[self._name(pool)] = pool
+                self._policy.catalog.add(self._name(pool), library, (), pool.stage.resources.memory_bytes)
+        if names:
+            self._functions[key] = tuple(names)
+
+    def _forget(self, name: str) -> None:
+        """Of a function that plans counted on."""
+        if not any(name in names for names in self._functions.values()):
+            self._pools.pop(name, None)
+            self._policy.counted_on(name, 0.0)
+            self._policy.catalog.remove(name)
+
     def removed(self, key: str, now: float) -> None:
         """A version of a workflow takes no more calls."""
+        if not self.follows:
+            for name in self._functions.pop(key, ()):
+                self._forget(name)
+            self.settle(now)
+            return
         names = self._functions.pop(key, ())
         if any(_workflow(other) == _workflow(key) for other in self._functions):
             return
@@ -100,6 +151,8 @@ class Preloading:
 
     def started(self, container: Container, hello: wire.Hello, now: float) -> None:
         """A container is ready."""
+        if not self._functions:
+            return
         opened = [(p.what, p.nbytes, p.seconds, p.was_there) for p in hello.phases if p.kind is wire.StartKind.WEIGHTS]
         name = self._name(container.pool)
         self._policy.catalog.container_started(name, hello.import_s + hello.setup_s, opened)
@@ -108,7 +161,7 @@ class Preloading:
 
     def ended(self, container: Container, now: float) -> None:
         """A container is gone."""
-        if container.pool.warm > container.pool.size:
+        if self._functions and container.pool.warm > container.pool.size:
             self._policy.learned()
             self.settle(now)
 
@@ -167,6 +220,8 @@ class Preloading:
 
     def _take(self, step: Step, now: float) -> None:
         if step.library is not None:
+            if not self.follows:
+                return  # a fork server stays as long as a workflow needs it
             modules, isolation = step.library
             if not step.begin:
                 self._ready.discard(",".join(modules))
@@ -185,7 +240,8 @@ class Preloading:
 
     def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...]:
         """All that could be held, the densest first, and whether each is ready."""
-        return tuple((one, self._is_ready(one)) for one in self._policy.prepared(now))
+        found = ((one, self._is_ready(one)) for one in self._policy.prepared(now))
+        return tuple(row for row in found if self.follows or row[0].kind is not Kind.LIBRARY)
 
     def _is_ready(self, one: Prepared) -> bool:
         if one.kind is Kind.LIBRARY:

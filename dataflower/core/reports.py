@@ -75,8 +75,7 @@ class Reports(Tasks):
             return
         if self._offloading is not None:  # before anybody asks it whether there is room for more
             self._offloading.started(container, message)
-        if self._preloading is not None:
-            self._preloading.started(container, message, now)
+        self._preloading.started(container, message, now)
         self._dispatch(pool, now)
         if container.is_idle:
             self._fleet.watch_idle(container, now)
@@ -411,8 +410,7 @@ class Reports(Tasks):
             self._note_failed_start(pool, failure, now, at_once=False)
         else:
             self._dispatch(pool, now)
-        if self._preloading is not None:
-            self._preloading.ended(container, now)
+        self._preloading.ended(container, now)
         for other in freed:
             self._after_task(other, now)
 

@@ -54,16 +54,21 @@ class Tasks(Recovery):
             recall=lambda container: self._recall(container.pool.unbegun(container)),
         )
         self._containers = self._fleet.containers
-        self._preloading: Preloading | None = None
-        if config.preload:
-            self._preloading = Preloading(config.preload_memory_bytes, self._fleet, self.timers, self._say)
+        self._preloading = Preloading(
+            config.preload_memory_bytes, self._fleet, self.timers, self._say, follows=config.preload
+        )
         self._devices = Devices(config, self.timers) if config.device_batches else None
         """Set where stages with weights take turns on the devices that they share."""
         self._offloading: Offloading | None = None
         """Set where their memory is limited."""
         if self._devices is not None and config.device_memory_bytes:
             self._offloading = Offloading(
-                config.device_memory_bytes, self._fleet, self.timers, self._say, self._devices.first_s
+                config.device_memory_bytes,
+                self._fleet,
+                self.timers,
+                self._say,
+                first_s=self._devices.first_s,
+                refuse=lambda pool, why, now: self._note_failed_start(pool, why, now, at_once=True),
             )
             self._fleet.memory = self._offloading
         self._starvation = Starvation(self._tasks, self._containers, self._calls, self.timers)
@@ -92,6 +97,10 @@ class Tasks(Recovery):
     @abc.abstractmethod
     def _start_is_late(self, container: Container, limit_s: float, now: float) -> None:
         """A container takes too long to start."""
+
+    @abc.abstractmethod
+    def _note_failed_start(self, pool: Pool, failure: Failure, now: float, *, at_once: bool) -> None:
+        """A pool gets no container."""
 
     def _say(self, command: Command) -> None:
         self._out.append(command)

@@ -160,11 +160,10 @@ class Engine:
         self.lender = None if config.peer_port is None else Lender(config, credentials, files_on)
         """What lets other hosts run containers here."""
         self._launcher = Launcher(clock, config, self._on_exit, spill)
-        self._holder: Holder | None = None
-        """Set where the core preloads, or the memory of stages with weights is limited."""
-        if config.preload or config.device_memory_bytes:
+        self._holder = Holder(self._loop, self._launcher.store.door, config.models, self.feed)
+        self._sizes_matter = config.preload or config.device_memory_bytes > 0
+        if self._sizes_matter:
             self._launcher.on_zygote, self._launcher.on_zygote_end = self._on_zygote, self._on_zygote_end
-            self._holder = Holder(self._loop, self._launcher.store.door, config.models, self.feed)
         self._peers: dict[int, Peer] = {}
         self._promises = Promises(self._peers)
         self._boards = Boards(self._loop, self._peers, self._promises, self._hear_report)
@@ -381,7 +380,7 @@ class Engine:
                 workflow = peer.key.rpartition("@")[0]
                 took = (max(0.0, spawn_s), message.import_s, message.setup_s)
                 self.on_start(ContainerStart(workflow, peer.stage, *took, message.phases))
-            if self._holder is not None:
+            if self._sizes_matter:
                 self._size_container(commands.SizeContainer(peer.number))
         else:
             for descriptor in descriptors:
@@ -469,16 +468,13 @@ class Engine:
         self._launcher.unload(command.modules, command.isolation)
 
     def _size_weights(self, command: commands.SizeWeights) -> None:
-        if self._holder is not None:
-            self._holder.size(command.model)
+        self._holder.size(command.model)
 
     def _hold_weights(self, command: commands.HoldWeights) -> None:
-        if self._holder is not None:
-            self._holder.hold(command.models)
+        self._holder.hold(command.models)
 
     def _drop_weights(self, command: commands.DropWeights) -> None:
-        if self._holder is not None:
-            self._holder.drop(command.model)
+        self._holder.drop(command.model)
 
     def _size_container(self, command: commands.SizeContainer) -> None:
         if pid := self._launcher.pids().get(command.container):
@@ -634,8 +630,7 @@ class Engine:
         if self.lender is not None:
             await self.lender.close()
         await self.remotes.close()
-        if self._holder is not None:
-            self._holder.close()
+        self._holder.close()
         await self._launcher.close()
         self.arena.close()
         self.views.close()

@@ -15,6 +15,7 @@ from dataflower.core.program import compile_program
 from dataflower.errors import Code, DataflowerError, FailedPrecondition, NotFound
 from dataflower.host.api import StageStatus, WorkflowStatus
 from dataflower.host.engine import Engine
+from dataflower.host.fitting import check_weights
 from dataflower.host.isolation import Gate
 from dataflower.host.journal import Journal, StoredWorkflow
 from dataflower.host.settings import HostConfig
@@ -257,6 +258,7 @@ class Registry:
                     self._follow(current, read)
                 return current
             self._engine.remotes.placement.check(workflow)
+            await asyncio.to_thread(check_weights, workflow, self._config, self._away(workflow))
             await self._gate.check(workflow)
             compile_program(workflow)  # refuse before anything is written
             version = self._newest.get(workflow.name, 0) + 1

@@ -457,7 +457,7 @@ class Runtime:
         """See `HostApi.preloaded`."""
         return tuple(
             Preloaded(p.name, p.kind.name.lower(), p.nbytes, p.saved_s, p.value, p.held, ready, p.users)
-            for p, ready in self._core.prepared(self._clock.monotonic()) or ()
+            for p, ready in self._core.prepared(self._clock.monotonic())
         )
 
     def devices(self) -> tuple[DeviceState, ...]:

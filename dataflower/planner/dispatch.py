@@ -159,6 +159,7 @@ def _stage(name: str, stage: StageDocument, document: PlanDocument, *, until_s: 
         dummy_rate=stage.dummy_rate_per_s,
         factor=stage.rate_per_s / document.rate_per_s,
         eager=eager,
+        prewarm=stage.weights is not None and stage.weights.prewarm,
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from engine_rig import load, workflow
 from weights_for_tests import make
 
 from dataflower.checkpoint.settings import StoreConfig
+from dataflower.errors import DataflowerError, FailedPrecondition
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import MIB, HostConfig
 
@@ -60,3 +62,35 @@ async def test_weights_leave_the_store_with_all_who_used_them(tmp_path: Path) ->
         (device,) = host.devices()
         assert (device.offloaded, device.cap_bytes) == (2, 335 * MIB)
         assert await call(host, "m") == first
+
+
+async def test_stage_whose_weights_are_larger_than_the_cap_is_refused_when_it_is_applied(tmp_path: Path) -> None:
+    make(tmp_path / "m", 40)
+    models = StoreConfig(models_dir=tmp_path / "store")
+    config = HostConfig(code_path=(CODE,), cpus=2, models=models, device_batches=2, device_memory_bytes=20 * MIB)
+    text = holder("m", tmp_path / "m")
+    async with Runtime(config) as host:
+        with pytest.raises(FailedPrecondition) as refused:
+            await host.apply(load(text, "<test>"), text)
+        assert "stage 'only' needs 41 MiB of memory (41 MiB of weights" in refused.value.message
+        assert "device_memory_bytes allows 20 MiB: set it to 41MiB at least" in refused.value.message
+        assert host.workflows() == ()
+
+
+async def test_stage_that_turns_out_to_be_larger_than_the_cap_is_refused_when_it_starts(tmp_path: Path) -> None:
+    make(tmp_path / "m", 40)
+    models = StoreConfig(models_dir=tmp_path / "store")
+    config = HostConfig(code_path=(CODE,), cpus=2, models=models, device_batches=2, device_memory_bytes=42 * MIB)
+    text = holder("m", tmp_path / "m")
+    async with Runtime(config) as host:
+        await host.apply(load(text, "<test>"), text)  # what a container takes nobody knows yet
+        found = []
+        for _ in range(2):  # the first may be over before its container has been measured
+            try:
+                await (await host.invoke("m", {"x": 1})).result()
+            except DataflowerError as error:
+                found.append(error.message)
+        assert found
+        assert "stage 'only' needs" in found[-1]
+        assert "for a container), and device_memory_bytes allows 42 MiB" in found[-1]
+        assert [s.idle + s.busy for w in host.workflows() for s in w.stages] == [0]

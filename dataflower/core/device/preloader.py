@@ -58,6 +58,8 @@ class Preloader:
         self._memory_bytes = memory_bytes
         self._rates: Rates[str] = Rates(window_s)
         self._workflows: dict[str, tuple[str, ...]] = {}
+        self._floors: dict[str, float] = {}
+        """By function: tasks a second that a plan counts on, be they seen or not."""
         self._planned: dict[str, float] = {}
         """Rates of workflows when the last choice was made."""
         self._held: tuple[Key, ...] = ()
@@ -82,6 +84,13 @@ class Preloader:
         for function in set(gone) - needed:
             self.catalog.remove(function)
         self._rates.forget(workflow)
+        self._dirty = True
+
+    def counted_on(self, function: str, rate: float) -> None:
+        """A plan promises to serve so many tasks of a function a second, and none of them may wait; 0: none."""
+        self._floors.pop(function, None)
+        if rate > 0:
+            self._floors[function] = rate
         self._dirty = True
 
     def called(self, workflow: str, now: float) -> bool:
@@ -145,6 +154,8 @@ class Preloader:
         for workflow, functions in self._workflows.items():
             for function in functions:  # one that several workflows share has the calls of all of them
                 found[function] = found.get(function, 0.0) + self._rates.rate(workflow, now)
+        for function, rate in self._floors.items():
+            found[function] = max(rate, found.get(function, 0.0))
         return found
 
     def prepared(self, now: float) -> tuple[Prepared, ...]:

@@ -36,6 +36,13 @@ def lora(name: str, backbone: str = "base", scaling: Scaling | None = None) -> W
     return Workflow(name, made.stages, made.inputs, made.outputs)
 
 
+def declared(name: str, memory_bytes: int) -> Workflow:
+    """One that may take so much memory."""
+    made = lora(name)
+    only = replace(made.stages[name], resources=Resources(memory_bytes=memory_bytes))
+    return replace(made, stages={name: only})
+
+
 class Host(Story):
     """Containers open their weights as they start, and have 100 MiB of their own. Who is told to stop, stops later."""
 
@@ -160,15 +167,48 @@ def test_weights_that_others_use_stay_and_the_cap_gives_way_at_last() -> None:
     assert told.state.used_bytes == 2 * BACKBONE + OWN
 
 
-def test_function_that_is_too_large_runs_alone() -> None:
-    told = Host(lora("a"), lora("b"), cap=200 * MIB)
+def test_function_whose_weights_are_too_large_is_refused() -> None:
+    told = Host(lora("a"), cap=200 * MIB)
+    told.call("a", "a1")
+    told.wait(0.01)
+    failure = told.finished["a1"]
+    assert failure is not None
+    assert (failure.kind, failure.stage) == ("StageTooLarge", "a")
+    assert "stage 'a' needs 400 MiB of memory (400 MiB of weights base)" in failure.message
+    assert "device_memory_bytes allows 200 MiB: set it to 400MiB at least" in failure.message
+    assert told.containers_of("a") == []
+
+
+def test_function_that_turns_out_to_be_too_large_is_stopped_and_refused() -> None:
+    told = Host(lora("a"), lora("b", "small"), cap=BACKBONE + OWN - MIB)
+    told.call("a", "a1")  # a container is thought to take what it may: it starts when nobody else is there
+    killed = [command for command in told.said if isinstance(command, commands.KillContainer)]
+    assert len(killed) == 1
+    assert "stage 'a' needs 500 MiB of memory (400 MiB of weights base, 100 MiB for a container)" in killed[0].reason
+    told.tell(events.ContainerExited(killed[0].container, killed[0].reason))
+    failure = told.finished["a1"]
+    assert failure is not None
+    assert "device_memory_bytes allows 499 MiB" in failure.message
+    told.wait(60)
+    told.call("a", "a2")
+    told.wait(0.01)
+    again = told.finished["a2"]
+    assert again is not None
+    assert again.kind == "StageTooLarge"
+    assert len([command for command in told.said if isinstance(command, commands.StartContainer)]) == 1
+
+
+def test_function_that_is_only_thought_to_be_too_large_runs_alone() -> None:
+    told = Host(lora("a"), lora("b"), cap=BACKBONE + OWN)
+    told.tell(events.WorkflowAdded("large@1", compile_program(declared("large", 3 * OWN))))
+    told.models["large"] = "base"
     told.serve("a", "a1")
-    told.call("b", "b1")
+    told.call("large", "l1")
     assert told.leaving == told.containers_of("a")
     told.leave()
     for model in told.dropped():
         told.drop(model)
-    assert told.begun("b1")
+    assert told.begun("l1")
 
 
 def test_who_is_kept_out_for_long_gets_the_place_of_one_that_never_rests() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from dataflower import wire
 from dataflower.core import commands, events
 from dataflower.core.config import CoreConfig
+from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.core.program import compile_program
 from dataflower.spec.workflow import Scaling, Workflow
 from dataflower.testing.story import Story, stage, workflow
@@ -57,7 +58,6 @@ def test_everything_that_fits_is_ready_before_the_first_call() -> None:
     told.tell(events.ZygoteStarted(("torch",), 2.0, 100 * MIB))
     told.tell(events.WeightsSized("w-weights", GIB, 0.7, held=True))
     rows = told.core.prepared(told.clock.monotonic())
-    assert rows is not None
     assert {row.kind.name: (row.held, ready) for row, ready in rows} == dict.fromkeys(
         ("LIBRARY", "BACKBONE", "KERNELS"), (True, True)
     )
@@ -69,7 +69,7 @@ def test_everything_that_fits_is_ready_before_the_first_call() -> None:
 def test_without_preloading_only_libraries_are_ready() -> None:
     told = Story(one())
     assert [type(command) for command in told.said] == [commands.Preload]
-    assert told.core.prepared(0.0) is None
+    assert told.core.prepared(0.0) == ()
 
 
 def test_cap_leaves_out_what_has_no_room() -> None:
@@ -126,7 +126,7 @@ def test_newer_version_takes_over_what_is_known() -> None:
     told.wait(1.1)
     told.leave()
     assert told.core.statistics().containers == 1
-    rows = told.core.prepared(told.clock.monotonic()) or ()
+    rows = told.core.prepared(told.clock.monotonic())
     assert sorted(row.kind.name for row, _ in rows) == ["BACKBONE", "KERNELS", "LIBRARY"]
     assert said(told, commands.HoldWeights)[-1].models[0][0] == "w-weights"
 
@@ -138,7 +138,7 @@ def test_weights_are_learned_from_what_a_start_has_opened() -> None:
     told.tell(events.ContainerSaid(told.starting.pop(0), wire.Hello(wire.VERSION, 1, 0.1, 0.8, (phase,))))
     told.wait(1.1)
     assert said(told, commands.HoldWeights)[-1].models[0][0] == "/models/m"
-    rows = {row.kind.name: row for row, _ in told.core.prepared(told.clock.monotonic()) or ()}
+    rows = {row.kind.name: row for row, _ in told.core.prepared(told.clock.monotonic())}
     assert rows["BACKBONE"].saved_s == 0.5
     assert round(rows["KERNELS"].saved_s, 6) == 0.4
 
@@ -150,3 +150,64 @@ def test_container_that_dies_is_started_again_but_not_at_once() -> None:
     assert len(said(told, commands.StartContainer)) == 1
     told.wait(1.1)
     assert len(said(told, commands.StartContainer)) == 2
+
+
+def counting_on(prewarm: bool = True) -> DispatchPlan:
+    """A plan for a container of stage `a`."""
+    group = GroupPlan(batch=1, replicas=1, duration_s=0.1, rate=5.0)
+    return DispatchPlan(1.0, 5.0, (StageDispatch("a", (group,), until_s=0.1, worst_s=0.1, prewarm=prewarm),))
+
+
+class Opening(Story):
+    """Its containers open weights when they start."""
+
+    def hello(self) -> None:
+        phase = wire.StartPhase(wire.StartKind.WEIGHTS, "w-weights", 0.6, GIB)
+        while self.starting:
+            self.tell(events.ContainerSaid(self.starting.pop(0), wire.Hello(wire.VERSION, 1, 0.3, 0.7, (phase,))))
+
+
+def test_weights_that_a_plan_counts_on_are_held_without_preloading() -> None:
+    told = Opening(one(), one("v"), config=CoreConfig(preload_memory_bytes=8 * GIB))
+    told.tell(events.PlanChanged("w@1", counting_on()))
+    assert len(said(told, commands.StartContainer)) == 1
+    told.wait(1.1)
+    (held,) = said(told, commands.HoldWeights)[-1].models
+    assert held[0] == "w-weights"
+    assert held[1] > 0
+    told.tell(events.WeightsSized("w-weights", GIB, 0.0, held=True))
+    rows = {row.name: ready for row, ready in told.core.prepared(told.clock.monotonic()) if row.held}
+    assert rows == {"weights w-weights": True, "container w/a": True}
+    told.wait(36000)
+    assert said(told, commands.HoldWeights)[-1].models == (held,), "what a plan counts on does not fade"
+    told.tell(events.PlanChanged("w@1", None))
+    told.wait(1.1)
+    assert said(told, commands.HoldWeights)[-1].models == ()
+    assert told.core.prepared(told.clock.monotonic()) == ()
+    assert not said(told, commands.Unload), "fork servers are there for all workflows"
+
+
+def test_a_plan_that_can_wait_for_weights_holds_none() -> None:
+    told = Opening(one(), config=CoreConfig(preload_memory_bytes=8 * GIB))
+    told.tell(events.PlanChanged("w@1", counting_on(prewarm=False)))
+    told.wait(1.1)
+    assert not said(told, commands.HoldWeights)
+    assert told.core.prepared(told.clock.monotonic()) == ()
+
+
+def test_a_workflow_that_is_removed_takes_its_planned_weights_along() -> None:
+    told = Opening(one(), config=CoreConfig(preload_memory_bytes=8 * GIB))
+    told.tell(events.PlanChanged("w@1", counting_on()))
+    told.wait(1.1)
+    told.tell(events.WorkflowRemoved("w@1"))
+    told.wait(1.1)
+    assert said(told, commands.HoldWeights)[-1].models == ()
+
+
+def test_with_preloading_a_plan_counts_more_than_the_calls_so_far() -> None:
+    told = story(one(), one("v"), memory_bytes=2 * GIB)  # libraries and one of two
+    size(told)
+    size(told, "v-weights")
+    told.tell(events.PlanChanged("v1@1", counting_on()))
+    told.wait(1.1)
+    assert [model for model, _ in said(told, commands.HoldWeights)[-1].models] == ["v-weights"]
