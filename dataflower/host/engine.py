@@ -160,7 +160,7 @@ class Engine:
         self.lender = None if config.peer_port is None else Lender(config, credentials, files_on)
         """What lets other hosts run containers here."""
         self._launcher = Launcher(clock, config, self._on_exit, spill)
-        self._holder = Holder(self._loop, self._launcher.store.door, config.models, self.feed)
+        self._holder = Holder(self._loop, lambda: self._launcher.store.door, config.models, self.feed)
         self._sizes_matter = config.preload or config.device_memory_bytes > 0
         if self._sizes_matter:
             self._launcher.on_zygote, self._launcher.on_zygote_end = self._on_zygote, self._on_zygote_end

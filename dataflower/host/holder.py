@@ -37,11 +37,11 @@ class Holder:
     def __init__(
         self,
         loop: AbstractEventLoop,
-        door: int,
+        door: Callable[[], int],
         config: StoreConfig,
         tell: Callable[[WeightsSized | WeightsDropped], None],
     ) -> None:
-        """`door`: of the store, not taken over. `tell`: called from the loop, never from within a method."""
+        """`door`: gives that of the store, not taken over. `tell`: called from the loop, never from within a method."""
         self._loop, self._door, self._config, self._tell = loop, door, config, tell
         self._holds: dict[str, _Hold] = {}
         self._drops: dict[str, Link] = {}
@@ -67,7 +67,7 @@ class Holder:
                 continue
             try:
                 if held is None:
-                    held = self._holds[model] = _Hold(client.enter(self._door), density)
+                    held = self._holds[model] = _Hold(client.enter(self._door()), density)
                     self._loop.add_reader(held.link.fileno(), self._listen, model)
                 held.density = density
                 held.link.send_nowait(protocol.encode(protocol.Hold(model, density)))
@@ -104,7 +104,7 @@ class Holder:
         if model in self._drops:
             return
         try:
-            link = self._drops[model] = client.enter(self._door)
+            link = self._drops[model] = client.enter(self._door())
             self._loop.add_reader(link.fileno(), self._hear, model)
             link.send_nowait(protocol.encode(protocol.Forget(model)))
         except (DataflowerError, WouldBlock):
