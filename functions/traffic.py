@@ -14,7 +14,6 @@ from dataflower.spec.function import Json, function
 
 Facts = Mapping[str, Any]
 
-VEHICLES = ("car", "truck", "bus", "motorbike", "bicycle")
 HUES = ((10, "red"), (25, "orange"), (35, "yellow"), (85, "green"), (130, "blue"), (170, "purple"), (181, "red"))
 """Upper end of each hue, in OpenCV's half degrees."""
 

@@ -175,26 +175,39 @@ def _parse(file: Path) -> tuple[str, dict[str, Any]]:
         text = read_text(file)
     except DataflowerError as error:
         raise ConfigInvalid([error.message]) from None
-    try:
-        if file.suffix == ".toml":
-            content: Any = tomllib.loads(text)
-        else:
-            from ruamel.yaml import YAML
-
-            content = YAML(typ="safe", pure=True).load(text) or {}
-    except Exception as error:  # two parsers, each with errors of its own
-        raise ConfigInvalid([str(_unreadable(file, error))]) from error
+    content = _toml(file, text) if file.suffix == ".toml" else _yaml(file, text)
     if not isinstance(content, dict):
         raise ConfigInvalid([f"{file}:1:1: expected settings, name and value"])
-    return text, content
+    return text, {str(name): value for name, value in content.items()}
 
 
-def _unreadable(file: Path, error: Exception) -> Problem:
+def _toml(file: Path, text: str) -> Any:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigInvalid([str(_unreadable(file, text, error))]) from error
+
+
+def _yaml(file: Path, text: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text) or {}
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
+        raise ConfigInvalid([str(_unreadable(file, text, error))]) from error
+
+
+def _unreadable(file: Path, text: str, error: Exception) -> Problem:
+    if isinstance(error, RecursionError):
+        return Problem(str(file), 1, 1, "nested too deeply")
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return Problem(str(file), mark.line + 1, mark.column + 1, str(getattr(error, "problem", error)))
     where = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
     line, column = (int(n) for n in where.groups()) if where else (1, 1)
+    if "(at end of document)" in str(error):
+        line = max(1, len(text.splitlines()))
     return Problem(str(file), line, column, re.sub(r" \(at line.*\)", "", str(error)))
 
 

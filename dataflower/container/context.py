@@ -13,6 +13,7 @@ from dataflower.channel.arena import Arena
 from dataflower.clock import SystemClock
 from dataflower.container.failure import Cancelled
 from dataflower.container.running import RunningTask
+from dataflower.errors import Closed, DataflowerError
 from dataflower.spec.context import StageAdapter
 
 _monotonic = SystemClock().monotonic
@@ -89,7 +90,7 @@ class TaskContext:
         try:
             whole = (shape,) if isinstance(shape, int) else tuple(shape)
             return tensor.empty(self._arena, whole, dtype, cancelled=lambda released: self._starve(task, released))
-        except Exception:
+        except (DataflowerError, Closed):
             if task.reason is not None:
                 raise Cancelled(task.reason) from None
             raise

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import heapq
 import logging
 import math
 import os
 import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,9 +29,12 @@ from dataflower.core.commands import StartContainer
 from dataflower.errors import Closed, Code, EndOfStream, PeerGone, WouldBlock
 from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
+from dataflower.host.guest import Guest, forget_ended, refs_to, tasks_of
+from dataflower.host.guest_deadlines import GuestDeadlines
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.peer_wire import Bye, DropArena, Ended, Greeting, Kill, Order, Sending, Stop
-from dataflower.host.remote_peer import refs_from, refs_of
+from dataflower.host.remote_peer import refs_from
+from dataflower.host.soon import Soon
 from dataflower.wire import (
     ArenaMade,
     BatchDone,
@@ -65,26 +66,8 @@ BURST = 32
 LAST_WORDS = 10_000
 SMALLEST_ARENA = 1 << 16
 GOODBYE = "its owner stops"
-LATE = "DeadlineExceeded"
-"""What a task is told that has to stop because its deadline has passed."""
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*@[0-9]+")
 _STAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*")
-
-
-@dataclass(slots=True)
-class Guest:
-    """A container. `process`: its number here."""
-
-    peer: Peer
-    process: int
-    stays: bool = False
-    """Whether what it makes is read here alone, so that its reports need not wait for bytes."""
-    deadlines: dict[int, float] = field(default_factory=dict)
-    """Of the tasks that it has, by this host's clock, where they have one."""
-    late: set[int] = field(default_factory=set)
-    """Those of them that were told to stop because it has passed."""
-    behind: set[int] = field(default_factory=set)
-    """Streams that what it has said waits for, as far as they are under way."""
 
 
 class Owner:
@@ -97,7 +80,7 @@ class Owner:
         self._loop = lender.loop
         self._connection: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._flushing = False
+        self._flush_soon = Soon(self._loop, self._flush)
         self.is_over = False
         self.guests: dict[int, Guest] = {}
         self._views = Views(keep_descriptors=True, files_on=lender.files_on)
@@ -105,11 +88,10 @@ class Owner:
         self._peers: dict[int, Peer] = {}
         self._limits: dict[int, Limit] = {}
         self._outflows = Outflows(_now, self._sends)
-        self._deadlines: list[tuple[float, int, int]] = []
-        """A heap of (deadline, guest, task); some of them are over."""
-        self._alarm: asyncio.TimerHandle | None = None
+        self._deadlines = GuestDeadlines(self._loop, self.guests)
         self._news: set[int] = set()
         """Guests of which there is news in `_outflows`."""
+        self._tell_soon = Soon(self._loop, self._tell_news)
         self._memory = Memory(self._views, self._sizes, lambda slot: True)
         self.ferry = Ferry(
             lambda ref: self._views.view(ref).data,
@@ -143,13 +125,7 @@ class Owner:
         self._connection = None
         self._timer = self._loop.call_later(self._lender.timeout_s, self.end, "its owner is gone")
 
-    def _flush_soon(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
     def _flush(self) -> None:
-        self._flushing = False
         if self._connection is not None:
             self._connection.flush()
 
@@ -164,9 +140,9 @@ class Owner:
         if self.is_over:
             return
         self.is_over = True
-        for timer in (self._timer, self._alarm):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._deadlines.close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -234,7 +210,7 @@ class Owner:
             self._tell(guest, number, message)
 
     def _tell(self, guest: Guest, number: int, message: wire.ToContainer) -> None:
-        for ref in _refs_to(message):
+        for ref in refs_to(message):
             if not self._has(ref):
                 raise ValueError(f"named memory that is not there (arena {ref.arena:#x})")
         if isinstance(message, ReleaseSlots):
@@ -244,39 +220,8 @@ class Owner:
         elif isinstance(message, Withdraw):
             message = self._take_back(number, message)
         if isinstance(message, (RunTask, wire.RunBatch)):
-            self._note_deadlines(guest, (message,) if isinstance(message, RunTask) else message.tasks)
+            self._deadlines.note(guest, (message,) if isinstance(message, RunTask) else message.tasks)
         guest.peer.tell(message)
-
-    def _note_deadlines(self, guest: Guest, tasks: tuple[RunTask, ...]) -> None:
-        for task in tasks:
-            if 0 < task.deadline_s < math.inf:
-                guest.deadlines[task.task] = task.deadline_s
-                heapq.heappush(self._deadlines, (task.deadline_s, guest.peer.number, task.task))
-        self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        """For the first deadline: tasks must stop then, however long the owner's word is on its way."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        while self._deadlines and not self._is_running(*self._deadlines[0]):
-            heapq.heappop(self._deadlines)
-        if self._deadlines:
-            self._alarm = self._loop.call_later(max(0.0, self._deadlines[0][0] - _now()), self._on_deadline)
-
-    def _is_running(self, deadline: float, number: int, task: int) -> bool:
-        guest = self.guests.get(number)
-        return guest is not None and guest.deadlines.get(task) == deadline
-
-    def _on_deadline(self) -> None:
-        self._alarm = None
-        while self._deadlines and self._deadlines[0][0] <= _now():
-            due = heapq.heappop(self._deadlines)
-            if self._is_running(*due):
-                guest, task = self.guests[due[1]], due[2]
-                guest.late.add(task)
-                guest.peer.tell(CancelTask(task, LATE))
-        self._set_alarm()
 
     def _has(self, ref: TensorRef) -> bool:
         size = self._sizes.get(ref.arena)
@@ -376,8 +321,8 @@ class Owner:
         guest = self.guests.get(peer.number)
         if guest is None:
             return
-        due = min((guest.deadlines.get(task, math.inf) for task in _tasks_of(message)), default=math.inf)
-        told = _forget_ended(guest, message)
+        due = min((guest.deadlines.get(task, math.inf) for task in tasks_of(message)), default=math.inf)
+        told = forget_ended(guest, message)
         if told is not message:
             message, payload = told, wire.encode(told)
         refs = [] if guest.stays else refs_from(message)
@@ -404,9 +349,8 @@ class Owner:
     def _sends(self, number: int) -> None:
         """What a guest sends has changed: its owner hears of it once in each turn of the loop."""
         if number in self.guests:
-            if not self._news:
-                self._loop.call_soon(self._tell_news)
             self._news.add(number)
+            self._tell_soon()
 
     def _tell_news(self) -> None:
         news, self._news = self._news, set()
@@ -455,46 +399,3 @@ class Owner:
         self._limits.pop(number, None)
         self._say(number, peer_wire.encode(Ended(reason, None if begun is None else tuple(begun))))
         self._close_if_empty()
-
-
-def _refs_to(message: wire.ToContainer) -> list[TensorRef]:
-    tasks = (message,) if isinstance(message, RunTask) else message.tasks if isinstance(message, wire.RunBatch) else ()
-    values = [
-        value
-        for task in tasks
-        for item in task.inputs
-        for value in ((item.value,) if isinstance(item, wire.Single) else item.values)
-    ]
-    if isinstance(message, wire.Feed):
-        values.extend(message.values)
-    return [ref for value in values for ref in refs_of(value)]
-
-
-def _tasks_of(message: wire.FromContainer) -> tuple[int, ...]:
-    """The tasks that a message hands out something of."""
-    if isinstance(message, BatchDone):
-        return tuple([result.task for result in message.results])
-    return (message.task,) if isinstance(message, (TaskDone, TaskFailed, wire.TokenSent)) else ()
-
-
-def _forget_ended(guest: Guest, message: wire.FromContainer) -> wire.FromContainer:
-    """Its tasks that are over need no deadline any more. Returns what to say: one that was stopped for it says so."""
-    if isinstance(message, Withdrawn):
-        for task in message.tasks:
-            guest.deadlines.pop(task, None)
-            guest.late.discard(task)
-    elif isinstance(message, BatchDone):
-        said = tuple([_forget_result(guest, result) for result in message.results])
-        return BatchDone(said)
-    elif isinstance(message, (TaskDone, TaskFailed)):
-        return _forget_result(guest, message)
-    return message
-
-
-def _forget_result(guest: Guest, result: TaskDone | TaskFailed) -> TaskDone | TaskFailed:
-    if guest.deadlines.pop(result.task, None) is None or result.task not in guest.late:
-        return result
-    guest.late.discard(result.task)
-    if isinstance(result, TaskDone) or result.error.code is not Code.CANCELLED:
-        return result
-    return msgspec.structs.replace(result, error=ErrorRecord(Code.DEADLINE_EXCEEDED, LATE, "its deadline passed"))

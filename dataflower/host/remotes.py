@@ -1,7 +1,6 @@
-"""Containers on other hosts, as the host that owns the invocations sees them: like its own, with a network in between.
+"""Other hosts that run containers for this one: connected as long as that is possible, each with a `Session`.
 
-The core knows nothing of this. A container on another host is told and says what any other is and does; its arenas are
-mirrored here, so that references to them mean the same; what it says counts when the bytes that it names are here.
+The core knows nothing of this: a container on another host is told and says what any other is and does.
 """
 
 from __future__ import annotations
@@ -9,237 +8,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping
 
 import msgspec
-from msgspec.structs import replace
 
-from dataflower import wire
 from dataflower.channel.connection import Connection
 from dataflower.channel.ferry import Ferry
 from dataflower.channel.limit import Limit
 from dataflower.channel.outflow import Outflows
 from dataflower.clock import SystemClock
 from dataflower.core.commands import StartContainer
-from dataflower.core.events import Slot
-from dataflower.errors import Code, FailedPrecondition
+from dataflower.errors import FailedPrecondition
 from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
 from dataflower.host.links import Memory, Peer
-from dataflower.host.meeting import SESSION_BYTES, Credentials, Refused, meet_lender
-from dataflower.host.peer_wire import Bye, DropArena, Ended, Order, Sending
+from dataflower.host.meeting import Credentials, Refused, meet_lender
+from dataflower.host.peer_wire import Bye, Order, Sending
 from dataflower.host.placement import Placement
-from dataflower.host.remote_peer import RemotePeer, refs_from
+from dataflower.host.remote_peer import RemotePeer
+from dataflower.host.session import Listener, Session
 from dataflower.host.settings import HostConfig
-from dataflower.wire import ArenaMade, BatchDone, ReleaseSlots, TaskDone, TaskFailed, TensorRef, Times
+from dataflower.host.soon import Soon
 
 _log = logging.getLogger(__name__)
 
 _now = SystemClock().monotonic
 SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
-
-
-class Listener(Protocol):
-    """Who is told what remote containers say; the engine."""
-
-    def heard(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
-        """A message of a container; the descriptors are the listener's."""
-        ...
-
-    def sending(self, container: int, message: Sending) -> None:
-        """What a container's data unit sends to other hosts."""
-        ...
-
-    def lost(self, slots: tuple[Slot, ...]) -> None:
-        """What was only on a host that is gone."""
-        ...
-
-    def exited(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
-        """A container is gone. `begun`: what it had begun with, None if nobody knows."""
-        ...
-
-
-class Session:
-    """What this host and a lender have with each other, over any number of connections. Ends once, for good."""
-
-    def __init__(self, remotes: Remotes, flush: Callable[[], None]) -> None:
-        memory, listener = remotes.memory, remotes.listener
-        self.id = os.urandom(SESSION_BYTES)
-        self.was_connected = False
-        self.ahead_s = self.most_ahead_s = 0.0
-        """How far the lender's clock is ahead: likely, and at most."""
-        self.containers: dict[int, RemotePeer] = {}
-        self.is_over = False
-        self._kept: dict[Slot, set[tuple[int, int]]] = {}
-        """What outputs name that stay on the lender: (offset, bytes) by slot."""
-        self._remotes = remotes
-        self._memory = memory
-        self._listener = listener
-        self._flush = flush
-        self.ferry = Ferry(
-            lambda ref: memory.views.view(ref).data,
-            self._deliver,
-            self._mirrored,
-            self._forgotten,
-            limits=remotes.limits,
-            outflows=remotes.outflows,
-            routes=self._routes,
-            wake=flush,
-        )
-
-    def tell(
-        self,
-        container: int,
-        body: bytes,
-        refs: Iterable[TensorRef] = (),
-        *,
-        urgent: bool = False,
-        due: float = math.inf,
-    ) -> None:
-        """Send a message about a container; nothing happens once the session is over."""
-        if self.is_over:
-            return
-        if urgent:
-            self.ferry.send_urgent(container, body)
-        else:
-            self.ferry.send(container, body, refs, self._memory.sizes.__getitem__, due)
-        self._flush()
-
-    def _mirrored(self, arena: int, nbytes: int) -> None:
-        if arena >> 16 not in self.containers or arena in self._memory.sizes:
-            raise ValueError(f"made an arena under the number {arena:#x}")
-
-    def _forgotten(self, arena: int) -> None:
-        raise ValueError("took an arena away, which is not its to decide")
-
-    def _routes(self, arena: int) -> list[Ferry]:
-        peer = self.containers.get(arena >> 16)
-        return [] if peer is None else self._remotes.ferries(peer.readers)
-
-    def _deliver(self, number: int, body: bytes) -> None:
-        message = peer_wire.decode_report(body)
-        peer = self.containers.get(number)
-        if peer is None:
-            return  # it has ended meanwhile
-        if isinstance(message, Ended):
-            self.ferry.drop(number)
-            del self.containers[number]
-            begun = None if message.begun is None else frozenset(message.begun)
-            self._listener.exited(number, message.reason, begun)
-        elif isinstance(message, Sending):
-            numbers = (message.fresh, message.waiting, message.bytes_per_s, message.run_s)
-            if not all(0 <= number < math.inf for number in numbers):
-                raise ValueError(f"sends what can't be: {message}")
-            self._listener.sending(number, message)
-        elif isinstance(message, ArenaMade):
-            self._listener.heard(peer, message, [self.ferry.descriptor(message.arena)])
-        else:
-            if peer.readers:
-                for ref in refs_from(message):
-                    for ferry in self._remotes.ferries(peer.readers):
-                        ferry.claim(ref)
-            self._note_kept(peer, message)
-            self._listener.heard(peer, self._here(message), [])
-
-    def _note_kept(self, peer: RemotePeer, message: wire.FromContainer) -> None:
-        """Outputs that stay are not here; what others name came with their message."""
-        if not peer.stays and not self._kept:
-            return
-        for ref in refs_from(message):
-            slot, place = (ref.arena, ref.slot), (ref.offset, ref.nbytes)
-            if not peer.stays:
-                places = self._kept.get(slot)
-                if places is not None:
-                    places.discard(place)
-                    if not places:
-                        del self._kept[slot]
-            elif ref.arena >> 16 == peer.number and ref.nbytes:
-                self._kept.setdefault(slot, set()).add(place)
-
-    def released(self, slots: tuple[Slot, ...]) -> None:
-        """These slots will be written again."""
-        self.ferry.released(slots)
-        if self._kept:
-            for slot in slots:
-                self._kept.pop(slot, None)
-
-    def _here(self, message: wire.FromContainer) -> wire.FromContainer:
-        """A report with the times of this host's clock."""
-        if isinstance(message, (TaskDone, TaskFailed)):
-            return replace(message, times=self._times(message.times))
-        if isinstance(message, BatchDone):
-            return BatchDone(tuple(replace(one, times=self._times(one.times)) for one in message.results))
-        return message
-
-    def _times(self, times: Times) -> Times:
-        return Times(*(max(0.0, t - self.ahead_s) if t else t for t in msgspec.structs.astuple(times)))
-
-    def give_up(self, container: int, task: int, reason: str) -> bool:
-        """Have outputs that are on their way here come no further, and their task end; False if none are."""
-
-        def concerns(body: bytes) -> bool:
-            message = _alone(peer_wire.decode_report(body))
-            return isinstance(message, TaskDone) and message.task == task
-
-        peer = self.containers.get(container)
-        others = [body for body in self.ferry.waiting(container) if not concerns(body)]
-        still_named = {slot for body in others for slot in _slots(body)}
-        found = self.ferry.withdraw(container, concerns)  # which may give out others
-        if peer is None or not found:
-            return False
-        report = _alone(peer_wire.decode_report(found[0]))
-        assert isinstance(report, TaskDone)
-        own = (slot for slot in _slots(found[0]) if slot[0] >> 16 == container)
-        free = tuple(slot for slot in own if slot not in still_named and not self._memory.is_held(slot))
-        if free:
-            self.tell(container, wire.encode(ReleaseSlots(free)), urgent=True)
-        error = wire.ErrorRecord(Code.CANCELLED, "Cancelled", reason)
-        failed = TaskFailed(task, error, self._times(report.times), report.held)
-        self._remotes.loop.call_soon(self._listener.heard, peer, failed, [])
-        return True
-
-    def drop_arena(self, arena: int) -> None:
-        """No slot of this arena is in use any more, and its owner is gone."""
-        if self.ferry.mirrors(arena):
-            for slot in [slot for slot in self._kept if slot[0] == arena]:
-                del self._kept[slot]
-            self.ferry.drop_mirror(arena)
-            self.tell(0, peer_wire.encode(DropArena(arena)))
-        elif not self.is_over:
-            self.ferry.forget(arena)
-            self._flush()
-
-    def end(self, reason: str) -> None:
-        """Count all its containers as gone. Idempotent."""
-        if self.is_over:
-            return
-        self.is_over = True
-        self.ferry.close()
-        containers, self.containers = self.containers, {}
-        for number in containers:
-            self._listener.exited(number, reason, None)
-        if self._kept:
-            lost, self._kept = tuple(self._kept), {}
-            self._listener.lost(lost)
-
-
-def _alone(message: wire.FromContainer | Ended | Sending) -> wire.FromContainer | Ended | Sending:
-    """The result of a task that ran together with others, if it comes alone, as those that wait for bytes do."""
-    return message.results[0] if isinstance(message, BatchDone) and len(message.results) == 1 else message
-
-
-def _slots(body: bytes) -> dict[tuple[int, int], None]:
-    """All that a container's message refers to."""
-    message = peer_wire.decode_report(body)
-    if isinstance(message, (Ended, Sending)):
-        return {}
-    return dict.fromkeys((ref.arena, ref.slot) for ref in refs_from(message))
 
 
 class Remote:
@@ -255,7 +52,7 @@ class Remote:
         """Why there is no connection; empty while there is one, or nobody knows yet."""
         self._timer: asyncio.TimerHandle | None = None
         """Goes off if a broken connection does not come back in time."""
-        self._flushing = False
+        self._flush_soon = Soon(self._loop, self._flush)
         self._session = self._new_session()
         self._changed = asyncio.Event()
         self._past_bytes = (0, 0)
@@ -302,13 +99,7 @@ class Remote:
         count = len(self._session.containers)
         return PeerStatus(self.name, self.address, state, self._reason, count, out + mux.bytes_out, in_ + mux.bytes_in)
 
-    def _flush_soon(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
     def _flush(self) -> None:
-        self._flushing = False
         if self._connection is not None:
             self._connection.flush()
 
@@ -419,6 +210,7 @@ class Remotes:
         self.outflows = Outflows(_now, self._sends)
         self._news: set[int] = set()
         """Containers of this host of which there is news in `outflows`."""
+        self._tell_soon = Soon(self.loop, self._tell_news)
         self.credentials = credentials
         self.timeout_s = config.peer_timeout_s
         self.context: ssl.SSLContext | None = None
@@ -471,9 +263,8 @@ class Remotes:
         """What a container of this host sends has changed: its core hears of it once in each turn of the loop."""
         if not container:
             return  # inputs of invocations, which this host sends itself
-        if not self._news:
-            self.loop.call_soon(self._tell_news)
         self._news.add(container)
+        self._tell_soon()
 
     def _tell_news(self) -> None:
         news, self._news = self._news, set()

@@ -33,11 +33,6 @@ from dataflower.spec.workflow import Slo
 
 LAG_FLOOR_S = 0.005
 LAG_SHARE = 0.05
-LAG_RULE = (
-    "the generator fell behind if the 99th percentile of the send lag exceeds both 5 ms and 5 % of the "
-    "e2e or ttft limit, whichever is shorter (without one: of the median latency), or if a request that was due was "
-    "not sent"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +167,11 @@ def lag_ms(sample: Sample) -> float:
 
 
 def behind(requests: Sequence[Request], limits: Limits | None) -> str:
-    """Why the load was not what was asked for, by `LAG_RULE`; empty if it was."""
+    """Why the load was not what was asked for; empty if it was.
+
+    The generator fell behind if the 99th percentile of the send lag exceeds both `LAG_FLOOR_S` and `LAG_SHARE` of the
+    e2e or ttft limit, whichever is shorter (without one: of the median latency).
+    """
     if not requests:
         return ""
     lag = percentile([lag_ms(r.sample) for r in requests], 99)

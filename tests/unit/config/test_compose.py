@@ -100,7 +100,19 @@ def test_all_problems_at_once_each_with_its_place(tmp_path: Path) -> None:
     assert flag.startswith("--port: ")
 
 
-@pytest.mark.parametrize(("name", "text", "line"), [("c.toml", "a = 1\nb = = 2\n", 2), ("c.yaml", "a: 1\nb: [1\n", 3)])
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("c.toml", "a = 1\nb = = 2\n", 2),
+        ("c.toml", "port = 1\nserver = [1\n", 2),
+        ("c.toml", "x = " + "[" * 20000, 1),
+        ("c.yaml", "a: 1\nb: [1\n", 3),
+        ("c.yaml", "port: 2001-99-99\n", 1),
+        ("c.yaml", "[" * 20000, 1),
+        ("c.yaml", "? [a]\n: 1\n", 1),
+        ("c.yaml", "8: 1\n", 1),
+    ],
+)
 def test_a_broken_file_is_named_with_its_line(tmp_path: Path, name: str, text: str, line: int) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigInvalid, match=rf"{name}:{line}:"):

@@ -1,0 +1,226 @@
+"""Containers on another host, as the host that owns the invocations sees them: like its own, with a network in between.
+
+Their arenas are mirrored here, so that references to them mean the same; what they say counts when the bytes that it
+names are here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from dataflower import wire
+from dataflower.channel.ferry import Ferry
+from dataflower.core.events import Slot
+from dataflower.errors import Code
+from dataflower.host import peer_wire
+from dataflower.host.links import Peer
+from dataflower.host.meeting import SESSION_BYTES
+from dataflower.host.peer_wire import DropArena, Ended, Sending
+from dataflower.host.remote_peer import RemotePeer, refs_from
+from dataflower.wire import ArenaMade, BatchDone, ReleaseSlots, TaskDone, TaskFailed, TensorRef, Times
+
+if TYPE_CHECKING:
+    from dataflower.host.remotes import Remotes
+
+
+class Listener(Protocol):
+    """Who is told what remote containers say; the engine."""
+
+    def heard(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
+        """A message of a container; the descriptors are the listener's."""
+        ...
+
+    def sending(self, container: int, message: Sending) -> None:
+        """What a container's data unit sends to other hosts."""
+        ...
+
+    def lost(self, slots: tuple[Slot, ...]) -> None:
+        """What was only on a host that is gone."""
+        ...
+
+    def exited(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
+        """A container is gone. `begun`: what it had begun with, None if nobody knows."""
+        ...
+
+
+class Session:
+    """What this host and a lender have with each other, over any number of connections. Ends once, for good."""
+
+    def __init__(self, remotes: Remotes, flush: Callable[[], None]) -> None:
+        memory, listener = remotes.memory, remotes.listener
+        self.id = os.urandom(SESSION_BYTES)
+        self.was_connected = False
+        self.ahead_s = self.most_ahead_s = 0.0
+        """How far the lender's clock is ahead: likely, and at most."""
+        self.containers: dict[int, RemotePeer] = {}
+        self.is_over = False
+        self._kept: dict[Slot, set[tuple[int, int]]] = {}
+        """What outputs name that stay on the lender: (offset, bytes) by slot."""
+        self._remotes = remotes
+        self._memory = memory
+        self._listener = listener
+        self._flush = flush
+        self.ferry = Ferry(
+            lambda ref: memory.views.view(ref).data,
+            self._deliver,
+            self._mirrored,
+            self._forgotten,
+            limits=remotes.limits,
+            outflows=remotes.outflows,
+            routes=self._routes,
+            wake=flush,
+        )
+
+    def tell(
+        self,
+        container: int,
+        body: bytes,
+        refs: Iterable[TensorRef] = (),
+        *,
+        urgent: bool = False,
+        due: float = math.inf,
+    ) -> None:
+        """Send a message about a container; nothing happens once the session is over."""
+        if self.is_over:
+            return
+        if urgent:
+            self.ferry.send_urgent(container, body)
+        else:
+            self.ferry.send(container, body, refs, self._memory.sizes.__getitem__, due)
+        self._flush()
+
+    def _mirrored(self, arena: int, nbytes: int) -> None:
+        if arena >> 16 not in self.containers or arena in self._memory.sizes:
+            raise ValueError(f"made an arena under the number {arena:#x}")
+
+    def _forgotten(self, arena: int) -> None:
+        raise ValueError("took an arena away, which is not its to decide")
+
+    def _routes(self, arena: int) -> list[Ferry]:
+        peer = self.containers.get(arena >> 16)
+        return [] if peer is None else self._remotes.ferries(peer.readers)
+
+    def _deliver(self, number: int, body: bytes) -> None:
+        message = peer_wire.decode_report(body)
+        peer = self.containers.get(number)
+        if peer is None:
+            return  # it has ended meanwhile
+        if isinstance(message, Ended):
+            self.ferry.drop(number)
+            del self.containers[number]
+            begun = None if message.begun is None else frozenset(message.begun)
+            self._listener.exited(number, message.reason, begun)
+        elif isinstance(message, Sending):
+            numbers = (message.fresh, message.waiting, message.bytes_per_s, message.run_s)
+            if not all(0 <= number < math.inf for number in numbers):
+                raise ValueError(f"sends what can't be: {message}")
+            self._listener.sending(number, message)
+        elif isinstance(message, ArenaMade):
+            self._listener.heard(peer, message, [self.ferry.descriptor(message.arena)])
+        else:
+            if peer.readers:
+                for ref in refs_from(message):
+                    for ferry in self._remotes.ferries(peer.readers):
+                        ferry.claim(ref)
+            self._note_kept(peer, message)
+            self._listener.heard(peer, self._here(message), [])
+
+    def _note_kept(self, peer: RemotePeer, message: wire.FromContainer) -> None:
+        """Outputs that stay are not here; what others name came with their message."""
+        if not peer.stays and not self._kept:
+            return
+        for ref in refs_from(message):
+            slot, place = (ref.arena, ref.slot), (ref.offset, ref.nbytes)
+            if not peer.stays:
+                places = self._kept.get(slot)
+                if places is not None:
+                    places.discard(place)
+                    if not places:
+                        del self._kept[slot]
+            elif ref.arena >> 16 == peer.number and ref.nbytes:
+                self._kept.setdefault(slot, set()).add(place)
+
+    def released(self, slots: tuple[Slot, ...]) -> None:
+        """These slots will be written again."""
+        self.ferry.released(slots)
+        if self._kept:
+            for slot in slots:
+                self._kept.pop(slot, None)
+
+    def _here(self, message: wire.FromContainer) -> wire.FromContainer:
+        """A report with the times of this host's clock."""
+        if isinstance(message, (TaskDone, TaskFailed)):
+            return replace(message, times=self._times(message.times))
+        if isinstance(message, BatchDone):
+            return BatchDone(tuple(replace(one, times=self._times(one.times)) for one in message.results))
+        return message
+
+    def _times(self, times: Times) -> Times:
+        return Times(*(max(0.0, t - self.ahead_s) if t else t for t in msgspec.structs.astuple(times)))
+
+    def give_up(self, container: int, task: int, reason: str) -> bool:
+        """Have outputs that are on their way here come no further, and their task end; False if none are."""
+
+        def concerns(body: bytes) -> bool:
+            message = _alone(peer_wire.decode_report(body))
+            return isinstance(message, TaskDone) and message.task == task
+
+        peer = self.containers.get(container)
+        others = [body for body in self.ferry.waiting(container) if not concerns(body)]
+        still_named = {slot for body in others for slot in _slots(body)}
+        found = self.ferry.withdraw(container, concerns)  # which may give out others
+        if peer is None or not found:
+            return False
+        report = _alone(peer_wire.decode_report(found[0]))
+        assert isinstance(report, TaskDone)
+        own = (slot for slot in _slots(found[0]) if slot[0] >> 16 == container)
+        free = tuple(slot for slot in own if slot not in still_named and not self._memory.is_held(slot))
+        if free:
+            self.tell(container, wire.encode(ReleaseSlots(free)), urgent=True)
+        error = wire.ErrorRecord(Code.CANCELLED, "Cancelled", reason)
+        failed = TaskFailed(task, error, self._times(report.times), report.held)
+        self._remotes.loop.call_soon(self._listener.heard, peer, failed, [])
+        return True
+
+    def drop_arena(self, arena: int) -> None:
+        """No slot of this arena is in use any more, and its owner is gone."""
+        if self.ferry.mirrors(arena):
+            for slot in [slot for slot in self._kept if slot[0] == arena]:
+                del self._kept[slot]
+            self.ferry.drop_mirror(arena)
+            self.tell(0, peer_wire.encode(DropArena(arena)))
+        elif not self.is_over:
+            self.ferry.forget(arena)
+            self._flush()
+
+    def end(self, reason: str) -> None:
+        """Count all its containers as gone. Idempotent."""
+        if self.is_over:
+            return
+        self.is_over = True
+        self.ferry.close()
+        containers, self.containers = self.containers, {}
+        for number in containers:
+            self._listener.exited(number, reason, None)
+        if self._kept:
+            lost, self._kept = tuple(self._kept), {}
+            self._listener.lost(lost)
+
+
+def _alone(message: wire.FromContainer | Ended | Sending) -> wire.FromContainer | Ended | Sending:
+    """The result of a task that ran together with others, if it comes alone, as those that wait for bytes do."""
+    return message.results[0] if isinstance(message, BatchDone) and len(message.results) == 1 else message
+
+
+def _slots(body: bytes) -> dict[tuple[int, int], None]:
+    """All that a container's message refers to."""
+    message = peer_wire.decode_report(body)
+    if isinstance(message, (Ended, Sending)):
+        return {}
+    return dict.fromkeys((ref.arena, ref.slot) for ref in refs_from(message))
