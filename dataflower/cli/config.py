@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dataflower.cli.terminal import Format, emit, terminal
+from dataflower.cli.terminal import Format, emit
 
 
 def config(
@@ -23,17 +23,15 @@ def config(
 
     Example: DATAFLOWER_PORT=9001 dataflower config
     """
-    from dataflower.config.compose import compose
+    from dataflower.cli.settings import composed
     from dataflower.config.settings import SECRETS
 
-    composed = compose(file=file)
-    for note in composed.notes:
-        terminal().note(f"note: {note}")
+    found = composed(file=file)
     values = {
         name: "(set)" if name in SECRETS and value else _plain(value)
-        for name, value in dataclasses.asdict(composed.config).items()
+        for name, value in dataclasses.asdict(found.config).items()
     }
-    data = {name: {"value": value, "origin": str(composed.origins[name])} for name, value in values.items()}
+    data = {name: {"value": value, "origin": str(found.origins[name])} for name, value in values.items()}
 
     def table() -> Any:
         from rich.table import Table

@@ -17,18 +17,15 @@ def client_config(server: str | None, file: Path | None = None) -> Config:
         WrongUsage: that is no address.
     """
     from dataflower.cli.exits import WrongUsage
-    from dataflower.cli.terminal import terminal
-    from dataflower.config.compose import compose, read
+    from dataflower.cli.settings import composed
+    from dataflower.config.compose import read
 
     if server is not None:
         try:
             read("server", server)
         except ValueError as error:
             raise WrongUsage(f"--server: {error}") from None
-    composed = compose({"server": server}, file=file)
-    for note in composed.notes:
-        terminal().note(f"note: {note}")
-    return composed.config
+    return composed({"server": server}, file).config
 
 
 def connect(server: str | None) -> Client:

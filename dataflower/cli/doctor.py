@@ -25,9 +25,9 @@ def doctor(
     Example: dataflower doctor -o json
     """
     from dataflower.cli.probes import Grade, probes
-    from dataflower.config.compose import compose
+    from dataflower.cli.settings import composed
 
-    findings = examine(probes(compose().config))
+    findings = examine(probes(composed().config))
     if not (terminal().quiet and output is Format.TABLE):
         emit([dataclasses.asdict(f) for f in findings], output, lambda: _table(findings))
     if any(f.grade is Grade.MISSING for f in findings):

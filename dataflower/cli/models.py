@@ -203,10 +203,10 @@ def verify(
 
 def _config() -> StoreConfig:
     from dataflower.checkpoint.settings import StoreConfig
-    from dataflower.config.compose import compose
+    from dataflower.cli.settings import composed
     from dataflower.config.convert import shared
 
-    return StoreConfig(**shared(compose().config, StoreConfig))
+    return StoreConfig(**shared(composed().config, StoreConfig))
 
 
 def _catalog() -> Catalog:

@@ -59,13 +59,12 @@ def plan(
     Example: dataflower plan workflows/face.yaml --rate 4 --explain
     """
     from dataflower.cli.planning import settled, solve, stock
-    from dataflower.cli.planning_tables import comparison, plan_data, plan_tables, reason_tables
-    from dataflower.config.compose import compose
+    from dataflower.cli.settings import composed
     from dataflower.planner import Infeasible
     from dataflower.planner.promises import PromisesBroken
 
     asked = Asked(files, rate, objectives, arrivals, facts, reckoning, profile)
-    cases, options = stock(asked, compose({"code_path": code_path}, file=config).config)
+    cases, options = stock(asked, composed({"code_path": code_path}, config).config)
     for note in dict.fromkeys(note for case in cases for note in case.inventory.notes):
         terminal().note(f"note: {note}")
     ready = settled(cases)
@@ -75,6 +74,16 @@ def plan(
     found = solve(cases, options)
     if isinstance(found, Infeasible):
         _refuse(found, cases, output)
+    _print(found, cases, options, output, explain=explain, compare=compare)
+    if out is not None:
+        _write(out, found, options, cases)
+
+
+def _print(
+    found: Together, cases: list[Case], options: Options, output: Format, *, explain: bool, compare: bool
+) -> None:
+    from dataflower.cli.planning_tables import comparison, plan_data, plan_tables, reason_tables
+
     data = plan_data(found, cases, options, explain=explain, compare=compare)
     if output is Format.TABLE:
         for table in plan_tables(found, cases, options):
@@ -86,8 +95,6 @@ def plan(
             show(comparison(found, cases, options))
     else:
         emit(data if len(data) > 1 else data[0], output, None)
-    if out is not None:
-        _write(out, found, options, cases)
 
 
 def _write(out: Path, found: Together, options: Options, cases: list[Case]) -> None:

@@ -61,15 +61,15 @@ def profile(
 
     from dataflower.cli.inputs import parse_inputs
     from dataflower.cli.local import run_loop
+    from dataflower.cli.settings import composed
     from dataflower.cli.workflows import beside, load_file
-    from dataflower.config.compose import compose
     from dataflower.config.convert import host_config, resolved_code_path
     from dataflower.host.inputs import split_inputs
     from dataflower.loadgen.profiling.cache import Cache, default_folder
     from dataflower.loadgen.profiling.measure import Effort
     from dataflower.loadgen.profiling.profiler import Request
 
-    settings = beside(compose({"code_path": code_path}, file=config).config, [file])
+    settings = beside(composed({"code_path": code_path}, config).config, [file])
     workflow, _ = load_file(file, settings, profile)
     given = [parse_inputs(inputs or [], workflow.inputs)] if runs is None else _given(runs, inputs)
     for one in given:
@@ -95,12 +95,17 @@ def profile(
         found = run_loop(_measure(host, request))
     _write(target, found.document)
     emit(found.document.as_data(), output, lambda: profile_table(found))
+    _say(found)
+    terminal().note(f"written: {target}")
+
+
+def _say(found: Profiled) -> None:
+    """What a person should know of the figures."""
     unknown = [name for name, stage in found.document.stages.items() if not stage.points]
     for name in unknown:
         terminal().note(f"stage {name} did not run: give inputs that lead to it, or `plan` can't reckon with it")
     if any(not p.steady for name in found.cached for p in found.document.stages[name].points):
         terminal().note("some of what was kept was not steady when it was measured: --no-cache measures again")
-    terminal().note(f"written: {target}")
 
 
 async def _measure(config: HostConfig, request: Request) -> Profiled:

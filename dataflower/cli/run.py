@@ -53,15 +53,12 @@ def run(
     from dataflower.cli.inputs import named_files, parse_inputs
     from dataflower.cli.local import run_loop
     from dataflower.cli.screen import screen
+    from dataflower.cli.settings import composed
     from dataflower.cli.workflows import beside, load_file
-    from dataflower.config.compose import compose
     from dataflower.config.convert import host_config
     from dataflower.host.inputs import split_inputs
 
-    composed = compose({"code_path": code_path}, file=config)
-    for note in composed.notes:
-        terminal().note(f"note: {note}")
-    settings = beside(composed.config, [file])
+    settings = beside(composed({"code_path": code_path}, config).config, [file])
     workflow, source = load_file(file, settings, profile)
     given = parse_inputs(inputs or [], workflow.inputs)
     split_inputs(workflow.name, {port.name: port for port in workflow.inputs}, given)  # before anything is started

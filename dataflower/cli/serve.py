@@ -72,8 +72,8 @@ def serve(
     import os
 
     from dataflower.cli.local import run_loop
+    from dataflower.cli.settings import composed
     from dataflower.cli.workflows import beside
-    from dataflower.config.compose import compose
 
     flags = {
         "address": address,
@@ -84,11 +84,9 @@ def serve(
         "peers": peer or None,
         "peer_port": peer_port,
     }
-    composed = compose(flags, file=config)
-    settings = composed.config
-    for note in composed.notes:
-        terminal().note(f"note: {note}")
-    if settings.port == 0 and composed.origins["http_port"].kind == "default":
+    found = composed(flags, config)
+    settings = found.config
+    if settings.port == 0 and found.origins["http_port"].kind == "default":
         settings = dataclasses.replace(settings, http_port=0)  # who wants any port wants no fixed one beside it
     for place in settings.code_path:
         if not Path(place).expanduser().is_dir():

@@ -71,3 +71,13 @@ def test_a_picture_that_can_not_be_written_names_the_option() -> None:
     result = call("graph", "hello.yaml", "--out", "nowhere/x.svg")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: can't write 'nowhere/x.svg': No such file or directory (--out")
+
+
+@pytest.mark.parametrize("verb", [("run",), ("profile",), ("plan", "--rate", "1")], ids=lambda verb: verb[0])
+def test_a_variable_that_sets_nothing_is_named_whatever_comes_of_the_rest(
+    verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAFLOWER_CPU", "1")
+    result = call(*verb, "none.yaml")
+    note = "note: DATAFLOWER_CPU is set, and sets nothing (did you mean 'DATAFLOWER_CPUS'?)\n"
+    assert result.stderr == note + "error: no file 'none.yaml' [NOT_FOUND]\n"
