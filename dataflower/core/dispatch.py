@@ -300,7 +300,8 @@ class BatchPool(Pool):
             longer = 1.0 if slowdown is None else slowdown.counted  # so that it still ends when the plan says
             at += GRACE_S - group.plan.duration_s * longer
             if plan.dummy_rate:
-                at = min(at, head.since + (group.plan.batch - shelf.count) / plan.dummy_rate)
+                filled_s = max((group.plan.batch - shelf.count) / plan.dummy_rate, (group.plan.batch - 1) / plan.rate)
+                at = min(at, head.since + filled_s)
         return at
 
     # --- containers ------------------------------------------------------------------------------------------

@@ -85,6 +85,11 @@ class StageDispatch(Struct, frozen=True):
     prewarm: bool = False
 
     @property
+    def rate(self) -> float:
+        """Tasks a second that its groups are to collect, dummies included."""
+        return sum(g.rate for g in self.groups)
+
+    @property
     def capacity(self) -> float:
         """Tasks a second that its containers can serve."""
         return sum(g.replicas * g.batch / g.duration_s for g in self.groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
@@ -83,6 +84,18 @@ def test_dummies_cut_batches_before_they_are_full() -> None:
     assert max(few.stages["w@1", "m"].batches) < 32
     many = play([(32, 5, 0.8, 200.0)], 198.0, dummy=2.0)
     assert max(many.stages["w@1", "m"].batches) == 32
+
+
+@pytest.mark.parametrize("rate", [38.0, 60.0, 100.0, 138.0, 195.0])
+def test_under_load_dummies_are_the_first_to_be_dropped(rate: float) -> None:
+    """Planned are 38 a second and 100 dummies: whatever comes beyond the 38 takes the place of dummies."""
+    (batch, containers, duration_s), total = (32, 5, 0.8), 138.0
+    figures = play([(batch, containers, duration_s, total)], rate, bound=2.0, dummy=100.0)
+    collected_s = (batch - 1) / total
+    assert max(figures.latency_s[:-batch]) <= collected_s + duration_s + 1 / rate, "nobody comes behind the last ones"
+    own = figures.stages["w@1", "m"]
+    real = min(batch, 1 + math.floor(collected_s * rate))
+    assert own.busy_s <= 1.05 * duration_s * 2000 / real
 
 
 def test_nobody_waits_for_a_batch_that_is_not_needed() -> None:
