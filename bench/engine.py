@@ -21,7 +21,7 @@ GIB = 1024**3
 @asynccontextmanager
 async def engine(*sources: str, **settings: Any) -> AsyncIterator[Runtime]:
     """A running host with these workflows (YAML texts) applied."""
-    config = HostConfig(code_path=(str(ROOT),), container_arena_bytes=4 * GIB, **settings)
+    config = HostConfig(**{"code_path": (str(ROOT),), "container_arena_bytes": 4 * GIB, **settings})
     async with Runtime(config) as host:
         for source in sources:
             workflow = load(source, file="<bench>", read=file_reader, find_source=source_finder([ROOT]))

@@ -1,8 +1,13 @@
-"""Is anything lost, doubled or left behind when containers are killed at random under load?
+"""Is anything lost, doubled or left behind when containers and hosts are killed at random under load?
 
-1,000 SIGKILLs of random containers while four callers stream arrays through a fan-out; every item of every invocation
-is held against what it must be. What is left is counted afterwards: bytes in slots, descriptors and processes beyond
-those of the quiet host before.
+1,000 SIGKILLs of random containers while four callers send arrays through fan-outs, streams, batches and chains that
+hand on directly, with so little memory that much goes to disk; the last third on one core, where reports are posted.
+Besides, containers die by themselves at set points of their work: while they write, before and after they hand on.
+Every item is held against what it must be. What is left is counted afterwards, by the kernel and by the host's own
+books: bytes, descriptors and processes beyond those of the quiet host before.
+
+Then the same over two hosts (`hosts_kill_*`): containers of both are killed, their connection is broken, and the second
+host's server is killed and started anew.
 """
 
 from __future__ import annotations
@@ -11,122 +16,99 @@ import asyncio
 import contextlib
 import os
 import random
-import signal
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 
-import numpy as np
 import uvloop
 
-from bench.engine import call, document, engine
-from bench.processes import descendants
+from bench import host_storm
+from bench.engine import engine
+from bench.footprint import footprint
 from bench.report import Report, arguments, finish
-from dataflower.errors import DataflowerError
+from bench.storm import ARENA_BYTES, NBYTES, Load, books, idle, kill, left_behind, progress, spills
+from bench.storm_flows import FLOWS, Tally
 from dataflower.host.runtime import Runtime
 
-NBYTES = 100_000
-CALLERS = 4
-SETTLE_S = 30.0
+POINTS = (
+    "container.mid_write:kill:stage=pass:hit=40,container.mid_compute:kill:stage=make:hit=150,"
+    "container.mid_handover:kill:stage=b:hit=9,container.after_handover:kill:stage=c:hit=15,"
+    "container.before_run:kill:stage=some:hit=25"
+)
+"""Where containers die by themselves: each in its n-th passage."""
 
 
-def workflow() -> str:
-    """A stream of arrays, each through a stage of its own, in order again; tried until it works."""
-    again = (
-        "retry: {errors: [ContainerCrashed], max_attempts: 100000, interval_s: 0.005, backoff_rate: 1, jitter: none}"
-    )
-    return document(
-        "storm",
-        "{n: int, nbytes: int}",
-        f"  make: {{function: 'bench.functions:numbered', inputs: {{n: inputs.n, nbytes: inputs.nbytes}}, {again}}}\n"
-        f"  pass: {{function: 'bench.functions:forward', inputs: {{x: {{each: make.chunk}}}}, {again}}}",
-        "{all: {gather: pass.out}, made: make.chunk}",
-    )
+@contextlib.contextmanager
+def armed() -> Iterator[None]:
+    """Containers that are started meanwhile die at `POINTS`."""
+    os.environ["DATAFLOWER_FAILPOINTS"] = POINTS
+    try:
+        yield
+    finally:
+        del os.environ["DATAFLOWER_FAILPOINTS"]
 
 
 class Storm:
-    """Callers, a killer, and their counts."""
+    """A killer, and what it has met."""
 
-    def __init__(self, host: Runtime, kills: int) -> None:
-        self.host = host
+    def __init__(self, host: Runtime, kills: int, seed: int) -> None:
         self.left = kills
-        self.lost = self.doubled = self.items = self.calls = 0
-        self._random = random.Random(7)
+        self.under_load = self.spilling = 0
+        self._host = host
+        self._random = random.Random(seed)
 
     async def kill(self) -> None:
         """Kill random containers until enough have been."""
         while self.left:
-            await asyncio.sleep(self._random.uniform(0.0, 0.1))
-            pids = sorted(self.host.container_pids().values())
-            with contextlib.suppress(ProcessLookupError, IndexError):  # gone already; none is there
-                os.kill(self._random.choice(pids), signal.SIGKILL)
+            await progress(self._host, self._random)
+            pids = sorted(self._host.container_pids().values())
+            if pids and kill(self._random.choice(pids)):
                 self.left -= 1
-
-    async def load(self) -> None:
-        """Call until the killing is over, and look at everything that comes."""
-        while self.left:
-            n = self._random.randrange(2, 30)
-            seen: dict[str, list[int]] = {"made": [], "all": []}
-            try:
-                invocation = await self.host.invoke("storm", {"n": n, "nbytes": NBYTES})
-                async for item in invocation.outputs():
-                    seen[item.port].append(_number(item.value))
-            except DataflowerError as error:
-                print(f"lost: {type(error).__name__}: {error}")
-            self.calls += 1
-            self.items += 2 * n
-            for found in seen.values():
-                self.lost += len(set(range(n)) - set(found))
-                self.doubled += len(found) - len(set(found))
+                self.under_load += bool(self._host.statistics().core.tasks)
+                self.spilling += spills(self._host)
 
 
-def _number(value: np.ndarray) -> int:  # type: ignore[type-arg]
-    """Which item it is; -1 if it is not whole."""
-    number = int.from_bytes(value[:8].tobytes(), "little")
-    whole = value.nbytes == NBYTES and bool((value[8:] == number % 251).all())
-    return number if whole else -1
-
-
-def left_over(host: Runtime) -> dict[str, int]:
-    """What a host holds: slots, tasks, descriptors, processes other than containers that are ready."""
-    core = host.statistics().core
-    return {
-        "slots": core.slots,
-        "tasks": core.tasks + core.queued + core.invocations,
-        "arena slots": host._engine.arena.statistics().slots,
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "processes": len(descendants(os.getpid())),
-    }
-
-
-async def quiet(host: Runtime) -> dict[str, int]:
-    """What the host holds once its containers have left for being idle."""
-    end = time.monotonic() + SETTLE_S
-    while time.monotonic() < end and (host.container_pids() or host.statistics().core.slots):  # noqa: ASYNC110
-        await asyncio.sleep(0.1)
-    await asyncio.sleep(0.5)
-    return left_over(host)
+async def storm(kills: int, cpus: int) -> tuple[Tally, dict[str, int], str]:
+    """One host under fire: what came, what was left behind, and what there was of it, in words."""
+    sources = [flow.source for flow in FLOWS]
+    settings = {"cpus": cpus, "max_containers": 32, "container_arena_bytes": ARENA_BYTES}
+    with armed():
+        async with engine(*sources, **settings) as host:
+            for flow in FLOWS:
+                await Load(host, 0).call(flow, 2)
+            await idle(host)
+            before, own = footprint(os.getpid()), books(host)
+            load, killer = Load(host, seed=cpus), Storm(host, kills, seed=7 + cpus)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(killer.kill())
+                tasks.create_task(load.run(lambda: killer.left > 0))
+            await idle(host)
+            left = await left_behind(os.getpid(), before)
+            left |= {name: count - own[name] for name, count in books(host).items() if count > own[name]}
+            host._core.check_integrity()
+            counts = host.statistics().engine
+    words = (
+        f"cpus {cpus}: {kills} kills, {killer.under_load} of them under load, {killer.spilling} while outputs were on "
+        f"disk; {load.tally.calls} invocations, {counts.relayed} tasks handed on, {counts.posted} reports posted"
+    )
+    return load.tally, left, words
 
 
 async def measure(report: Report, options: Namespace) -> None:
     """All figures."""
-    kills = 60 if options.quick else 1000
-    text = workflow().replace("retry:", "scaling: {keep_alive_s: 1, max_replicas: 3}, retry:")
-    async with engine(text, max_containers=16) as host:
-        await call(host, "storm", {"n": 4, "nbytes": NBYTES})
-        before = await quiet(host)
-        storm = Storm(host, kills)
-        async with asyncio.TaskGroup() as tasks:
-            for work in (storm.kill(), *(storm.load() for _ in range(CALLERS))):
-                tasks.create_task(work)
-        after = await quiet(host)
-        host._core.check_integrity()
-    leaked = {name: count - before[name] for name, count in after.items() if count > before[name]}
-    if leaked:
-        print("left behind:", leaked)
-    words = f"{kills} kills, {storm.calls} invocations, {storm.items} items"
-    report.add("kill_lost", f"{words}: lost", storm.lost, at_most=0)
-    report.add("kill_doubled", f"{words}: twice", storm.doubled, at_most=0)
-    report.add("kill_leaked", f"{words}: slots, tasks, descriptors, processes left", sum(leaked.values()), at_most=0)
+    kills = 36 if options.quick else 1000
+    begun = time.monotonic()
+    whole, leaked = Tally(), 0
+    for share, cpus in ((kills - kills // 3, 2), (kills // 3, 1)):
+        tally, left, words = await storm(share, cpus)
+        print(words, *tally.words, f"left behind: {left}" if left else "nothing left behind", sep="\n  ")
+        whole.join(tally)
+        leaked += sum(left.values())
+    took = f"{kills} kills in {time.monotonic() - begun:.0f} s, {whole.items} arrays of {NBYTES} bytes"
+    report.add("kill_lost", f"{took}: lost", whole.lost, at_most=0)
+    report.add("kill_doubled", f"{took}: twice", whole.doubled, at_most=0)
+    report.add("kill_leaked", f"{took}: bytes, descriptors, processes, slots left", leaked, at_most=0)
+    await host_storm.measure(report, options)
 
 
 def main() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 
@@ -29,6 +32,63 @@ _NETWORKS = {NAME: "10.79.5", THIRD: "10.79.6"}
 _PORT = 8003
 
 
+class Server:
+    """The process of another host, which can be killed and started anew in the same place."""
+
+    def __init__(self, command: tuple[str, ...]) -> None:
+        """Started by `start`; `command` says three ports when it is ready, and its containers' ids when asked."""
+        self._command = command
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the present process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> tuple[int, int, int]:
+        """Returns once it listens: its ports, for hosts and for plain TCP."""
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=_environment()
+        )
+        port, short, long = map(int, self._line().split())
+        return port, short, long
+
+    def _line(self) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def containers(self) -> list[int]:
+        """Process ids of the containers that it runs for others."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write("containers\n")
+        self._process.stdin.flush()
+        return [int(pid) for pid in self._line().split()]
+
+    def kill(self) -> None:
+        """SIGKILL; what was below it is for whoever adopts orphans."""
+        assert self._process is not None
+        self._process.kill()
+        self._end()
+
+    def stop(self) -> None:
+        """Let it leave."""
+        if self._process is not None:
+            self._process.terminate()
+            self._end()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        assert process is not None
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
 @dataclass(frozen=True)
 class SecondHost:
     """Where it is, as `name=host:port`, and in words."""
@@ -37,30 +97,46 @@ class SecondHost:
     words: str
     plain: Mapping[str, tuple[str, int]]
     """Plain TCP to the same place: says a byte for each 1 KB (`1KB`), and for each 64 MB (`64MB`)."""
+    server: Server
+    network: str = ""
+    """The network namespace that it is in; empty if it is in ours."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """For other hosts."""
+        host, _, port = self.peer.partition("=")[2].rpartition(":")
+        return host, int(port)
 
 
 @contextmanager
-def second_host(link: str = LINK, name: str = NAME) -> Iterator[SecondHost]:
-    """A running one; gone afterwards. `link`: how fast the line to it is, as `tc` writes it; empty: no limit."""
+def second_host(link: str = LINK, name: str = NAME, *settings: str) -> Iterator[SecondHost]:
+    """A running one; gone afterwards. `link`: how fast the line to it is, as `tc` writes it; empty: no limit.
+
+    `settings`: of the host, over those that benchmarks have, as `key=number`.
+    """
     namespace = f"df{name}{os.getpid()}"
     apart = join(namespace, link, _NETWORKS[name])
     prefix = ("ip", "netns", "exec", namespace) if apart else ()
-    address, port = (f"{_NETWORKS[name]}.2", _PORT) if apart else ("127.0.0.1", 0)
-    command = (*prefix, sys.executable, "-P", "-m", "bench.second_host", address, str(port), name)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=_environment())
+    address, port = (f"{_NETWORKS[name]}.2", _PORT) if apart else ("127.0.0.1", _free_port())
+    command = (*prefix, sys.executable, "-P", "-m", "bench.second_host", address, str(port), name, *settings)
+    server = Server(command)
     try:
-        assert process.stdout is not None
-        port, short, long = map(int, process.stdout.readline().split())
+        port, short, long = server.start()
         speed = f"{link} each way" if link else "a line without a limit"
         words = f"network namespaces, {speed}" if apart else "loopback (network namespaces need root and `ip`)"
-        yield SecondHost(f"{name}={address}:{port}", words, {"1KB": (address, short), "64MB": (address, long)})
+        plain = {"1KB": (address, short), "64MB": (address, long)}
+        yield SecondHost(f"{name}={address}:{port}", words, plain, server, namespace if apart else "")
     finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        server.stop()
         if apart:
             leave(namespace)
+
+
+def _free_port() -> int:
+    """One that a server can come back to."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def _environment() -> dict[str, str]:
@@ -123,23 +199,42 @@ def _sink(address: str, nbytes: int) -> int:
     return port
 
 
-async def _serve(address: str, port: int, name: str) -> None:
-    settings = HostConfig(
+async def _serve(address: str, port: int, name: str, *changes: str) -> None:
+    settings: dict[str, Any] = {"container_arena_bytes": 4 * GIB, "max_containers": 256, "cpus": 64}
+    settings |= {key: int(value) for key, value in (change.split("=") for change in changes)}
+    config = HostConfig(
         host_name=name,
         peer_address=address,
         peer_port=port,
         peer_token=TOKEN,
         code_path=(str(ROOT),),
-        container_arena_bytes=4 * GIB,
-        max_containers=256,
-        cpus=64,
+        writable_paths=(tempfile.gettempdir(),),
+        **settings,
     )
-    async with Runtime(settings) as host:
+    async with Runtime(config) as host:
         print(host.peer_port, _sink(address, ECHO_BYTES), _sink(address, SINK_BYTES), flush=True)
         stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+
+        def asked() -> None:
+            line = sys.stdin.readline()
+            if line == "debug\n":
+                import gc
+                gc_n = 0
+                for owner in host._engine.lender._owners.values():
+                    print("OWNER", owner.guests.keys(), {hex(a): n for a, n in owner._sizes.items()}, "mirrors", [hex(a) for a in owner.ferry._mirrors], "announced", [hex(a) for a in owner.ferry._sizes], "in", owner.ferry.mux._in, "out", owner.ferry.mux._out, owner._views._attached, file=sys.stderr)
+                    print(owner._views._held, owner._views._watches, file=sys.stderr)
+                print("collected", gc.collect(), file=sys.stderr)
+            elif line:
+                print(*host.container_pids().values(), flush=True)
+            else:  # whoever started it is gone
+                loop.remove_reader(sys.stdin)
+                stop.set()
+
+        loop.add_reader(sys.stdin, asked)
         await stop.wait()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+    uvloop.run(_serve(sys.argv[1], int(sys.argv[2]), sys.argv[3], *sys.argv[4:]))

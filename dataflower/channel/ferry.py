@@ -273,8 +273,8 @@ class Ferry:
             os.close(segment.fd)
 
     def close(self) -> None:
-        """Let go of all mirrors. Idempotent."""
-        self.mux.lost()
+        """Let go of all mirrors, and of all memory that was to be sent. Idempotent."""
+        self.mux.close()
         if self._outflows is not None:
             for flow in self._flows.values():
                 self._outflows.given_up(flow)
@@ -283,6 +283,9 @@ class Ferry:
             self._break_off(stream)
         for arena in list(self._mirrors):
             self.drop_mirror(arena)
+        self._placed = None
+        self._sent.clear()
+        self._passed.clear()
         self._queues.clear()
         self._waiters.clear()
 

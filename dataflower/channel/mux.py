@@ -166,7 +166,7 @@ class Mux:
         """Send a message, now or when there is a connection. Raises ValueError if it is too long."""
         if len(payload) > MAX_MESSAGE_BYTES:
             raise ValueError(f"a message of {len(payload)} bytes is over the limit of {MAX_MESSAGE_BYTES}")
-        self._keep(HEADER.pack(Kind.MESSAGE, len(payload), 0, 0) + payload)
+        self._kept.append(HEADER.pack(Kind.MESSAGE, len(payload), 0, 0) + payload)
 
     def open(
         self,
@@ -186,7 +186,7 @@ class Mux:
         self._last_stream += 1
         stream = self._last_stream
         frame = HEADER.pack(Kind.OPEN, _PLACE.size, stream, len(view)) + _PLACE.pack(arena, offset)
-        self._keep(frame)
+        self._kept.append(frame)
         there = len(view) if ready is None else ready
         out = self._out[stream] = _Out(view, self._confirmed + len(self._kept), limit, there, due)
         self._line_up(stream, out)
@@ -220,7 +220,7 @@ class Mux:
     def abort(self, stream: int) -> None:
         """End a stream early, if it isn't over: its memory is needed for other things."""
         if self._out.pop(stream, None) is not None:
-            self._keep(HEADER.pack(Kind.ABORT, 0, stream, 0))
+            self._kept.append(HEADER.pack(Kind.ABORT, 0, stream, 0))
 
     def is_open(self, stream: int) -> bool:
         """Whether it is not known to have arrived in full."""
@@ -236,9 +236,6 @@ class Mux:
         """Bytes of streams that are not known to have arrived."""
         return sum(len(out.view) for out in self._out.values())
 
-    def _keep(self, frame: bytes) -> None:
-        self._kept.append(frame)
-
     # --- the connection --------------------------------------------------------------------------------------
 
     def connected(self) -> None:
@@ -253,12 +250,16 @@ class Mux:
         self._pieces.clear()
         self._ends.clear()
         self._parts.clear()
-        self._frame = None
-        self._staged = (0, 0)
+        self._frame, self._mark, self._staged = None, None, (0, 0)
         self._queued = self._data_sent = self._data_confirmed = self._data_heard = 0
         self._unsaid, self._ack_due = (0, 0), False
-        self._mark = None
         self._written = self._confirmed
+
+    def close(self) -> None:
+        """The session is over: let go of all memory that was to be sent or written."""
+        self.lost()
+        for books in (self._out, self._in, self._kept, self._turns, self._dated):
+            books.clear()
 
     def outgoing(self, now: float = 0.0) -> deque[memoryview]:
         """What to send next, in order; empty if nothing is to be sent now. Tell `wrote` how much of it went.

@@ -145,6 +145,20 @@ def test_what_was_sent_is_not_sent_again_before_it_is_released() -> None:
         there.ferry.close()
 
 
+def test_a_session_that_is_over_keeps_no_memory_of_what_it_had_to_send_or_take() -> None:
+    left, right = Host(), Host()
+    connect(left, right)
+    ref = TensorRef(ARENA, 0, 0, SLOT, "UINT8", (SLOT,))
+    left.ferry.send(1, msgspec.msgpack.encode((1, [])), [ref], lambda arena: len(left.memory))
+    exchange(left, right, random.Random(1))
+    with pytest.raises(BufferError):
+        left.memory.append(0)
+    for host in (left, right):
+        host.ferry.close()
+    left.memory.append(0)  # nobody looks at it any more
+    assert not right.ferry.mirrors(ARENA)
+
+
 def test_a_message_whose_bytes_are_given_up_is_never_given_out_and_holds_up_nobody() -> None:
     here, there = Host(), Host()
     connect(here, there)
