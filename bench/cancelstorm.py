@@ -1,82 +1,182 @@
-"""Does a cancelled invocation stop at once: no later stage runs, and nothing is held?
+"""Does a cancelled invocation stop at once, on one host and on two: no later stage runs, and nothing is held?
 
-10,000 invocations of three stages with a tensor are cancelled at random moments of their first stage or between
-stages. A later stage that was given out after the cancellation counts as run; slots, tasks and memory that are still
-held a second after the last cancellation count as held.
+10,000 invocations (chains of three stages with an array, fan-outs, streams from stage to stage) are cancelled at random
+moments of any stage or between two. Every function notes itself when it began and when it ended, so that nobody's books
+have to be believed: a later stage counts as run if the host gave it out after the cancellation or its function began
+more than 10 ms after it. Slots, tasks and memory that are held a second after the last cancellation count as held.
+`cancel_reach_ms`: from the cancellation to the end of a function that it found running (99 of 100 are faster).
+
+Then the same with the later stages on a second host (`hosts_cancel_*`), over a line without a limit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import statistics
+import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import uvloop
 
-from bench.engine import document, engine, stage
-from bench.report import Report, arguments, finish
-from dataflower.errors import DataflowerError
+from bench.engine import document, engine
+from bench.report import Report, arguments, finish, percentile
+from bench.second_host import NAME, TOKEN, second_host
+from bench.storm import books
+from bench.storm_functions import NOTE
 from dataflower.host.runtime import Runtime
 
 IN_FLIGHT = 3
 NBYTES = 65_536
+REACH_S = 0.010
+LONG_S, BRIEF_S = 10.0, 0.0005
+STAGES = ("first", "second", "third")
+FLOWS = {
+    "chain": (("Linger", "x: inputs.n"), ("Linger", "x: first.out"), ("Linger", "x: second.out")),
+    "fan": (("Count", "n: inputs.items"), ("Linger", "x: {each: first.chunk}"), ("Linger", "x: {gather: second.out}")),
+    "stream": (("Count", "n: inputs.items"), ("Trickle", "chunk: first.chunk"), ("Trickle", "chunk: second.chunk")),
+}
+"""Of each stage the function, and what it reads."""
 
 
-def workflow() -> str:
-    """A stage that takes a while and makes a tensor, and two that hand it on."""
-    stages = (
-        stage("first", "linger", "{seconds: inputs.seconds, nbytes: inputs.nbytes}"),
-        stage("second", "forward", "{x: first.out}"),
-        stage("third", "forward", "{x: second.out}"),
-    )
-    return document("storm", "{seconds: float, nbytes: int}", "\n".join(stages), "{y: third.out}")
+def workflow(name: str, log: str) -> str:
+    """A workflow whose functions take as long as the caller says, and note when they ran."""
+    lines = []
+    for place, (function, reads) in enumerate(FLOWS[name]):
+        inputs = f"call: inputs.call, seconds: inputs.s{place}, {reads}"
+        rest = f"params: {{log: '{log}', place: {place}}}, scaling: {{min_replicas: 1}}"
+        lines.append(
+            f"  {STAGES[place]}: {{function: 'bench.storm_functions:{function}', inputs: {{{inputs}}}, {rest}}}"
+        )
+    ports = "{n: int, items: int, call: int, s0: float, s1: float, s2: float}"
+    output = "third.chunk" if name == "stream" else "third.out"
+    return document(name, ports, "\n".join(lines), f"{{y: {output}}}")
+
+
+@dataclass
+class Counts:
+    """Of a storm."""
+
+    cancelled: int = 0
+    completed: int = 0
+    given_out: int = 0
+    """Later stages that the host gave out after the cancellation."""
+    at: dict[int, float] = field(default_factory=dict)
+    """By call: when it was cancelled."""
+    ran: int = 0
+    raced: int = 0
+    """Functions that began in the first 10 ms after it: they were told on the way."""
+    reach_s: list[float] = field(default_factory=list)
+    met: dict[tuple[str, int], int] = field(default_factory=dict)
+    """By flow and place: functions that a cancellation found running."""
+    held: int = 0
+
+    def read(self, log: Path, flows: dict[int, str]) -> None:
+        """Take what the functions noted."""
+        for call, place, begun, ended in NOTE.iter_unpack(log.read_bytes()):
+            at = self.at.get(call)
+            if at is None or ended < at:
+                continue
+            if begun > at:
+                self.ran += begun > at + REACH_S
+                self.raced += begun <= at + REACH_S
+            else:
+                key = flows[call], place
+                self.met[key] = self.met.get(key, 0) + 1
+                self.reach_s.append(ended - at)
 
 
 class Storm:
-    """Callers that change their minds, and counts."""
+    """Callers that change their minds."""
 
-    def __init__(self, host: Runtime, cancels: int) -> None:
-        self.host = host
-        self.left = cancels
-        self.cancelled = self.ran = self.completed = 0
-        self._random = random.Random(11)
+    def __init__(self, host: Runtime, cancels: int, seed: int) -> None:
+        self.counts = Counts()
+        self.flows: dict[int, str] = {}
+        self._host = host
+        self._left = cancels
+        self._random = random.Random(seed)
 
     async def call(self) -> None:
         """Invoke and cancel, again and again."""
-        while self.left > 0:
-            self.left -= 1
-            seconds = self._random.choice((0.0, 0.002, 10.0))
-            invocation = await self.host.invoke("storm", {"seconds": seconds, "nbytes": NBYTES})
+        while self._left > 0:
+            self._left -= 1
+            number, counts = len(self.flows) + 1, self.counts
+            name = self.flows[number] = self._random.choice(list(FLOWS))
+            slow = self._random.randrange(4)  # none of the three at times
+            seconds = {f"s{place}": LONG_S if place == slow else BRIEF_S for place in range(3)}
+            given = {"n": NBYTES, "items": 3, "call": number, **seconds}
+            invocation = await self._host.invoke(name, given)
             await asyncio.sleep(self._random.uniform(0.0, 0.03))
-            invocation.cancel()
             at = time.monotonic()
-            try:
-                await invocation.result()
-            except DataflowerError:
-                self.cancelled += 1
-            else:
-                self.completed += 1
+            invocation.cancel()
+            if invocation.failure is None and invocation.is_over:
+                counts.completed += 1
                 continue
+            counts.at[number] = at
+            counts.cancelled += 1
             await invocation.wait_over()
             trace = invocation.trace
             assert trace is not None
-            self.ran += sum(1 for task in trace.tasks if task.stage != "first" and task.dispatched > at)
+            counts.given_out += sum(1 for task in trace.tasks if task.stage != "first" and task.dispatched > at)
+
+
+@contextmanager
+def noted() -> Iterator[Path]:
+    """A file for notes."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "notes"
+        log.touch()
+        yield log
+
+
+async def storm(cancels: int, log: Path, seed: int, **settings: object) -> Counts:
+    """One storm against one host, which may know others."""
+    sources = [workflow(name, str(log)) for name in FLOWS]
+    async with engine(*sources, writable_paths=(str(log.parent),), **settings) as host:
+        for name in FLOWS:
+            await host.wait_ready(name)
+        callers = Storm(host, cancels, seed)
+        await asyncio.gather(*(callers.call() for _ in range(IN_FLIGHT)))
+        await asyncio.sleep(1.0)
+        callers.counts.held = sum(books(host).values())
+        host._core.check_integrity()
+    callers.counts.read(log, callers.flows)
+    return callers.counts
+
+
+def add(report: Report, prefix: str, counts: Counts, took_s: float) -> None:
+    """The figures of a storm."""
+    words = f"{counts.cancelled} cancelled in {took_s:.0f} s, {counts.completed} were faster"
+    met = ", ".join(f"{flow} {place + 1}: {count}" for (flow, place), count in sorted(counts.met.items()))
+    print(f"{prefix}: {words}; {counts.raced} functions began within 10 ms; found running (flow, stage): {met}")
+    ran = counts.given_out + counts.ran
+    report.add(f"{prefix}_ran", f"{words}: later stages given out, or begun 10 ms later", ran, at_most=0)
+    report.add(f"{prefix}_held", f"{words}: slots, tasks, memory held 1 s later", counts.held, at_most=0)
+    reach = [seconds * 1e3 for seconds in counts.reach_s]
+    middle = f"median {statistics.median(reach):.2f} ms" if reach else ""
+    late = percentile(reach, 99) if reach else None
+    question = f"until a running function ends, p99 ({middle})"
+    report.add(f"{prefix}_reach_ms", question, late, unit="ms", at_most=10, samples=reach, missing="none ran")
 
 
 async def measure(report: Report, options: Namespace) -> None:
     """All figures."""
-    cancels = 500 if options.quick else 10_000
-    async with engine(workflow()) as host:
-        storm = Storm(host, cancels)
-        await asyncio.gather(*(storm.call() for _ in range(IN_FLIGHT)))
-        await asyncio.sleep(1.0)
-        core = host.statistics().core
-        held = core.slots + core.tasks + core.queued + core.invocations + host._engine.arena.statistics().slots
-        host._core.check_integrity()
-    words = f"{storm.cancelled} cancelled, {storm.completed} were faster"
-    report.add("cancel_ran", f"{words}: later stages given out afterwards", storm.ran, at_most=0)
-    report.add("cancel_held", f"{words}: slots, tasks, memory held 1 s later", held, at_most=0)
+    with noted() as log:
+        begun = time.monotonic()
+        counts = await storm(300 if options.quick else 10_000, log, 11)
+        add(report, "cancel", counts, time.monotonic() - begun)
+    with second_host(link="") as second, noted() as log:
+        places = tuple(f"{flow}.{stage}={NAME}" for flow in FLOWS for stage in ("second", "third"))
+        begun = time.monotonic()
+        settings = {"host_name": "a", "peers": (second.peer,), "peer_token": TOKEN, "placement": places}
+        counts = await storm(150 if options.quick else 2000, log, 12, **settings)
+        print(f"two hosts: {second.words}")
+        add(report, "hosts_cancel", counts, time.monotonic() - begun)
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ class HostStorm:
     async def orphans(self) -> int:
         """Processes of killed servers that have not ended by themselves after a while."""
         end = time.monotonic() + _ENDED_S
-        while (left := self._orphans.collect()) and time.monotonic() < end:
+        while (left := self._orphans.collect()) and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         return left
 

@@ -28,7 +28,7 @@ NAME, THIRD = "b", "c"
 TOKEN = "between the hosts of one benchmark"
 LINK = "1gbit"
 ECHO_BYTES, SINK_BYTES = 1 << 10, 64 << 20
-_NETWORKS = {NAME: "10.79.5", THIRD: "10.79.6"}
+_NETWORKS = {NAME: 5, THIRD: 6}
 _PORT = 8003
 
 
@@ -115,9 +115,10 @@ def second_host(link: str = LINK, name: str = NAME, *settings: str) -> Iterator[
     `settings`: of the host, over those that benchmarks have, as `key=number`.
     """
     namespace = f"df{name}{os.getpid()}"
-    apart = join(namespace, link, _NETWORKS[name])
+    network = network_of(_NETWORKS[name])
+    apart = join(namespace, link, network)
     prefix = ("ip", "netns", "exec", namespace) if apart else ()
-    address, port = (f"{_NETWORKS[name]}.2", _PORT) if apart else ("127.0.0.1", _free_port())
+    address, port = (f"{network}.2", _PORT) if apart else ("127.0.0.1", _free_port())
     command = (*prefix, sys.executable, "-P", "-m", "bench.second_host", address, str(port), name, *settings)
     server = Server(command)
     try:
@@ -130,6 +131,11 @@ def second_host(link: str = LINK, name: str = NAME, *settings: str) -> Iterator[
         server.stop()
         if apart:
             leave(namespace)
+
+
+def network_of(number: int) -> str:
+    """The first three numbers of addresses, different for each process, so that two runs at a time don't meet."""
+    return f"10.{64 + os.getpid() % 128}.{number}"
 
 
 def _free_port() -> int:
@@ -218,15 +224,7 @@ async def _serve(address: str, port: int, name: str, *changes: str) -> None:
         loop.add_signal_handler(signal.SIGTERM, stop.set)
 
         def asked() -> None:
-            line = sys.stdin.readline()
-            if line == "debug\n":
-                import gc
-                gc_n = 0
-                for owner in host._engine.lender._owners.values():
-                    print("OWNER", owner.guests.keys(), {hex(a): n for a, n in owner._sizes.items()}, "mirrors", [hex(a) for a in owner.ferry._mirrors], "announced", [hex(a) for a in owner.ferry._sizes], "in", owner.ferry.mux._in, "out", owner.ferry.mux._out, owner._views._attached, file=sys.stderr)
-                    print(owner._views._held, owner._views._watches, file=sys.stderr)
-                print("collected", gc.collect(), file=sys.stderr)
-            elif line:
+            if sys.stdin.readline():
                 print(*host.container_pids().values(), flush=True)
             else:  # whoever started it is gone
                 loop.remove_reader(sys.stdin)

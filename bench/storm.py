@@ -82,7 +82,7 @@ async def progress(host: Runtime, rng: random.Random) -> None:
     """Return at a random moment after the host has got on, or when nothing moves: not all load may die at its start."""
     end = time.monotonic() + STILL_S
     goal = host.statistics().engine.events + rng.randrange(MOST_EVENTS)
-    while host.statistics().engine.events < goal and time.monotonic() < end:
+    while host.statistics().engine.events < goal and time.monotonic() < end:  # noqa: ASYNC110 - random moments
         await asyncio.sleep(rng.uniform(0.0, 0.02))
 
 
@@ -114,6 +114,6 @@ async def idle(host: Runtime) -> None:
 async def left_behind(pid: int, before: Footprint, without: int = 0) -> dict[str, int]:
     """What a process holds beyond what it held `before`, once that does not get less any more, by name."""
     end = time.monotonic() + SETTLE_S
-    while (more := footprint(pid, without).beyond(before)) and time.monotonic() < end:
+    while (more := footprint(pid, without).beyond(before)) and time.monotonic() < end:  # noqa: ASYNC110
         await asyncio.sleep(0.2)
     return more

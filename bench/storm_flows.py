@@ -15,7 +15,7 @@ _MADE = "inputs: {n: inputs.n, nbytes: inputs.nbytes}"
 
 @dataclass(frozen=True)
 class Flow:
-    """A workflow. `stages`: name -> function, inputs, what else; `away`: those that run on another host if there is one.
+    """A workflow. `stages`: name -> function, inputs, what else; `away`: those on another host if there is one.
 
     `expected(n)`: the numbers that each output consists of, in order.
     """

@@ -82,8 +82,7 @@ class Linger:
         """`seconds` of waiting; what comes is passed on, of the first stage a new array."""
         begun = time.monotonic()
         try:
-            while time.monotonic() < begun + seconds:
-                time.sleep(STEP_S)
+            _wait(seconds)
             if self._place:
                 return x
             out = context.empty((int(x),), "UINT8")
@@ -93,7 +92,8 @@ class Linger:
             os.write(self._log, NOTE.pack(call, self._place, begun, time.monotonic()))
 
 
-class Trickle:
+@function(outputs={"chunk": Stream()})
+class Count:
     """A stream of numbers, one each while, with a note of when it ran."""
 
     def setup(self, log: str, place: int) -> None:
@@ -101,17 +101,39 @@ class Trickle:
         self._place = place
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND)
 
+    def __call__(self, n: int, call: int, seconds: float) -> Iterator[Any]:
+        """0 to `n` - 1, each after `seconds`."""
+        begun = time.monotonic()
+        try:
+            for number in range(n):
+                _wait(seconds)
+                yield number
+        finally:
+            os.write(self._log, NOTE.pack(call, self._place, begun, time.monotonic()))
+
+
+@function(outputs={"chunk": Stream()})
+class Trickle:
+    """Passes on a stream, slowly, with a note of when it ran."""
+
+    def setup(self, log: str, place: int) -> None:
+        """As for `Linger`."""
+        self._place = place
+        self._log = os.open(log, os.O_WRONLY | os.O_APPEND)
+
     def __call__(self, chunk: Stream[Any], call: int, seconds: float) -> Iterator[Any]:
-        """Passes on each item after `seconds`."""
+        """Each item after `seconds`."""
         begun = time.monotonic()
         try:
             for item in chunk:
-                end = time.monotonic() + seconds
-                while time.monotonic() < end:
-                    time.sleep(STEP_S)
+                _wait(seconds)
                 yield item
         finally:
             os.write(self._log, NOTE.pack(call, self._place, begun, time.monotonic()))
 
 
-function(outputs={"chunk": Stream()})(Trickle)
+def _wait(seconds: float) -> None:
+    """In steps, between which it can be interrupted."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(STEP_S)

@@ -43,7 +43,7 @@ class Board:
         self.descriptor = seals.make("dataflower-board", nbytes)
         try:
             seals.seal(self.descriptor, seals.RESIZE)
-            self._memory = mmap.mmap(self.descriptor, nbytes)  # with a descriptor of its own
+            self._memory: mmap.mmap | bytes = mmap.mmap(self.descriptor, nbytes)  # with a descriptor of its own
         except BaseException:
             os.close(self.descriptor)
             raise
@@ -59,7 +59,8 @@ class Board:
         self._seen = posted
         length = words[_LENGTH]
         report = self._memory[_REPORT_AT : _REPORT_AT + length] if 0 < length <= REPORT_BYTES else b""
-        words[_TAKEN] = posted
+        if not words.readonly:
+            words[_TAKEN] = posted
         return report
 
     def begun(self) -> frozenset[int]:
@@ -74,11 +75,14 @@ class Board:
             self.descriptor = -1
 
     def close(self) -> None:
-        """Let go of the memory. Idempotent."""
+        """Let go of the memory; what stands there now can be taken still. Idempotent."""
         self.given()
-        if not self._memory.closed:
+        memory = self._memory
+        if isinstance(memory, mmap.mmap):
+            self._memory = memory[:]
             self._words.release()
-            self._memory.close()
+            self._words = memoryview(self._memory)[:_REPORT_AT].cast("q")
+            memory.close()
 
 
 class BoardWriter:

@@ -116,7 +116,7 @@ class Ferry:
         self._routes = routes
         self._wake = wake
         self._placed: tuple[int, int, memoryview] | None = None
-        """Where the last stream that began belongs."""
+        """Where the stream belongs that begins; nothing of it is kept then."""
         self._passing: dict[int, list[_Passing]] = {}
         """By stream that comes in."""
         self._passed: dict[tuple[int, int, int], int] = {}
@@ -234,6 +234,10 @@ class Ferry:
                 self._stop_passing(place)
             self.mux.send(_encode(Forget(arena)))
 
+    def let_go(self, arena: int) -> None:
+        """The other side has let go of its mirror of this arena, and names it no more."""
+        self._sizes.pop(arena, None)
+
     # --- in --------------------------------------------------------------------------------------------------
 
     def descriptor(self, arena: int) -> int:
@@ -294,7 +298,8 @@ class Ferry:
         if segment is None or offset + nbytes > segment.nbytes:
             raise ValueError(f"bytes for {offset} to {offset + nbytes} of arena {arena:#x}, which are not mirrored")
         view = segment.buffer[offset : offset + nbytes]
-        self._placed = (arena, offset, view)
+        if self._routes is not None:
+            self._placed = (arena, offset, view)
         return view
 
     def _hear(self, event: MuxEvent) -> None:
@@ -323,9 +328,10 @@ class Ferry:
                     self._lose(key, stream)
 
     def _begin_passing(self, stream: int) -> None:
-        if self._routes is None or self._placed is None:
+        placed, self._placed = self._placed, None
+        if placed is None or self._routes is None:
             return
-        (arena, offset, view), self._placed = self._placed, None
+        arena, offset, view = placed
         if len(view) < PASSED_BYTES:
             return
         size = self._mirrors[arena].nbytes

@@ -105,12 +105,17 @@ class Pool:
 
     def enqueue(self, instance: Instance, deadline: float) -> None:
         """A task is ready. `deadline` 0 = none."""
-        self._sequence += 1
-        instance.turn = self._sequence
+        instance.turn = 0
         self.put_back(instance, deadline)
 
     def put_back(self, instance: Instance, deadline: float) -> None:
-        """A task is ready again that its container has not begun with: it has its old place in the queue."""
+        """A task is ready again that its container has not begun with: it has its old place in the queue.
+
+        One that was handed on by another container never had a place.
+        """
+        if not instance.turn:
+            self._sequence += 1
+            instance.turn = self._sequence
         self.queued += 1
         instance.pooled = True
         heapq.heappush(self._queue, (deadline or math.inf, instance.turn, instance))

@@ -191,6 +191,7 @@ class Owner:
             if message.arena >> 16 in self.guests or self.ferry.mirrors(message.arena):
                 raise ValueError(f"arena {message.arena:#x} is in use")
             self._detach(message.arena)
+            self.ferry.let_go(message.arena)
             return
         guest = self.guests.get(number % peer_wire.ASIDE)
         if guest is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,6 +144,21 @@ def test_what_was_sent_is_not_sent_again_before_it_is_released() -> None:
     finally:
         here.ferry.close()
         there.ferry.close()
+
+
+def test_what_came_is_held_by_nobody_when_its_mirror_is_gone() -> None:
+    left, right = Host(), Host()
+    connect(left, right)
+    ref = TensorRef(ARENA, 0, 0, SLOT, "UINT8", (SLOT,))
+    left.ferry.send(1, msgspec.msgpack.encode((1, [])), [ref], lambda arena: len(left.memory))
+    while exchange(left, right, random.Random(1), whole=True):
+        pass
+    assert right.delivered == {1: [1]}
+    mapped = weakref.ref(right.ferry._mirrors[ARENA].map)
+    left.ferry.forget(ARENA)
+    while exchange(left, right, random.Random(1), whole=True):
+        pass
+    assert mapped() is None
 
 
 def test_a_session_that_is_over_keeps_no_memory_of_what_it_had_to_send_or_take() -> None:

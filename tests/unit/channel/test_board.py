@@ -81,3 +81,19 @@ def test_a_writer_can_not_make_the_host_read_elsewhere(board: Board, writer: Boa
     os.pwrite(board.descriptor, struct.pack("<q", length), 24)
     assert board.take(given=False) == b""
     assert board.take(given=False) is None
+
+
+@pytest.mark.parametrize("handed", [True, False])
+def test_what_a_dead_container_posted_can_be_taken_when_its_board_is_closed(handed: bool) -> None:
+    """Whether its words count may be known only when another container has spoken, long after its end."""
+    board = Board(1)
+    writer = BoardWriter(os.dup(board.descriptor), 1)
+    writer.begin(1, 7)
+    number = writer.post(b"last")
+    if handed:
+        writer.handed(number)
+    writer.close()
+    board.close()
+    assert board.begun() == {7}
+    assert board.take(given=False) == (b"last" if handed else None)
+    assert board.take(given=True) == (None if handed else b"last")

@@ -168,6 +168,27 @@ def test_the_next_container_dies_while_the_task_before_runs(handed: bool) -> Non
     assert "i" not in story.finished
 
 
+def test_tasks_handed_to_a_container_that_dies_before_it_begins_wait_in_the_order_in_which_it_had_them() -> None:
+    """They never stood in the queue before."""
+    two = Scaling(min_replicas=1, max_replicas=1, concurrency=2)
+    stages = [stage("a", {"x": "inputs.x"}, scaling=two), stage("b", {"x": "a.out"}, scaling=two)]
+    story = Story(workflow(stages, {"y": "b.out"}))
+    story.invoke("first", x=0)
+    for name in "ab":
+        story.done(name, took=0.0001, out=0)
+    story.release("first")
+    for name, x in (("i", 1), ("j", 2)):
+        story.invoke(name, x=x)
+        story.hand_on("a", out=x)
+    (b,) = story.containers_of("b")
+    ran = len(story.told(wire.RunTask))
+    story.gone.append(b)
+    story.tell(events.ContainerExited(b, "was killed by signal 9", frozenset()))
+    again = story.told(wire.RunTask)[ran:]
+    assert [message.inputs[0].value.body for message in again] == [b"\x01", b"\x02"]
+    assert [message.attempt for message in again] == [1, 1]
+
+
 def test_a_task_lost_with_its_container_fails_without_a_retry() -> None:
     story = told()
     story.invoke("i", x=1)
