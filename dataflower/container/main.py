@@ -6,8 +6,6 @@ import contextlib
 import faulthandler
 import gc
 import importlib
-import io
-import logging
 import os
 import signal
 import sys
@@ -32,6 +30,7 @@ from dataflower.container.failure import error_record, forget_frames
 from dataflower.container.function_unit import FunctionUnit
 from dataflower.container.heap import keep_freed_memory
 from dataflower.container.keeper import Room
+from dataflower.container.log import open_log
 from dataflower.container.rehearsal import rehearse
 from dataflower.container.target import Target
 from dataflower.container.threads import set_compute_threads
@@ -65,7 +64,7 @@ def run(fork: Fork, descriptors: Sequence[int], shell: Shell) -> NoReturn:
     """
 
     def live() -> int:
-        _open_log(descriptors[3])
+        open_log(descriptors[3])
         folder = _move_in(Spare(fork.isolated, fork.groups), shell, network=fork.network)
         return _become(fork, descriptors, shell, folder)
 
@@ -90,7 +89,7 @@ def wait(spare: Spare, link: Link, shell: Shell) -> NoReturn:
         link.close()
         fork = wire.decode_to_zygote(payload)
         assert isinstance(fork, Fork)
-        _open_log(descriptors[3])
+        open_log(descriptors[3])
         return _become(fork, descriptors, shell, folder)
 
     _end_with(live)
@@ -152,30 +151,6 @@ def _find_place(folder: str, scratch: str) -> None:
         os.chdir(folder)
     except OSError:
         os.chdir(scratch)
-
-
-def _open_log(log_fd: int) -> None:
-    """Make the log file stdout and stderr, line by line, and /dev/null stdin."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    for source, wanted in ((null, 0), (log_fd, 1), (log_fd, 2)):
-        os.dup2(source, wanted)
-    os.close(null)
-    if log_fd > 2:
-        os.close(log_fd)
-    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")
-    sys.stdout = _line_writer(1)
-    sys.stderr = _line_writer(2)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(invocation)s %(stage)s: %(message)s"))
-    logger = logging.getLogger("dataflower.task")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-
-
-def _line_writer(fd: int) -> io.TextIOWrapper:
-    raw = io.FileIO(fd, "w", closefd=False)
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def _serve(fork: Fork, sockets: tuple[int, int, int], board: BoardWriter) -> int:

@@ -30,7 +30,7 @@ class StreamReader:
         decode: Callable[[Value], Any],
         report: Callable[[StreamReader, RunningTask], None],
     ) -> None:
-        """`report` tells the host what `taken` and `take_report` say."""
+        """`report` tells the host what `taken` and `take_slots` say."""
         self.name = name
         self.taken = 0
         self._reported = 0

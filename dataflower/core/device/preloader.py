@@ -50,7 +50,7 @@ class Prepared:
 
 
 class Preloader:
-    """The policy of one host. `steps` is to be asked whenever `is_due`."""
+    """The policy of one host. `steps` is to be asked when `wake` says."""
 
     def __init__(self, memory_bytes: int, window_s: float = WINDOW_S) -> None:
         """`memory_bytes`: cap on all that is held."""

@@ -39,7 +39,7 @@ Counted = Callable[[str, str, int, float], None]
 
 
 class Door:
-    """The ASGI application: `router` behind the checks."""
+    """The ASGI application: `routes` behind the checks."""
 
     def __init__(self, site: Site, routes: Sequence[BaseRoute], counted: Counted) -> None:
         self._site = site
