@@ -91,7 +91,7 @@ class Pool:
         if plan is None:
             self.min_replicas, self.max_replicas = self._own
         else:
-            self.slowdown = Slowdown(plan.groups)
+            self.slowdown = Slowdown(plan.groups, answers=not self.batches and plan.groups[0].batch > 1)
             if former is not None:
                 self.slowdown.take_over(former)
             self._planned = plan.groups[0]
@@ -156,7 +156,7 @@ class Pool:
             return None
         while free and not self._has_place(free[-1]):
             free.pop()
-        container = free[-1] if free else self._soonest(now)
+        container = self._next_of(free) if free else self._soonest(now)
         if container is None:
             return None
         instance = heapq.heappop(queue)[2]
@@ -285,7 +285,18 @@ class Pool:
         free = self._free
         while free and not self._has_place(free[-1]):
             free.pop()
-        return free[-1] if free and not self.backlog and not self.closing else None
+        return self._next_of(free) if free and not self.backlog and not self.closing else None
+
+    def _next_of(self, free: list[Container]) -> Container:
+        """Who gets the next task: the most recently used; under a plan, which counts on an even load and keeps all
+        containers, whoever has the fewest of those that take several at a time."""
+        if self.slowdown is None or self.concurrency == 1:
+            return free[-1]
+        found = free[-1]
+        for container in self.containers.values():
+            if len(container.tasks) < len(found.tasks) and self._has_place(container):
+                found = container
+        return found
 
     def upcoming(self, count: int) -> list[Instance]:
         """The next task in the queue and some that are among the next."""

@@ -26,13 +26,21 @@ SOON = 5
 """Runs before anybody is told anything: the first ones in a container often take longer."""
 
 
+ANSWERS = 50
+"""Runs over which the average goes, and before which nobody is told anything, where runs are answers."""
+
+
 class Slowdown:
     """Of one stage under a plan. 1: runs take what the plan says."""
 
-    __slots__ = ("_groups", "_is_slow", "_mean", "_off", "runs")
+    __slots__ = ("_answers", "_groups", "_is_slow", "_mean", "_off", "_soon", "runs")
 
-    def __init__(self, groups: Sequence[GroupPlan]) -> None:
+    def __init__(self, groups: Sequence[GroupPlan], *, answers: bool = False) -> None:
+        """`answers`: of a language model, say: a run takes as long as its answer, so only the average of many tells
+        of the machine, and plans have it as `duration_s`."""
         self._groups = tuple(groups)
+        self._answers = answers
+        self._soon = ANSWERS if answers else SOON
         self._mean = 1.0
         self._off = 0.0
         self.runs = 0
@@ -55,6 +63,9 @@ class Slowdown:
 
     def ran(self, group: GroupPlan, tasks: int, seconds: float) -> None:
         """A container of this group ran so many tasks together."""
+        if self._answers:
+            self._answered(group.duration_s, seconds)
+            return
         expected = group.expected_s(tasks)
         if expected is None:  # a batch that was not full, and nobody knows how long those take
             if seconds < group.duration_s * self._mean * (1 - 1e-9):
@@ -73,26 +84,38 @@ class Slowdown:
         self._off += weight * (abs(off) - self._off)
         self._is_slow = self._mean >= (RECOVERED if self._is_slow else SLOW)
 
+    def _answered(self, expected: float, seconds: float) -> None:
+        if expected <= 0 or seconds <= 0:
+            return
+        self.runs += 1
+        self._mean += max(1 / ANSWERS, 1 / self.runs) * (_bounded(seconds / expected) - self._mean)
+        self._is_slow = self._mean >= (RECOVERED if self._is_slow else SLOW)
+
     @property
     def factor(self) -> float | None:
         """Measured over planned run time, lately; None as long as too few runs have been seen."""
-        return self._mean if self.runs >= SOON else None
+        return self._mean if self.runs >= self._soon else None
 
     @property
     def is_slow(self) -> bool:
         """Whether the stage runs clearly slower than its plan says."""
-        return self._is_slow and self.runs >= SOON
+        return self._is_slow and self.runs >= self._soon
 
     @property
     def counted(self) -> float:
         """What to multiply planned run times by to be on the safe side: at least 1."""
-        return self._mean if self._mean > DEAD else 1.0
+        return self._mean if self._mean > DEAD and not self._is_early else 1.0
+
+    @property
+    def _is_early(self) -> bool:
+        """Whether the few answers so far may just have been long ones."""
+        return self._answers and self.runs < self._soon
 
     @property
     def high(self) -> float:
         """The same for a single run, which may be one of the longer ones."""
         high = self._mean + 2 * self._off
-        return high if high > DEAD else 1.0
+        return high if high > DEAD and not self._is_early else 1.0
 
 
 def _bounded(quotient: float) -> float:

@@ -10,6 +10,7 @@ first: where blocks are short the youngest is preempted (its blocks are taken, a
 from __future__ import annotations
 
 import bisect
+import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -50,6 +51,10 @@ class Limits:
             raise InvalidArgument(
                 f"a step of {self.step_tokens} tokens can't hold {self.sequences} sequences and a piece of a prompt"
             )
+
+
+_ENDED = frozenset({FinishReason.STOP, FinishReason.LENGTH})
+"""Answers as long as they wanted to be."""
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
@@ -125,11 +130,29 @@ class Scheduler:
         if limits.waiting_tokens is not None and self.waiting and waiting + tokens > limits.waiting_tokens:
             message = f"{waiting} tokens wait already, and {tokens} more are above the limit of {limits.waiting_tokens}"
             raise QueueFull(message, retry_after_s=self._soon(backlog))
-        if limits.ttft_s is not None and backlog:
-            late = self.pace.seconds(backlog + tokens) - limits.ttft_s
+        if limits.ttft_s is None:
+            return
+        place_s = self.pace.writing_s(self._until_place())
+        if backlog or place_s:
+            late = place_s + self.pace.seconds(backlog + tokens) - limits.ttft_s
             if late > 0:
                 message = f"its first token would be late by {late:.3f} s: {backlog} tokens are to be computed before"
+                message += f", and no place is free for {place_s:.3f} s" if place_s else ""
                 raise QueueFull(message, retry_after_s=max(late, SOONEST_S))
+
+    def _until_place(self) -> int:
+        """Tokens that may be written until a newcomer would get a place, of whoever gives it up; 0 if there is one.
+
+        An answer weighs as many as its request allows: who asks for long ones before keeps others from their place.
+        """
+        free = self.limits.sequences - len(self.running)
+        if len(self.waiting) < free:
+            return 0
+        places = [max(1, s.limit - len(s.tokens)) for s in self.running] + [0] * free
+        heapq.heapify(places)
+        for sequence in self.waiting:
+            heapq.heapreplace(places, places[0] + max(1, sequence.limit - len(sequence.tokens)))
+        return places[0]
 
     def _soon(self, tokens: int) -> float:
         return max(self.pace.seconds(tokens), SOONEST_S) if self.pace.tokens_per_s else 1.0
@@ -229,6 +252,8 @@ class Scheduler:
         if sequence.table is not None:
             self.blocks.release(sequence.table)
             sequence.table = None
+        if reason in _ENDED:
+            self.pace.ended(sequence.generated, sequence.limit - sequence.prompt)
         sequence.phase, sequence.finish = Phase.FINISHED, reason
 
     def check(self) -> None:

@@ -20,6 +20,9 @@ Parents = Mapping[str, Iterable[str]]
 LAG_S = 2 * GRACE_S
 """A batch that is cut at the last moment ends that little late, and must not come just too late for the next stage."""
 
+_WEIGHS = frozenset({"max_sequences", "ttft_ms"})
+"""Params of a function that decides for itself how many answers are written at a time, and who comes too late."""
+
 
 def dispatch_plan(
     document: PlanDocument, workflow: Workflow, file: str = "plan", *, admission: bool = True
@@ -66,7 +69,8 @@ def tuned(workflow: Workflow, document: PlanDocument | None) -> Workflow:
     """The workflow as its containers are started under a plan (None: as it is).
 
     A stage with a language model runs as many tasks at a time as the plan says, and its function is given the plan's
-    limits as params, as far as its `setup` takes them.
+    limits as params, as far as its `setup` takes them. If it takes those by which it refuses requests, it gets as many
+    tasks again: they wait in the runner, which knows what each weighs, and not in a queue that counts them.
     """
     if document is None:
         return workflow
@@ -74,7 +78,8 @@ def tuned(workflow: Workflow, document: PlanDocument | None) -> Workflow:
     for name, planned in document.stages.items():
         if planned.tokens is not None and name in stages:
             stage = stages[name]
-            scaling = dataclasses.replace(stage.scaling, concurrency=as_it_starts(planned).concurrency)
+            concurrency = as_it_starts(planned).concurrency * (2 if planned.tokens.params.keys() >= _WEIGHS else 1)
+            scaling = dataclasses.replace(stage.scaling, concurrency=concurrency)
             stages[name] = dataclasses.replace(stage, scaling=scaling, params={**stage.params, **planned.tokens.params})
     return dataclasses.replace(workflow, stages=stages)
 

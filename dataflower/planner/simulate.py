@@ -307,7 +307,7 @@ class Simulation:
                 self._later(0.0, self._ended(lead))
 
     def _begin_waiting(self, number: int, container: _Container) -> None:
-        while container.waiting and container.running < container.stage.scaling.concurrency:
+        while container.waiting and container.running < at_a_time(container.stage):
             container.running += 1
             self._start(number, (container.waiting.popleft(),))
 
@@ -437,6 +437,13 @@ class Simulation:
             own = self._of(key, task.stage)
             own.longest_s = max(own.longest_s, task.sent - task.queued)
         return events.InvocationReleased(command.invocation)
+
+
+def at_a_time(stage: Stage) -> int:
+    """Tasks that a container of the stage works on at a time: a runner may have others in front of it, who wait."""
+    written = stage.params.get("max_sequences")
+    concurrency = stage.scaling.concurrency
+    return min(written, concurrency) if isinstance(written, int) and not isinstance(written, bool) else concurrency
 
 
 def _is_refusal(failure: Failure, command: commands.FinishInvocation) -> bool:

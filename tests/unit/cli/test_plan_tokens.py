@@ -14,6 +14,7 @@ from dataflower.cli.workflows import beside, load_file
 from dataflower.config.compose import compose
 from dataflower.planner import parse_plan
 from dataflower.planner.dispatch import dispatch_plan, tuned
+from dataflower.planner.simulate import at_a_time
 
 FUNCTIONS = """
 from dataflower import Json, Stream, function
@@ -129,7 +130,8 @@ def test_the_plan_file_says_how_the_model_runs_and_the_engine_takes_it(form: str
     assert stage.groups[0].replicas == document.stages["tell"].groups[0].replicas
     assert stage.capacity >= 4.0
     run = tuned(workflow, document).stages["tell"]
-    assert run.scaling.concurrency == tokens.sequences != workflow.stages["tell"].scaling.concurrency
+    assert run.scaling.concurrency == 2 * tokens.sequences  # as many wait in the runner, which refuses by their weight
+    assert at_a_time(run) == tokens.sequences != at_a_time(workflow.stages["tell"])
     assert run.params == tokens.params
     assert tuned(workflow, None) is workflow
 

@@ -46,6 +46,26 @@ def test_one_long_run_is_no_slow_machine() -> None:
     assert told(1000.0).counted == MOST
 
 
+def test_answers_are_long_or_short_and_only_their_average_tells() -> None:
+    group = GroupPlan(16, 1, 2.0, 4.0)
+
+    def after(*seconds: float) -> Slowdown:
+        found = Slowdown((group,), answers=True)
+        for each in seconds:
+            found.ran(group, 1, each)
+        return found
+
+    early = after(9.0, 8.0)
+    assert (early.counted, early.high, early.factor, early.is_slow) == (1.0, 1.0, None, False)
+    usual = after(*[0.2, 0.8, 6.0, 1.0] * 30)
+    assert usual.factor == pytest.approx(1.0, abs=0.1)
+    assert not usual.is_slow
+    slow = after(*[0.4, 1.6, 12.0, 2.0] * 30)
+    assert slow.factor == pytest.approx(2.0, abs=0.2)
+    assert slow.is_slow
+    assert slow.high == slow.counted == slow.factor  # that one answer is longer than others is no surprise
+
+
 def test_a_faster_machine_and_scatter_change_nothing() -> None:
     for found in (told(*[0.6] * 9), told(*[1.04, 1.03] * 9), Slowdown((GROUP,))):
         assert (found.counted, found.is_slow) == (1.0, False)

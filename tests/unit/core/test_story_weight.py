@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dataflower.core import events
+from dataflower import wire
+from dataflower.core import commands, events
 from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.errors import Code, Failure
 from dataflower.spec.workflow import Batch, Scaling
@@ -60,3 +61,23 @@ def test_the_load_is_in_usual_tasks(weights: tuple[int, ...]) -> None:
         usual += (weight - usual) / 64
     assert pool.backlog == len(weights) - 1
     assert pool.load == pytest.approx(sum(weights[1:]) / usual)
+
+
+def taken_by(replicas: int, *, planned: bool) -> set[int]:
+    """The containers that get four tasks, at rest before, if each takes four at a time."""
+    one = stage("b", {"t": "inputs.t"}, scaling=Scaling(min_replicas=replicas, max_replicas=replicas, concurrency=4))
+    story = Story(workflow([one], {"out": "b.out"}, inputs=["t"]))
+    if planned:
+        groups = (GroupPlan(4, replicas, 0.05, 20.0),)
+        story.tell(events.PlanChanged("w@1", DispatchPlan(1.0, 10.0, (StageDispatch("b", groups, 1.0, 0.2),))))
+    story.hello()
+    for number in range(4):
+        story.invoke(f"i{number}", t=number)
+    told = [c for c in story.said if isinstance(c, commands.Tell) and isinstance(c.message, wire.RunTask)]
+    assert len(told) == 4
+    return {command.container for command in told}
+
+
+def test_a_plan_counts_on_an_even_load_of_containers_that_take_several() -> None:
+    assert len(taken_by(2, planned=True)) == 2
+    assert len(taken_by(2, planned=False)) == 1  # so that the other one may leave

@@ -212,6 +212,44 @@ def test_backlog_counts_prompts_and_not_those_that_decode():
     assert scheduler.backlog == 4  # the last token of an open prompt waits for the next
 
 
+def long_ones(used):
+    """Two places, taken by answers of up to 100 tokens, a step a tenth of a second; answers use a share of theirs."""
+    scheduler = made(sequences=2, ttft_s=3.0)
+    add(scheduler, 1, 5, answer=100)
+    add(scheduler, 2, 5, answer=100)
+    step(scheduler)
+    scheduler.pace.note(0, 0.1)
+    scheduler.pace.note(100, 1.0)
+    if used is not None:
+        scheduler.pace.ended(int(100 * used), 100)
+    return scheduler
+
+
+def test_who_waits_for_a_place_behind_long_answers_is_refused():
+    scheduler = long_ones(used=1.0)
+    with pytest.raises(QueueFull, match=r"no place is free for 9\.\d") as full:
+        add(scheduler, 3, 5)
+    assert full.value.retry_after_s == pytest.approx(9.9 + 0.05 - 3.0)
+    for _ in range(75):
+        step(scheduler)
+    add(scheduler, 3, 5, answer=2)  # 24 tokens are left of each: 2.4 s
+    add(scheduler, 4, 5, answer=100)
+    with pytest.raises(QueueFull, match=r"no place is free for 2\.6"):
+        add(scheduler, 5, 40, answer=2)  # behind the third, in its place; the prompts take half a second
+
+
+def test_answers_are_as_long_as_those_before_were():
+    add(long_ones(used=0.1), 3, 5)
+    add(long_ones(used=None), 3, 5)  # nobody knows yet
+
+
+def test_a_place_that_is_free_is_not_waited_for():
+    scheduler = long_ones(used=1.0)
+    scheduler.finish(scheduler.running[0], FinishReason.CANCELLED)
+    add(scheduler, 3, 5)
+    assert scheduler.pace.used == 1.0  # who was stopped says nothing of how long answers get
+
+
 def test_pace_follows_steps_with_prompts_only():
     scheduler = made()
     scheduler.pace.note(8, 5.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
 
 from dataflower.errors import InvalidArgument
 from dataflower.llm.blocks import BlockManager
+from dataflower.llm.errors import QueueFull
 from dataflower.llm.params import SamplingParams
 from dataflower.llm.scheduler import Limits, Scheduler
 from dataflower.llm.sequence import Sequence
@@ -26,11 +28,17 @@ COST = TokenCost(steps=((1, 0.030), (8, 0.036), (16, 0.044)), prompt_s=0.0005, s
 LOAD = TokenLoad(rate=2.0, prompt=(200, 600), output=(40, 120))
 
 
-def played(cost: TokenCost, load: TokenLoad, requests: int = 1500, seed: int = 1) -> tuple[list[float], float]:
-    """Times to the first token, and the mean of the further ones, of Poisson arrivals at one replica."""
+def played(
+    cost: TokenCost, load: TokenLoad, requests: int = 1500, seed: int = 1, ttft_s: float | None = None
+) -> tuple[list[float], float]:
+    """Times to the first token, and the mean of the further ones, of Poisson arrivals at one replica.
+
+    `ttft_s`: those who would be late are refused, and don't count.
+    """
     chance = random.Random(seed)
     scheduler = Scheduler(
-        Limits(step_tokens=cost.step_tokens, sequences=cost.most, waiting=10_000), BlockManager(20_000, 16)
+        Limits(step_tokens=cost.step_tokens, sequences=cost.most, waiting=10_000, ttft_s=ttft_s),
+        BlockManager(20_000, 16),
     )
     at, coming = 0.0, []
     for number in range(requests):
@@ -44,12 +52,15 @@ def played(cost: TokenCost, load: TokenLoad, requests: int = 1500, seed: int = 1
         while coming and (coming[0][0] <= now or not scheduler.has_work):
             since, sequence = coming.pop(0)
             now = max(now, since)
-            arrived[sequence.number] = since
-            scheduler.submit(sequence)
+            with contextlib.suppress(QueueFull):
+                scheduler.submit(sequence)
+                arrived[sequence.number] = since
         step = scheduler.schedule()
         decoding = sum(1 for chunk in step.chunks if chunk.sequence.decoding)
         prompts = sum(chunk.count for chunk in step.chunks if not chunk.sequence.decoding)
-        now += (cost.step(decoding) if decoding else 0.0) + prompts * cost.prompt_s
+        took = (cost.step(decoding) if decoding else 0.0) + prompts * cost.prompt_s
+        now += took
+        scheduler.pace.note(prompts, took)
         scheduler.advance(step, {chunk.sequence.number: 7 for chunk in step.chunks if chunk.sample})
         for chunk in step.chunks:
             number = chunk.sequence.number
@@ -70,6 +81,23 @@ def test_what_is_promised_holds_in_the_scheduler_that_runs(rate: float) -> None:
     first, further = played(COST, load)
     assert sorted(first)[int(0.99 * len(first))] <= promised.ttft_s
     assert further <= promised.tpot_s
+
+
+@pytest.mark.parametrize("lengths", [((200, 920), (40, 185)), ((600, 2000), (20, 90)), ((60, 280), (150, 690))])
+def test_under_overload_those_who_are_taken_are_served_in_time(
+    lengths: tuple[tuple[int, int], tuple[int, int]],
+) -> None:
+    """Four times what is sustainable, by prompts or by answers: what a request weighs is known when it comes."""
+    prompt, answer = lengths
+    most = next(rate / 4 for rate in range(80, 0, -1) if steady(COST, TokenLoad(rate / 4, prompt, answer)) is not None)
+    load = TokenLoad(4 * most, prompt, answer)
+    taken, further = played(COST, load, ttft_s=2.0)
+    all_of_them, _ = played(COST, load)
+    late = sum(first > 2.0 for first in taken) / len(taken)
+    assert late <= 0.05
+    assert sum(first > 2.0 for first in all_of_them) / len(all_of_them) > 0.8  # nobody refused: nearly all are late
+    assert further <= COST.step(16) + COST.step_tokens * COST.prompt_s  # a step as long as steps get
+    assert len(taken) / 1500 >= 0.15  # not for nothing: a quarter could be served
 
 
 def test_promise_is_not_out_of_reach_of_what_is_seen() -> None:
