@@ -23,7 +23,7 @@ def split_inputs(
     for name in (*inputs, *opened):
         if name not in ports:
             raise InvalidArgument(
-                f"unknown input {name!r} of workflow {workflow!r} ({did_you_mean(name, ports, 'it takes none')})"
+                f"unknown input {name!r} of workflow {workflow!r} ({did_you_mean(name, ports, none='it takes none')})"
             )
     for name in opened:
         if not ports[name].stream:

@@ -106,7 +106,7 @@ class RunningInvocation:
             return port
         if name in self._fed:
             raise FailedPrecondition(f"input {name!r} of invocation {self._id} has been ended")
-        raise NotFound(f"no open stream input {name!r} ({did_you_mean(name, self._fed, 'there is none')})")
+        raise NotFound(f"no open stream input {name!r} ({did_you_mean(name, self._fed, none='there is none')})")
 
     async def outputs(self) -> AsyncIterator[OutputItem]:
         """Results as they come; raises `InvocationFailed` at the end if it failed. Leaving the loop early cancels."""

@@ -282,7 +282,7 @@ class Registry:
         """The version that serves; NotFound."""
         deployed = self._serving.get(name)
         if deployed is None:
-            raise NotFound(f"no workflow {name!r} ({did_you_mean(name, self._serving, 'none is applied')})")
+            raise NotFound(f"no workflow {name!r} ({did_you_mean(name, self._serving, none='none is applied')})")
         return deployed
 
     def names(self) -> list[str]:

@@ -182,11 +182,15 @@ class _Counts:
         fanouts = {fanout for scope in self._scopes.values() for fanout in scope}
         for name in items:
             if name not in fanouts:
-                raise InvalidArgument(f"no fan-out {name!r} ({did_you_mean(name, fanouts, 'the workflow has none')})")
+                raise InvalidArgument(
+                    f"no fan-out {name!r} ({did_you_mean(name, fanouts, none='the workflow has none')})"
+                )
         cases = {f"{s.name}.{case.name}" for s in workflow.stages.values() for case in s.cases}
         for name in shares:
             if name not in cases:
-                raise InvalidArgument(f"no case {name!r} ({did_you_mean(name, cases, 'the workflow has no switch')})")
+                raise InvalidArgument(
+                    f"no case {name!r} ({did_you_mean(name, cases, none='the workflow has no switch')})"
+                )
 
     def of(self, stage: Stage) -> tuple[float, int]:
         """On the average, and the most (0 where it is not known)."""

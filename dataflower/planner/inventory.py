@@ -137,7 +137,9 @@ def take_stock(
     if wishes.only:
         for name in wishes.only:
             if name not in needed:
-                raise InvalidArgument(f"no profile on device {name!r} ({did_you_mean(name, needed, 'there is none')})")
+                raise InvalidArgument(
+                    f"no profile on device {name!r} ({did_you_mean(name, needed, none='there is none')})"
+                )
         found = [p for p in found if p.hardware in wishes.only]
     found = [_trimmed(p, workflow) for p in found]
     _distinct(found)
@@ -165,7 +167,7 @@ def _token_stages(
             measured[name] = stage.tokens
     for name in (*wishes.prompts, *wishes.answers):
         if name not in measured and not (name == EVERY and measured):
-            hint = did_you_mean(name, measured, "none of them does; profile again if one has a language model")
+            hint = did_you_mean(name, measured, none="none of them does; profile again if one has a language model")
             raise InvalidArgument(f"stage {name!r} has no profile of tokens ({hint})")
     found = {}
     for name, tokens in measured.items():
@@ -209,7 +211,7 @@ def _know_device(
         notes.append(f"no price file: an hour of {document.device} counts as {ASSUMED_PRICE:g}")
         return
     tree = parse(source.text, source.file)
-    hint = f"{did_you_mean(document.device, devices, 'it is empty')}; add it to {prices.file}"
+    hint = f"{did_you_mean(document.device, devices, none='it is empty')}; add it to {prices.file}"
     raise DocumentInvalid((tree.problem(("device",), f"unknown device {document.device!r}", hint),))
 
 
@@ -233,7 +235,7 @@ def _look_for_models(tables: Sequence[Source], wishes: Wishes) -> None:
     for stage, model in wishes.models.items():
         if model not in known:
             where = tables[0].file if tables else "--profiles"
-            hint = did_you_mean(model, known, "there are none")
+            hint = did_you_mean(model, known, none="there are none")
             raise DocumentInvalid((Problem(where, 1, 1, f"no model {model!r}, wanted for stage {stage!r}", hint),))
 
 

@@ -291,7 +291,10 @@ class _FileReader:
                 message = f"{stage.function} has no input {extra!r}"
                 self.findings.append(
                     Finding(
-                        ("stages", name, "inputs", extra), message, did_you_mean(extra, known, "it takes none"), True
+                        ("stages", name, "inputs", extra),
+                        message,
+                        did_you_mean(extra, known, none="it takes none"),
+                        True,
                     )
                 )
                 inputs.pop(extra, None)

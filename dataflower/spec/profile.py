@@ -17,7 +17,7 @@ def apply_profile(tree: Tree, name: str, *, required: bool) -> None:
     known = profiles if isinstance(profiles, dict) else {}
     if name not in known:
         if required and isinstance(tree.data, dict):
-            hint = did_you_mean(name, known, "the file has no profiles")
+            hint = did_you_mean(name, known, none="the file has no profiles")
             tree.problems.append(tree.problem(("profiles",), f"no profile {name!r}", hint, key=True))
         return
     if isinstance(known[name], dict):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 12
+"""That a hint lists."""
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None if none is close."""
@@ -13,12 +16,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return candidates[found[0]] if found else None
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A hint: the nearest name; else the short list of all; else `otherwise`."""
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "", *, none: str = "") -> str:
+    """A hint: the nearest name; else all that are known, or the first of them.
+
+    `otherwise`: said instead where they are many. `none`: said where there are none (empty: as `otherwise`).
+    """
     names = list(dict.fromkeys(known))
     found = nearest(name, names)
     if found is not None:
         return f"did you mean {found!r}?"
-    if names and len(names) <= 12:
+    if not names:
+        return none or otherwise
+    if len(names) <= MOST_NAMES:
         return f"known: {', '.join(names)}"
-    return otherwise
+    return otherwise or f"known: {', '.join(names[:MOST_NAMES])}, ... ({len(names)} in all)"
