@@ -92,7 +92,7 @@ def _print(
             for table in reason_tables(found, cases):
                 show(table)
         if compare:
-            show(comparison(found, cases, options))
+            show(comparison(found, data[0]["compared"], options))
     else:
         emit(data if len(data) > 1 else data[0], output, None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -153,8 +153,8 @@ def _step(here: Stair, to: Stair | None, per_ms: float) -> tuple[str, str, str]:
     return f"{abs(to.latency_s - here.latency_s) * 1000:.1f} ms", kinds, f"{per_ms:.3g}"
 
 
-def comparison(found: Together, cases: Sequence[Case], options: Options) -> Table:
-    """What each method would pay for evenly spaced arrivals, by use and for whole machines."""
+def comparison(found: Together, rows: Sequence[Mapping[str, Any]], options: Options) -> Table:
+    """What each method would pay for evenly spaced arrivals, by use and for whole machines (`comparison_data`)."""
     table = _table(
         "method (paced arrivals)",
         "by use",
@@ -163,7 +163,7 @@ def comparison(found: Together, cases: Sequence[Case], options: Options) -> Tabl
         "over ours ",
         left=("method (paced arrivals)",),
     )
-    for row in comparison_data(cases):
+    for row in rows:
         table.add_row(
             row["method"],
             *(

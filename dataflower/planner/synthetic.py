@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dataflower.errors import InvalidArgument
 from dataflower.planner.application import Application
 from dataflower.spec.function import Port
-from dataflower.spec.scopes import scopes_of
+from dataflower.spec.scopes import ScopeError, scopes_of
 from dataflower.spec.workflow import Batch, Credit, Edge, Fanout, Input, Merge, PortRef, Scaling, Stage, Workflow
 
 ITEMS = "-items"
@@ -68,7 +68,7 @@ def workflow_of(application: Application, max_size: int = 1 << 16) -> Synthetic:
     workflow = Workflow(application.name, stages)
     try:
         scopes_of(workflow)
-    except ValueError as error:
+    except ScopeError as error:
         raise InvalidArgument(f"application {application.name!r} can't be simulated: {error}") from error
     items = {name + ITEMS: {_port(child): ratio for child, ratio in ratios.items()} for name, ratios in fanned.items()}
     return Synthetic(workflow, items)

@@ -287,6 +287,10 @@ def test_what_can_not_be_run_is_refused() -> None:
             dispatch_plan(document.model_copy(update={"workflow": "w"}), single)
     with pytest.raises(InvalidArgument, match="its factor must be 1"):
         workflow_of(Application("odd", (Module("a", "m", 2.0),)))
+    factors = {"a": 1.0, "b": 8.0, "c": 1.0, "d": 4.0, "e": 8.0, "f": 1.0}
+    edges = (("a", "b"), ("b", "c"), ("b", "d"), ("b", "e"), ("c", "f"), ("d", "f"), ("e", "f"))
+    with pytest.raises(InvalidArgument, match=r"'apart' can't be simulated: .* come from different fan-outs"):
+        workflow_of(Application("apart", tuple(Module(name, "m", own) for name, own in factors.items()), edges))
 
 
 def test_stages_start_early_as_far_as_the_plan_leaves_time_for_it() -> None:
