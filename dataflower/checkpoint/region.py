@@ -82,10 +82,16 @@ class Segment:
             raise
         self.view = self._stretch.array(0, nbytes)
 
-    def populate(self) -> None:
-        """Have the kernel back every page now, rather than one by one when it is written. Blocks without the lock."""
-        if self._stretch is not None:
-            _check(_advise(self._stretch.address, self.nbytes, _MADV_POPULATE_WRITE))
+    def populate(self, nbytes: int) -> None:
+        """Have the kernel back the pages of the first `nbytes` now, rather than one by one when it is written.
+
+        Blocks without the interpreter's lock, and may go on while others write it, or close it. Raises OSError.
+        """
+        for at in range(0, nbytes, HUGE_BYTES):
+            with self._lock:  # `close` waits for this much
+                if self._stretch is None:
+                    return
+                _check(_advise(self._stretch.address + at, min(HUGE_BYTES, nbytes - at), _MADV_POPULATE_WRITE))
 
     def make_huge(self, nbytes: int) -> bool:
         """Have the kernel move the first `nbytes` into huge pages; takes milliseconds for each, and who reads goes on.

@@ -20,7 +20,7 @@ import msgspec
 from dataflower.channel.link import Link
 from dataflower.checkpoint import packing, protocol, tier_commands, tier_events, tiers
 from dataflower.checkpoint.disk import DiskTier
-from dataflower.checkpoint.huge import HugePages
+from dataflower.checkpoint.huge import HugePages, populate
 from dataflower.checkpoint.layout import pieces
 from dataflower.checkpoint.plan import Plan, find
 from dataflower.checkpoint.rates import Rates
@@ -28,6 +28,9 @@ from dataflower.checkpoint.region import Owned, Segment
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.clock import Clock
 from dataflower.errors import Closed, Code, DataflowerError, EndOfStream, PeerGone, WouldBlock
+
+REPORT_S = 0.02
+"""Between two reports of a load at least: each costs the threads that read and check a little of their time."""
 
 
 @dataclass(slots=True)
@@ -54,6 +57,8 @@ class _Holding:
     ready: bool = False
     seconds: float = 0.0
     """That the load took."""
+    told_at: float = -REPORT_S
+    """When its progress was reported last."""
 
 
 class Store:
@@ -245,6 +250,7 @@ class Store:
         holding = self._holdings[key] = _Holding(plan, owned, self._clock.monotonic())
         self._loads += 1
         self._send_early(key)
+        self._spawn(lambda: populate(owned.used()[recycled:]))
         self._spawn(lambda: self._fill(key, holding))
 
     def _fill(self, key: str, holding: _Holding) -> None:
@@ -258,13 +264,20 @@ class Store:
             self._post(lambda: self._filled(key, holding, seconds))
 
         try:
-            holding.plan.fill(holding.owned, lambda _: self._post(lambda: self._report(key)), ready)
+            holding.plan.fill(holding.owned, lambda _: self._arrived(key, holding), ready)
         except Exception as error:  # see `_locate`
             if done:  # memory has it; only the disk does not
                 print(f"store: {holding.plan.name}: {_text(error)}", file=sys.stderr, flush=True)
                 return
             failed = tier_events.LoadFailed(key, _code(error), _text(error))
             self._post(lambda: self._handle(failed))
+
+    def _arrived(self, key: str, holding: _Holding) -> None:
+        """In a thread: more of it is there."""
+        now = self._clock.monotonic()
+        if now >= holding.told_at + REPORT_S:
+            holding.told_at = now
+            self._post(lambda: self._report(key))
 
     def _filled(self, key: str, holding: _Holding, seconds: float) -> None:
         holding.ready = True
@@ -365,7 +378,7 @@ class Store:
         """One segment, while nobody wants anything."""
         segment = Segment()
         segment.make_huge(segment.nbytes)
-        segment.populate()
+        segment.populate(segment.nbytes)
         self._free.append(segment)
         self._handle(tier_events.Prefaulted(1))
 

@@ -481,6 +481,8 @@ class Offloading:
         if able:
             self._fleet.drain(min(able, key=lambda c: (self._density(c, now), c.ready_at)))
             return False
+        if any(c.phase in _GOING for other in others for c in other.containers.values()):
+            return False  # it asks again when they are gone
         return not any(self._is_busy(other) for other in others)  # they are to be kept, whatever that means for memory
 
     def _density(self, container: Container, now: float) -> float:
