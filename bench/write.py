@@ -3,7 +3,7 @@
 A stage writes the output, the next one looks at both of its ends. Time is that of the whole invocation, as its caller
 sees it. `write_64MB_ratio`: written straight into the arena (`context.empty`); `copied`: the function returns an array
 of its own, which has to be copied there (at best twice the plain write). The plain write runs in the same container,
-in turns with the others.
+in turns with the others. `alone`: the write into the arena by itself; `rest_ms`: what the invocation took beyond it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def workflow() -> str:
 
 
 async def seconds(host: Runtime, way: str, nbytes: int) -> float:
-    """Of one invocation; of a plain write, of the write alone."""
+    """Of one invocation; of a plain write, and of the last one into the arena (`took`), of the write alone."""
     start = time.perf_counter()
     result = await call(host, "write", {"nbytes": nbytes, "way": way})
-    return float(result["y"]) if way == "plain" else time.perf_counter() - start
+    return float(result["y"]) if way in ("plain", "took") else time.perf_counter() - start
 
 
 async def measure(report: Report, options: Namespace) -> None:
@@ -49,7 +49,7 @@ async def measure(report: Report, options: Namespace) -> None:
             for way in ("plain", *WAYS):
                 for _ in range(3):
                     await seconds(host, way, nbytes)
-            samples: dict[str, list[float]] = {way: [] for way in ("plain", *WAYS)}
+            samples: dict[str, list[float]] = {way: [] for way in ("plain", *WAYS, "took")}
             for _ in range(rounds):
                 for way, found in samples.items():
                     found.append(await seconds(host, way, nbytes) * 1e3)
@@ -61,6 +61,12 @@ async def measure(report: Report, options: Namespace) -> None:
                 ratios = [sample / plain for sample in samples[way]]
                 question = f"{size} MB, {words}, over that"
                 report.add(key, question, statistics.median(ratios), at_most=at_most, samples=ratios)
+            alone = [sample / plain for sample in samples["took"]]
+            rest = [whole - own for whole, own in zip(samples["arena"], samples["took"], strict=True)]
+            question = f"{size} MB, numpy into the arena, the write alone, over that"
+            report.add(f"write_{size}MB_alone_ratio", question, statistics.median(alone), samples=alone)
+            question = f"{size} MB, numpy into the arena, the rest of the invocation"
+            report.add(f"write_{size}MB_rest_ms", question, statistics.median(rest), unit="ms", samples=rest)
 
 
 def main() -> None:
