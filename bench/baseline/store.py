@@ -20,11 +20,11 @@ from pathlib import Path
 
 import redis
 
-from bench.second_host import join, leave
+from bench.second_host import join, leave, network_of
 
 LINE = "400mbit"
 """To a store on another machine, as `tc` writes it."""
-_NETWORK, _PORT = "10.79.7", 6379
+_NETWORK, _PORT = 7, 6379
 MISSING = "no redis-server found: sudo apt-get install redis-server, or name one in BENCH_REDIS"
 
 
@@ -55,9 +55,10 @@ def store(*, local: bool, line: str = LINE) -> Iterator[Address]:
         raise FileNotFoundError(MISSING)
     with tempfile.TemporaryDirectory() as folder:
         namespace = f"dfs{os.getpid()}"
-        apart = not local and bool(line) and join(namespace, line, _NETWORK)
+        network = network_of(_NETWORK)
+        apart = not local and bool(line) and join(namespace, line, network)
         if apart:
-            address = Address(host=f"{_NETWORK}.2", port=_PORT, words=f"a store behind a line of {line}")
+            address = Address(host=f"{network}.2", port=_PORT, words=f"a store behind a line of {line}")
         elif local:
             address = Address(path=str(Path(folder) / "redis"), words="a store on this machine")
         else:
