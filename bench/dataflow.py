@@ -5,7 +5,8 @@ machine with every intermediate result in a Redis on another machine (egress lim
 50 MB/s, `--store-line`); and by
 worker-side scheduling with results in a Redis on this machine (no limit). Open loop: requests at constant distance,
 latency from the moment at which they were due. Burst: ten times as many, for as long. Closed loop: the best throughput
-over numbers of clients, once each has had an answer. `p99_cut` is 1 - ours / theirs; `best` and `least` are over workflows, loads and baselines.
+over numbers of clients, once each has had an answer. `p99_cut` is 1 - ours / theirs; `best` and `least` are over
+workflows, loads and baselines.
 
 On two hosts (`--hosts 2`, the default but for `--quick`) the steps of the paper's worker 1 run on another host, in a
 network namespace of its own, and each container may send to the other host what the paper allows it; worker-side

@@ -6,8 +6,7 @@ connection is replaced, each side says how far it has come, and the other goes o
 nothing comes twice.
 
 A frame is a header of 24 bytes and a payload. Bytes of streams are received straight into the memory where they belong
-(`incoming`) and sent straight from where they are (`outgoing`), behind what is reliable: those that are due first, and
-then the others in turns, a chunk each.
+(`incoming`) and sent straight from where they are (`outgoing`), behind what is reliable, in the order of `turns`.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from __future__ import annotations
 import enum
 import math
 import struct
-from bisect import insort
 from collections import deque
 from collections.abc import Callable
 
 from dataflower.channel.limit import Limit
 from dataflower.channel.mux_events import Aborted, Arrived, Completed, Grew, Message, MuxEvent, Opened
+from dataflower.channel.turns import Out, Turns
 
 HEADER = struct.Struct("<BxxxIQQ")
 """Kind, length of the payload, and two numbers that depend on the kind."""
@@ -73,24 +72,6 @@ Place = Callable[[int, int, int], memoryview]
 """(arena, offset, bytes) -> writable memory of just that size; ValueError if there is none."""
 
 
-class _Out:
-    """A stream that goes out. `seq`: its OPEN; `at`: how far it has been handed to the connection; `ready`: how far
-    its bytes are there.
-    """
-
-    __slots__ = ("at", "due", "limit", "ready", "seq", "top", "view")
-
-    def __init__(self, view: memoryview, seq: int, limit: Limit | None, ready: int, due: float) -> None:
-        self.view = view
-        self.due = due
-        self.ready = ready
-        self.limit = limit
-        self.seq = seq
-        self.at = 0
-        self.top = 0
-        """The farthest that it ever was: more can't have arrived."""
-
-
 class _In:
     """A stream that comes in."""
 
@@ -130,10 +111,8 @@ class Mux:
         self._written = 0
         """Reliable frames handed to this connection, or confirmed."""
         self._last_stream = 0
-        self._out: dict[int, _Out] = {}
-        self._turns: deque[int] = deque()
-        self._dated: list[tuple[float, int]] = []
-        """(when it is due, stream) of those that are due at some time, in order; some of them may be over."""
+        self._out: dict[int, Out] = {}
+        self._turns = Turns(self._out)
         self._ends: deque[tuple[int, int]] = deque()
         """(bytes of streams on this connection at which it was all sent, stream)."""
         self._data_sent = 0
@@ -188,28 +167,15 @@ class Mux:
         frame = HEADER.pack(Kind.OPEN, _PLACE.size, stream, len(view)) + _PLACE.pack(arena, offset)
         self._kept.append(frame)
         there = len(view) if ready is None else ready
-        out = self._out[stream] = _Out(view, self._confirmed + len(self._kept), limit, there, due)
-        self._line_up(stream, out)
+        self._out[stream] = Out(view, self._confirmed + len(self._kept), limit, there, due)
+        self._turns.add(stream)
         return stream
-
-    def _line_up(self, stream: int, out: _Out) -> None:
-        if out.due < math.inf:
-            insort(self._dated, (out.due, stream))
-        else:
-            self._turns.append(stream)
 
     def hasten(self, stream: int, due: float) -> None:
         """A stream is due at that time, unless it is due before that already; no-op if it is over."""
         out = self._out.get(stream)
-        if out is None or due >= out.due:
-            return
-        if out.due < math.inf:
-            self._dated = [entry for entry in self._dated if entry[1] != stream]
-        elif stream in self._turns:
-            self._turns.remove(stream)
-        out.due = due
-        if out.at < len(out.view):
-            self._line_up(stream, out)
+        if out is not None and due < out.due:
+            self._turns.hasten(stream, due)
 
     def extend(self, stream: int, ready: int) -> None:
         """More bytes of a stream are there; no-op if it is over."""
@@ -229,7 +195,7 @@ class Mux:
     def left(self, stream: int) -> int:
         """Bytes of a stream that have not been handed to a connection; 0 if it is over."""
         out = self._out.get(stream)
-        return 0 if out is None else len(out.view) - out.at
+        return 0 if out is None else out.left
 
     @property
     def unfinished(self) -> int:
@@ -258,7 +224,8 @@ class Mux:
     def close(self) -> None:
         """The session is over: let go of all memory that was to be sent or written."""
         self.lost()
-        for books in (self._out, self._in, self._kept, self._turns, self._dated):
+        self._turns.clear()
+        for books in (self._out, self._in, self._kept):
             books.clear()
 
     def outgoing(self, now: float = 0.0) -> deque[memoryview]:
@@ -303,30 +270,9 @@ class Mux:
         """The next chunk of the stream that comes next; False if there is none, or the window is used up."""
         if self._data_sent - self._data_confirmed >= self._window:
             return False
-        position = 0
-        while position < len(self._dated):
-            stream = self._dated[position][1]
-            out = self._out.get(stream)
-            if out is None or out.at == len(out.view):
-                del self._dated[position]
-            elif self._push_part(stream, out, now):
-                return True
-            else:
-                position += 1
-        turns = self._turns
-        for _ in range(len(turns)):
-            stream = turns.popleft()
-            out = self._out.get(stream)
-            if out is None:
-                continue
-            is_sent = self._push_part(stream, out, now)
-            if out.at < len(out.view):
-                turns.append(stream)
-            if is_sent:
-                return True
-        return False
+        return self._turns.push(lambda stream, out: self._push_part(stream, out, now))
 
-    def _push_part(self, stream: int, out: _Out, now: float) -> bool:
+    def _push_part(self, stream: int, out: Out, now: float) -> bool:
         """A chunk of this stream; False if none is there, or its limit does not let it go yet."""
         limit, size = out.limit, min(self._chunk, out.ready - out.at)
         if not size:
@@ -546,7 +492,6 @@ class Mux:
         self._forget_frames(frames)
         self._written = frames
         self._turns.clear()
-        self._dated.clear()
         for stream, out in list(self._out.items()):
             if out.seq > frames:
                 out.at = 0
@@ -560,5 +505,5 @@ class Mux:
                 out.at = positions[stream]
                 if out.at > out.top or out.at >= len(out.view):
                     raise MuxError(f"it has {out.at} bytes of stream {stream}, and was sent {out.top}")
-            self._line_up(stream, out)
+            self._turns.add(stream)
         self._is_resumed = True

@@ -179,9 +179,12 @@ class HostCore(Sendings):
                 deployment.served[stage.index] = served(event.key, stage.stage)
             else:
                 deployment.pools[stage.index] = self._pool(event.key, stage.stage, workflow.slo)
-        join(workflow, deployment.named_pools())
+        join(workflow, named := deployment.named_pools())
         self._deployments[event.key] = deployment
         pools = dict.fromkeys(deployment.pools.values())
+        for name in event.places:
+            if name in named:
+                named[name].is_far = True
         if event.places:
             deployment.staying = staying(event.program, event.places)
             for index in deployment.staying:

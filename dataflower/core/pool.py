@@ -31,6 +31,9 @@ class Pool:
     batches = False
     """Whether it gives out whole batches (`dispatch.BatchPool`)."""
 
+    is_far: bool = False
+    """Whether its containers run on another host."""
+
     def __init__(self, key: str, stage: Stage, default_replicas: int) -> None:
         self.key = key
         self.stage = stage

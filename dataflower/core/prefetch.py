@@ -11,7 +11,13 @@ from dataflower.core.instance import Instance
 from dataflower.wire import TensorRef, Value
 
 MOST_FETCHED = 4
-"""Tasks of a stage, or batches, whose inputs are fetched at a time: bytes of later ones would only slow theirs."""
+"""Tasks of a stage, or batches, whose inputs are fetched at a time: bytes of later ones would only slow theirs.
+
+On another host, of each container: a task whose bytes are still on their way has a place and does nothing there. Its
+inputs are sent at the rate of those who made them, each of whom has a rate of its own.
+"""
+FAR_BYTES = 8 << 20
+"""But a task beyond those only if its inputs have no more than this: they take memory there."""
 
 
 def worth_fetching(instance: Instance) -> tuple[TensorRef, ...]:

@@ -21,7 +21,7 @@ from dataflower.core.instance import Emitter, Instance, Phase
 from dataflower.core.ledger import Ledger
 from dataflower.core.offloading import Offloading
 from dataflower.core.pool import Pool
-from dataflower.core.prefetch import MOST_FETCHED, worth_fetching
+from dataflower.core.prefetch import FAR_BYTES, MOST_FETCHED, worth_fetching
 from dataflower.core.preloading import Preloading
 from dataflower.core.priority import ranked
 from dataflower.core.recovery import Recovery
@@ -201,10 +201,17 @@ class Tasks(Recovery):
         """Have containers that are busy fetch what the next tasks will read (`core.prefetch`)."""
         if pool.ahead and pool.is_moving(now):
             return  # they will have more tasks ahead in a moment
-        for position, instance in enumerate(pool.upcoming(min(MOST_FETCHED, pool.size))):
+        upcoming = pool.upcoming(min(MOST_FETCHED, pool.size))
+        near = len(upcoming)
+        if pool.is_far:
+            upcoming = pool.upcoming(pool.size * MOST_FETCHED)
+        for position, instance in enumerate(upcoming):
             if not instance.is_fetched:
+                refs = worth_fetching(instance)
+                if position >= near and sum([ref.nbytes for ref in refs]) > FAR_BYTES:
+                    break
                 instance.is_fetched = True
-                if (refs := worth_fetching(instance)) and (targets := pool.soonest_free()):
+                if refs and (targets := pool.soonest_free()):
                     self._out.append(Tell(targets[position % len(targets)].number, wire.Prefetch(refs)))
 
     def _set_alarm(self, pool: BatchPool) -> None:

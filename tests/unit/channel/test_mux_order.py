@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from dataflower.channel.limit import Limit
 from dataflower.channel.mux import HEADER, Kind, Mux
 
 
@@ -21,10 +22,10 @@ def connected(chunk: int = 100) -> Mux:
     return mux
 
 
-def order(mux: Mux) -> list[int]:
-    """The streams of all chunks that go out, in order."""
+def order(mux: Mux, now: float = 0.0) -> list[int]:
+    """The streams of all chunks that go out by now, in order."""
     found = []
-    while pieces := mux.outgoing():
+    while pieces := mux.outgoing(now):
         data = b"".join(pieces)
         mux.wrote(len(data))
         while data:
@@ -66,3 +67,52 @@ def test_an_urgent_stream_whose_bytes_are_not_there_holds_nobody_up() -> None:
     gone = mux.open(view, 1, 400, due=1.0)
     mux.abort(gone)
     assert order(mux) == []
+
+
+def chunks(mux: Mux) -> list[int]:
+    """The same, for as long as anything has to wait for its limit."""
+    found = order(mux, 1.0)
+    while mux.due < math.inf:
+        found += order(mux, mux.due)
+    return found
+
+
+def test_streams_of_one_limit_go_one_after_another() -> None:
+    mux = connected(4096)
+    view, limit = memoryview(bytes(3 * 4096)), Limit(1e5)
+    a, b, c = (mux.open(view, 1, 0, limit) for _ in range(3))
+    assert chunks(mux) == [a, a, a, b, b, b, c, c, c]
+
+
+def test_a_short_stream_does_not_wait_for_a_long_one_of_its_limit() -> None:
+    mux = connected(4096)
+    limit = Limit(1e5)
+    long = mux.open(memoryview(bytes(4 * 4096)), 1, 0, limit)
+    assert order(mux, 1.0) == [long]
+    short = mux.open(memoryview(bytes(4096)), 1, 0, limit)
+    assert chunks(mux) == [short, long, long, long]
+
+
+def test_limits_take_turns_and_what_is_not_there_holds_nobody_up() -> None:
+    mux = connected(4096)
+    view, one, other = memoryview(bytes(2 * 4096)), Limit(1e9), Limit(1e9)
+    one_chunk = max(4096, one.chunk)
+    assert one_chunk > len(view)
+    a, b = mux.open(view, 1, 0, one), mux.open(view, 1, 0, other)
+    coming = mux.open(view, 1, 0, one, ready=0)
+    free = mux.open(view, 1, 0)
+    assert order(mux, 1.0) == [a, b, free, a, b, free]
+    mux.extend(coming, 2 * 4096)
+    assert order(mux, 2.0) == [coming, coming]
+
+
+def test_an_aborted_stream_and_an_urgent_one_leave_their_line() -> None:
+    mux = connected(4096)
+    view, limit = memoryview(bytes(2 * 4096)), Limit(1e5)
+    a, b, c = (mux.open(view, 1, 0, limit) for _ in range(3))
+    mux.abort(a)
+    mux.hasten(c, 1.0)
+    assert chunks(mux) == [c, c, b, b]
+    assert chunks(mux) == []
+    d = mux.open(view, 1, 0, limit)
+    assert chunks(mux) == [d, d]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataflower.core import commands
+from dataflower.core import commands, events
+from dataflower.core.prefetch import FAR_BYTES, MOST_FETCHED
+from dataflower.core.program import compile_program
 from dataflower.spec.workflow import Batch, Scaling
 from dataflower.testing.story import Story, stage, workflow
 from dataflower.wire import Prefetch, RunTask, TensorRef, Value
@@ -68,4 +70,30 @@ def test_of_batches_the_next_is_fetched() -> None:
     told = story(batch=Batch(max_size=2))
     for number, name in enumerate("ijklmn"):
         told.invoke(name, x=tensor(number))
+    assert fetched(told) == [(1, 1), (1, 2)]
+
+
+def far(replicas: int = 1) -> Story:
+    """The same with its stage on another host."""
+    one = stage("a", {"x": "inputs.x"}, scaling=Scaling(max_replicas=replicas))
+    told = Story()
+    told.tell(events.WorkflowAdded("w@1", compile_program(workflow([one], {"y": "a.out"})), {"a": "there"}))
+    return told
+
+
+def test_on_another_host_more_is_fetched_since_places_are_held_while_bytes_travel() -> None:
+    told = far()
+    for number in range(MOST_FETCHED + 3):
+        told.invoke(f"i{number}", x=tensor(number))
+    assert fetched(told) == [(1, 1 + number) for number in range(MOST_FETCHED)]
+    told.done("a")
+    assert len(set(fetched(told))) == len(fetched(told)) == MOST_FETCHED + 1
+
+
+def test_of_large_inputs_there_not_more_than_one_a_container() -> None:
+    told = far()
+    for number in range(4):
+        told.invoke(f"i{number}", x=tensor(number, FAR_BYTES + 1))
+    assert fetched(told) == [(1, 1)]
+    told.done("a")
     assert fetched(told) == [(1, 1), (1, 2)]
