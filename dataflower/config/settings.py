@@ -146,6 +146,8 @@ class Config:
     """How many finished invocations stay readable."""
     keep_finished_s: float = 7 * 86400.0
     """And for how long."""
+    set_aside_corrupt_journal: bool = False
+    """Start with a new journal if the old one can't be read; the old file is kept beside it."""
 
     host_name: str = field(default_factory=socket.gethostname)
     """What this host is called among others."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
 from importlib import metadata
 from pathlib import Path
@@ -160,9 +162,24 @@ def _bind(server: grpc.aio.Server, config: GatewayConfig) -> int:
     try:
         port = server.add_secure_port(target, credentials) if credentials else server.add_insecure_port(target)
     except RuntimeError:
-        hint = "" if unix else "; --port 0 picks a free port"
-        raise FailedPrecondition(f"can't listen on {target}: is another server running there?{hint}") from None
+        why = "is another server running there?" if unix else _obstacle(config.address.strip("[]"), config.port)
+        raise FailedPrecondition(f"can't listen on {target}: {why}") from None
     return 0 if unix else port
+
+
+def _obstacle(host: str, port: int) -> str:
+    """Why nothing can listen there, found out by trying it: gRPC does not say."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, _, _, address = found[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except PermissionError as error:
+        return f"{error.strerror}; --port takes one above 1023"
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return f"{error.strerror or error}; --address names an interface of this machine"
+    return "is another server running there?; --port 0 picks a free port"
 
 
 def _credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:

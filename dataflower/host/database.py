@@ -66,8 +66,8 @@ class JournalUnreadable(FailedPrecondition):
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(
-            f"the journal {path} can't be read: {why} (move the file away, or start with "
-            "set_aside_corrupt_journal to have it kept beside a new one; its invocations are not resumed then)"
+            f"the journal {path} can't be read: {why} (move the file away, or set "
+            "`set_aside_corrupt_journal` to have it kept beside a new one; its invocations are not resumed then)"
         )
         self.path = path
 

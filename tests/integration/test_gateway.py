@@ -413,8 +413,15 @@ async def test_nobody_there_is_unavailable_with_a_hint(host: FakeHost) -> None:
 
 
 async def test_a_taken_port_is_refused(host: FakeHost, gateway: Gateway) -> None:
-    with pytest.raises(FailedPrecondition, match="can't listen"):
+    with pytest.raises(FailedPrecondition, match=r"can't listen .*another server running there"):
         await serve(host, GatewayConfig(port=gateway.grpc_port), load=load)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "no host has this name"])
+async def test_an_address_that_is_not_ours_is_not_blamed_on_another_server(host: FakeHost, address: str) -> None:
+    with pytest.raises(FailedPrecondition, match=f"can't listen on {address}:0: .*--address names") as refused:
+        await serve(host, GatewayConfig(port=0, address=address), load=load)
+    assert "another server" not in refused.value.message
 
 
 async def test_half_a_tls_configuration_is_refused(host: FakeHost, tmp_path: Any) -> None:

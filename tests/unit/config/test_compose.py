@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from dataflower.config.compose import ConfigInvalid, compose, read
 from dataflower.config.convert import host_config, resolved_code_path
 from dataflower.config.settings import Config
+from dataflower.host.database import JournalUnreadable
 from dataflower.host.settings import HostConfig
 
 
@@ -126,6 +128,14 @@ def test_the_host_gets_its_settings_under_the_same_names(tmp_path: Path, monkeyp
     assert isinstance(made, HostConfig)
     assert (made.state_dir, made.max_containers, made.stop_grace_s) == (tmp_path, 3, 1.0)
     assert made.code_path == resolved_code_path(config) == (str(tmp_path), str(tmp_path / "lib"))
+
+
+def test_what_an_error_of_the_host_tells_to_set_can_be_set() -> None:
+    error = JournalUnreadable(Path("journal"), "file is not a database")
+    (name,) = re.findall(r"set `(\w+)`", error.message)
+    composed = compose(environment={f"DATAFLOWER_{name.upper()}": "1"}, directory=Path("/"))
+    assert not composed.notes
+    assert getattr(host_config(composed.config), name) is True
 
 
 def test_defaults_are_those_of_the_host() -> None:
