@@ -4,7 +4,8 @@
 moments of any stage or between two. Every function notes itself when it began and when it ended, so that nobody's books
 have to be believed: a later stage counts as run if the host gave it out after the cancellation or its function began
 more than 10 ms after it. Slots, tasks and memory that are held a second after the last cancellation count as held.
-`cancel_reach_ms`: from the cancellation to the end of a function that it found running (99 of 100 are faster).
+`cancel_reach_ms`: from the cancellation to the end of a function that it found running (99 of 100 are faster); beside
+it, from the same minutes, how late a process is that only waits for a byte (`cancel_wake_ms`).
 
 Then the same with the later stages on a second host (`hosts_cancel_*`), over a line without a limit.
 """
@@ -12,9 +13,14 @@ Then the same with the later stages on a second host (`hosts_cancel_*`), over a 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import statistics
+import struct
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -32,6 +38,8 @@ from bench.storm_functions import NOTE
 from dataflower.host.runtime import Runtime
 
 IN_FLIGHT = 3
+WAKE_EVERY_S = 0.02
+_TIME = struct.Struct("<d")
 NBYTES = 65_536
 REACH_S = 0.010
 LONG_S, BRIEF_S = 10.0, 0.0005
@@ -134,6 +142,36 @@ def noted() -> Iterator[Path]:
         yield log
 
 
+@contextmanager
+def woken() -> Iterator[list[float]]:
+    """How late another process was each time that it was woken, seconds; filled in at the end."""
+    program = (
+        "import sys, os, struct, time\n"
+        "while block := os.read(0, 8):\n"
+        "    os.write(1, struct.pack('<d', time.monotonic() - struct.unpack('<d', block)[0]))\n"
+    )
+    late: list[float] = []
+    over = threading.Event()
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        ask, answer = process.stdin.fileno(), process.stdout.fileno()
+
+        def watch() -> None:
+            while not over.wait(WAKE_EVERY_S):
+                os.write(ask, _TIME.pack(time.monotonic()))
+                late.extend(_TIME.unpack(os.read(answer, _TIME.size)))
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield late
+        finally:
+            over.set()
+            thread.join()
+            process.stdin.close()
+
+
 async def storm(cancels: int, log: Path, seed: int, **settings: object) -> Counts:
     """One storm against one host, which may know others."""
     sources = [workflow(name, str(log)) for name in FLOWS]
@@ -149,7 +187,7 @@ async def storm(cancels: int, log: Path, seed: int, **settings: object) -> Count
     return callers.counts
 
 
-def add(report: Report, prefix: str, counts: Counts, took_s: float) -> None:
+def add(report: Report, prefix: str, counts: Counts, took_s: float, late: list[float]) -> None:
     """The figures of a storm."""
     words = f"{counts.cancelled} cancelled in {took_s:.0f} s, {counts.completed} were faster"
     met = ", ".join(f"{flow} {place + 1}: {count}" for (flow, place), count in sorted(counts.met.items()))
@@ -159,24 +197,29 @@ def add(report: Report, prefix: str, counts: Counts, took_s: float) -> None:
     report.add(f"{prefix}_held", f"{words}: slots, tasks, memory held 1 s later", counts.held, at_most=0)
     reach = [seconds * 1e3 for seconds in counts.reach_s]
     middle = f"median {statistics.median(reach):.2f} ms" if reach else ""
-    late = percentile(reach, 99) if reach else None
+    slowest = percentile(reach, 99) if reach else None
     question = f"until a running function ends, p99 ({middle})"
-    report.add(f"{prefix}_reach_ms", question, late, unit="ms", at_most=10, samples=reach, missing="none ran")
+    report.add(f"{prefix}_reach_ms", question, slowest, unit="ms", at_most=10, samples=reach, missing="none ran")
+    wakes = [seconds * 1e3 for seconds in late]
+    question = f"a plain wake-up meanwhile, p99 (median {statistics.median(wakes):.2f} ms)"
+    report.add(f"{prefix}_wake_ms", question, percentile(wakes, 99), unit="ms", samples=wakes)
 
 
 async def measure(report: Report, options: Namespace) -> None:
     """All figures."""
     with noted() as log:
         begun = time.monotonic()
-        counts = await storm(300 if options.quick else 10_000, log, 11)
-        add(report, "cancel", counts, time.monotonic() - begun)
+        with woken() as late:
+            counts = await storm(300 if options.quick else 10_000, log, 11)
+        add(report, "cancel", counts, time.monotonic() - begun, late)
     with second_host(link="") as second, noted() as log:
         places = tuple(f"{flow}.{stage}={NAME}" for flow in FLOWS for stage in ("second", "third"))
         begun = time.monotonic()
         settings = {"host_name": "a", "peers": (second.peer,), "peer_token": TOKEN, "placement": places}
-        counts = await storm(150 if options.quick else 2000, log, 12, **settings)
+        with woken() as late:
+            counts = await storm(150 if options.quick else 2000, log, 12, **settings)
         print(f"two hosts: {second.words}")
-        add(report, "hosts_cancel", counts, time.monotonic() - begun)
+        add(report, "hosts_cancel", counts, time.monotonic() - begun, late)
 
 
 def main() -> None:

@@ -7,6 +7,9 @@ Two things stand there, and outlive the writer:
   of them makes the host look. The report is there before the outputs leave, and marked as *handed* after that: so it
   counts for something as soon as the receiver speaks of it, or else when the mark is there.
 
+And the host writes a number there: how often it has told the container to *stop* something. A thread that is about to
+begin a task waits until as many of those messages were heard, so that nothing begins that was cancelled before.
+
 The host copies what it reads and checks it like a message, so whatever stands there can do it no harm. What was written
 before a message left is seen by whoever got the message (a system call orders memory).
 """
@@ -22,12 +25,15 @@ from dataflower.channel import seals
 
 _ENTRY_BYTES = 8
 _MOST_THREADS = 512
-_POSTED, _HANDED, _TAKEN, _LENGTH = range(4)
-"""Words at the beginning: how many reports were posted, handed on, taken by the host; bytes of the one that stands."""
-_REPORT_AT = 4 * _ENTRY_BYTES
+_POSTED, _HANDED, _TAKEN, _LENGTH, _STOPS = range(5)
+"""Words at the beginning: how many reports were posted, handed on, taken by the host; bytes of the one that stands; how
+many tasks the host has told to stop."""
+_REPORT_AT = 5 * _ENTRY_BYTES
 _BEGUN_AT = 4096
 REPORT_BYTES = _BEGUN_AT - _REPORT_AT
 """Longer reports are not posted."""
+HEED_S = 0.1
+"""A message that takes longer is not waited for."""
 
 
 def _entries(threads: int) -> int:
@@ -49,6 +55,13 @@ class Board:
             raise
         self._words = memoryview(self._memory)[:_REPORT_AT].cast("q")
         self._seen = 0
+        self._stops = 0
+
+    def stops(self) -> None:
+        """The container is about to be told to stop a task."""
+        if not self._words.readonly:
+            self._stops += 1
+            self._words[_STOPS] = self._stops
 
     def take(self, *, given: bool) -> bytes | None:
         """The report that stands there, once. `given`: the next container has it, as its own words prove."""
@@ -97,6 +110,8 @@ class BoardWriter:
         self._places: dict[int, int] = {}
         self._lock = threading.Lock()
         self._posted = 0
+        self._stops = 0
+        self._heard = threading.Condition()
 
     def begin(self, thread: int, task: int) -> None:
         """A thread (by its identifier) begins with a task, from now on until it begins with another."""
@@ -104,6 +119,18 @@ class BoardWriter:
         if place is None:
             place = self._places[thread] = len(self._places) % len(self._begun)
         self._begun[place] = task
+
+    def heard_stop(self) -> None:
+        """A message to stop a task has been acted upon."""
+        with self._heard:
+            self._stops += 1
+            self._heard.notify_all()
+
+    def heed_stops(self) -> None:
+        """Return when all messages to stop tasks that the host has sent so far have been acted upon."""
+        if self._words[_STOPS] > self._stops:
+            with self._heard:
+                self._heard.wait_for(lambda: self._words[_STOPS] <= self._stops, HEED_S)
 
     def post(self, report: bytes) -> int:
         """Put up a report of which the next container is about to get the outputs; then say `handed` with the number.

@@ -219,6 +219,8 @@ class DataUnit:
 
     def _begin(self, task: RunningTask) -> bool:
         """Enter it into the books, unless the host has had it back, or it is time to leave."""
+        if self._board is not None:
+            self._board.heed_stops()
         with self._lock:
             if self._stopping:
                 return False
@@ -235,8 +237,7 @@ class DataUnit:
             self._running[task.number] = task
             if self._board is not None:
                 self._board.begin(task.thread, task.number)
-            early = self._early.pop(task.number, ()) if self._early else ()
-            for message in early:
+            for message in self._early.pop(task.number, ()) if self._early else ():
                 _apply(task, message)
         return True
 
@@ -489,8 +490,7 @@ class DataUnit:
             self._attach(message, fds, socket)
             return
         if isinstance(message, OpenLink):
-            (fd,) = fds
-            self._relay.open(message.container, fd)
+            self._relay.open(message.container, *fds)
             return
         for fd in fds:
             os.close(fd)
@@ -509,6 +509,8 @@ class DataUnit:
                 self.views.prefetch(ref)
         elif not isinstance(message, RunBatch | RunMany):
             self._tell(message)
+        if isinstance(message, CancelTask | Withdraw) and self._board is not None:
+            self._board.heard_stop()
 
     def _trim(self) -> None:
         """Whatever becomes of it the host is told, since it counts on the memory."""
@@ -595,7 +597,4 @@ def _apply(task: RunningTask, message: ToContainer) -> None:
 
 def value_bytes(value: Value) -> int:
     """Bytes of a value as credit counts them: its body and its tensors."""
-    total = len(value.body)
-    for ref in refs_of(value):
-        total += ref.nbytes
-    return total
+    return len(value.body) + sum([ref.nbytes for ref in refs_of(value)])

@@ -268,7 +268,8 @@ class Owner:
             self._say(number, peer_wire.encode(Ended(str(error))))
             return
         command = StartContainer(number, order.key, order.stage)
-        peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=lender.arena_cap_bytes)
+        cap, board = lender.arena_cap_bytes, lender.launcher.board(process)
+        peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=cap, board=board)
         guest = self.guests[number] = Guest(peer, process, order.stays)
         self._peers[number] = peer
         rate = order.stage.resources.bandwidth

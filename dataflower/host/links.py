@@ -20,6 +20,7 @@ from dataflower.errors import Closed, PeerGone, WouldBlock
 from dataflower.wire import (
     AttachArena,
     BatchDone,
+    CancelTask,
     CloseLink,
     DetachArena,
     Feed,
@@ -37,6 +38,7 @@ from dataflower.wire import (
     TokenSent,
     Unheld,
     Value,
+    Withdraw,
 )
 
 _encode = wire.encode
@@ -275,6 +277,8 @@ class Peer:
             box = self.control
             if kind is Feed:
                 self._introduce_all(box, message.values)  # type: ignore[union-attr]
+            elif (kind is CancelTask or kind is Withdraw) and self.board is not None:
+                self.board.stops()
         box.send(_encode(message))
 
     def _prefetch(self, refs: Iterable[TensorRef]) -> None:

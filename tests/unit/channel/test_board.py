@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -97,3 +98,33 @@ def test_what_a_dead_container_posted_can_be_taken_when_its_board_is_closed(hand
     assert board.begun() == {7}
     assert board.take(given=False) == (b"last" if handed else None)
     assert board.take(given=True) == (None if handed else b"last")
+
+
+def test_what_begins_waits_until_all_orders_to_stop_were_heard(board: Board, writer: BoardWriter) -> None:
+    writer.heed_stops()
+    board.stops()
+    board.stops()
+    begun = threading.Event()
+
+    def begin() -> None:
+        writer.heed_stops()
+        begun.set()
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    writer.heard_stop()
+    assert not begun.is_set()
+    writer.heard_stop()
+    thread.join()
+    writer.heed_stops()
+
+
+def test_an_order_that_does_not_come_is_not_waited_for_long_and_a_closed_board_takes_none(writer: BoardWriter) -> None:
+    board = Board(3)
+    late = BoardWriter(os.dup(board.descriptor), 3)
+    board.stops()
+    late.heed_stops()
+    late.close()
+    board.close()
+    board.stops()
+    assert board.take(given=True) is None
