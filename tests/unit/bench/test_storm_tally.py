@@ -62,7 +62,7 @@ def test_functions_that_began_after_the_cancellation_have_run_and_others_were_re
     rows = [
         (1, 0, 0.0, 5.002),  # found running, ended 2 ms later
         (1, 1, 5.005, 5.006),  # was on its way
-        (1, 2, 5.02, 5.03),  # should not have been
+        (1, 2, 5.06, 5.07),  # should not have been
         (1, 0, 1.0, 2.0),  # over before
         (2, 0, 1.0, 9.0),  # never cancelled
     ]
