@@ -273,11 +273,18 @@ def _inline(code: int, data: bytes, copy: bool = False) -> Any:
 
 def empty(
     arena: Arena, shape: Sequence[int], dtype: Any = "FP32", *, cancelled: Callable[[int], bool] | None = None
-) -> Array:
+) -> Any:
     """A writable array already in the arena; returning or yielding it copies nothing (and makes it read-only).
 
-    `dtype`: a numpy dtype, or a name in either spelling of `spec.function.DTYPES` (BF16 gives `Bf16Bits`).
+    `dtype`: a numpy dtype, or a name in either spelling of `spec.function.DTYPES` (BF16 gives `Bf16Bits`); or a torch
+    dtype, which gives a torch tensor. TypeError if it has no name there.
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(dtype, getattr(torch, "dtype", ())):
+        name = str(dtype).removeprefix("torch.")
+        if name not in DTYPES.values():
+            raise TypeError(f"{dtype} can't be handed on; what can: {', '.join(DTYPES.values())}")
+        return to_torch(empty(arena, shape, name, cancelled=cancelled))
     if isinstance(dtype, str):
         dtype = DTYPES.get(dtype, dtype)
         if dtype == "bfloat16":

@@ -77,6 +77,8 @@ class Context(Protocol):
     def empty(self, shape: Sequence[int] | int, dtype: Any = "float32") -> Any:
         """A writable numpy array in shared memory: handing it out costs no copy. Don't write after handing it out.
 
+        A torch dtype (`torch.bfloat16`) gives a torch tensor on such memory.
+
         Raises ResourceExhausted if the container's arena can't hold it.
         """
         ...

@@ -117,6 +117,32 @@ def test_bf16_without_torch_is_bits_that_stay_bf16(memory: Memory, monkeypatch: 
             back + 1
 
 
+@pytest.mark.parametrize(("name", "oip"), [("float32", "FP32"), ("bfloat16", "BF16"), ("bool", "BOOL")])
+def test_a_torch_dtype_gives_a_torch_tensor_that_is_in_the_arena_already(memory: Memory, name: str, oip: str) -> None:
+    import torch
+
+    made = empty(memory.arena, (3, 5000), getattr(torch, name))
+    made.fill_(1)
+    assert (made.dtype, tuple(made.shape)) == (getattr(torch, name), (3, 5000))
+    assert memory.arena.statistics().slots == 1
+    value = encode(made, arena=memory.arena, views=None)
+    (ref,) = value.tensors
+    assert (ref.dtype, ref.shape) == (oip, (3, 5000))
+    assert memory.arena.statistics().slots == 1, "it was copied"
+    del made
+    assert memory.arena.statistics().slots == 1, "it is sent"
+    memory.arena.release(((ref.arena, ref.slot),))
+    assert memory.arena.statistics().slots == 0
+
+
+def test_a_torch_dtype_that_nobody_could_send_is_refused(memory: Memory) -> None:
+    import torch
+
+    with pytest.raises(TypeError, match=r"torch\.complex64 can't be handed on; what can: bool, uint8"):
+        empty(memory.arena, (5000,), torch.complex64)
+    assert memory.arena.statistics().slots == 0
+
+
 def test_an_array_passed_on_keeps_its_reference(memory: Memory) -> None:
     sent = encode(np.arange(30000, dtype=np.float32).reshape(100, 300), arena=memory.arena, views=None)
     array = decode(sent, memory.views)
