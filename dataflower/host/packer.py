@@ -88,7 +88,10 @@ def _build(folder: Path, weights: Weights, dtype: str, tell: Tell) -> None:
             (folder / name).write_bytes(weights.read(name))
     if dtype not in DTYPES:
         raise UnsupportedModel(f"weights are packed as bfloat16 or float32, not as {dtype}")
-    settings = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        settings = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:  # an architecture, or a file, that this transformers does not know
+        raise UnsupportedModel(f"transformers can't read config.json: {str(error).partition('. ')[0]}") from error
     tensors = weights.tensors()
     torch.set_num_threads(os.cpu_count() or 1)
     tell(packing.Advance(total=sum(t.numel() for t in tensors.values()) * getattr(torch, dtype).itemsize))

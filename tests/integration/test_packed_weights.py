@@ -146,6 +146,18 @@ def test_models_that_are_not_packed(tmp_path: Path) -> None:
         del weights
 
 
+def test_an_architecture_that_nobody_knows_is_used_as_it_is(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m", CONFIG)
+    (folder / "config.json").write_text('{"model_type": "of-tomorrow"}')
+    with running(settings(tmp_path)):
+        with checkpoint.open(folder, packed="bfloat16") as weights:
+            assert NOTE not in weights.metadata
+        del weights
+    (refusal,) = (tmp_path / "store" / ".known").glob("unpacked-*")
+    assert "can't read config.json" in refusal.read_text()
+    assert "of-tomorrow" in refusal.read_text()
+
+
 def test_a_packer_that_dies(tmp_path: Path) -> None:
     folder = make(tmp_path / "m", CONFIG)
     config = checkpoint.StoreConfig(models_dir=tmp_path / "store", packer="dataflower.errors")  # says nothing
