@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dataflower.cli.exits import ExitCode
 from dataflower.cli.terminal import Format, emit, terminal
+from dataflower.errors import DataflowerError
 
 if TYPE_CHECKING:
     from dataflower.cli.probes import Finding, Probe
+
+_MACHINE = (OSError, ValueError, LookupError, ImportError, RuntimeError, SubprocessError, DataflowerError)
+"""What a probe may meet on a machine that nobody foresaw."""
 
 
 def doctor(
@@ -43,7 +48,7 @@ def examine(checks: Iterable[Probe]) -> list[Finding]:
         try:
             found = check()
             findings.extend(found if isinstance(found, tuple) else (found,))
-        except Exception as error:  # a probe meets machines that nobody foresaw
+        except _MACHINE as error:
             name = getattr(check, "__name__", "probe").replace("_", " ")
             findings.append(Finding(name, Grade.WARNING, f"can't be checked: {type(error).__name__}: {error}"))
     return findings
