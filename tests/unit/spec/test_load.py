@@ -198,6 +198,18 @@ def test_built_in_python_is_the_same_as_written_in_yaml() -> None:
     assert load(dump(workflow), file="x", read=lambda _: None, find_source=lambda _: None) == workflow
 
 
+def test_a_workflow_built_in_python_nests_in_another() -> None:
+    inner = Builder("inner")
+    shouted = inner.stage("upper", upper, line=inner.input("text", "string"))
+    inner.output("loud", shouted["out"])
+    w = Builder("outer")
+    shout = w.nest("shout", inner.build(), text=w.input("message", "string"))
+    w.output("said", shout["loud"])
+    workflow = w.build()
+    assert list(workflow.stages) == ["shout/upper"]
+    assert [(output.name, output.edge.source.stage) for output in workflow.outputs] == [("said", "shout/upper")]
+
+
 def test_builder_says_where_it_was_called() -> None:
     w = Builder("w")
     w.stage("upper", upper, lin=w.input("text"))
