@@ -182,6 +182,50 @@ def test_several_adapters_in_one_batch(name, tmp_path: Path):
     check(runner)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
+@pytest.mark.parametrize("name", PLACES)
+def test_log_probabilities_in_bf16_with_adapters(name, tmp_path: Path):
+    """In a batch of several adapters and alone they are as far from fp32 as PEFT's in bf16, about."""
+    fan = {"fan_in_fan_out": True} if name == "gpt2" else {}
+    modules = tiny.targets(name, *PLACES[name])
+    paths = [tiny.adapter(tmp_path / f"a{i}", modules, seed=i, rank=2 + i, **fan) for i in range(2)]
+    prompts = [tiny.prompt(i, 20 + 5 * i) for i in range(4)]
+    which = [0, None, 1, 0]
+
+    def likely(net, prompt):
+        with torch.inference_mode():
+            rows = net(torch.tensor([prompt])).logits[0].float().log_softmax(-1)
+        return rows[:-1].gather(1, torch.tensor(prompt[1:])[:, None])[:, 0]
+
+    wanted, rounding = [], []
+    for prompt, index in zip(prompts, which, strict=True):
+        found = []
+        for dtype in (torch.float32, torch.bfloat16):
+            net = tiny.reference(name, dtype)
+            tuned = net if index is None else PeftModel.from_pretrained(net, paths[index]).eval()
+            found.append(likely(tuned, prompt))
+            if index is not None:
+                tuned.unload()
+        wanted.append(found[0])
+        rounding.append((found[1] - found[0]).abs())
+    runner = tiny.runner(name, blocks=200, dtype=torch.bfloat16)
+    loaded = [runner.adapters.load(f"a{i}", path) for i, path in enumerate(paths)]
+    adapters = [None if index is None else loaded[index] for index in which]
+    params = SamplingParams(max_tokens=0, score_from=1)
+    streams = [runner.stream(p, params, adapter=a) for p, a in zip(prompts, adapters, strict=True)]
+    together = [[score.logprob for output in stream for score in output.scores] for stream in streams]
+    alone = [
+        [score.logprob for output in runner.stream(p, params, adapter=a) for score in output.scores]
+        for p, a in zip(prompts, adapters, strict=True)
+    ]
+    check(runner)
+    for scored in (together, alone):
+        off = torch.cat([(torch.tensor(s) - w).abs() for s, w in zip(scored, wanted, strict=True)])
+        assert off.mean() <= 2 * torch.cat(rounding).mean() + 0.01
+    unlike = likely(tiny.reference(name), prompts[0])
+    assert (wanted[0] - unlike).abs().mean() > 10 * torch.cat(rounding).mean()  # the adapter is no rounding
+
+
 def test_hot_reload_never_mixes(tmp_path: Path):
     """The old and the new adapter of one name decode side by side, each to its own end."""
     modules = tiny.targets("llama", "q_proj", "v_proj")
