@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import torch
@@ -31,6 +31,19 @@ PLACES = ("qkv", "out", "gate_up", "down")
 _BLOCK = 64
 _TOLERANCE = 0.02
 """Of the largest output: oneDNN rounds to bf16, the kernel does not."""
+
+
+class Newest(NamedTuple):
+    """The newest tokens of sequences, their positions, the rows that the sequences have in the store, their adapters.
+
+    In a step in which all of them only decode, each token is of a sequence of its own.
+    """
+
+    tokens: Sequence[int]
+    positions: Sequence[int]
+    rows: Sequence[int]
+    store: KvStore
+    lora: LoraBatch | None
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
@@ -133,36 +146,21 @@ class FusedDecode:
         """Logits (wanted, vocabulary) in fp32, good until the next call; the tokens' keys and values are written."""
         given, places = tokens.tolist(), positions.tolist()
         if _narrow(attention, len(given), len(wanted)):
-            return self.decode(given, places, attention.rows, attention.store, lora).logits
+            return self.decode(Newest(given, places, attention.rows, attention.store, lora)).logits
         rows = [*attention.rows, *(span.row for span in attention.spans for _ in range(span.count))]
         spans = [
             *(_Span(index, 1, row, places[index]) for index, row in enumerate(attention.rows)),
             *(_Span(span.first, span.count, span.row, span.start) for span in attention.spans),
         ]
-        return self._call(given, places, rows, attention.store, lora, wide=(spans, wanted)).logits
+        return self._call(Newest(given, places, rows, attention.store, lora), wide=(spans, wanted)).logits
 
-    def decode(
-        self,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        rows: Sequence[int],
-        store: KvStore,
-        lora: LoraBatch | None,
-    ) -> Decoded:
+    def decode(self, newest: Newest) -> Decoded:
         """See `dataflower.llm.model.Model.decode`; at most `ROWS` tokens."""
-        return self._call(tokens, positions, rows, store, lora, wide=None)
+        return self._call(newest, wide=None)
 
-    def _call(
-        self,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        rows: Sequence[int],
-        store: KvStore,
-        lora: LoraBatch | None,
-        *,
-        wide: tuple[Sequence[_Span], torch.Tensor] | None,
-    ) -> Decoded:
+    def _call(self, newest: Newest, *, wide: tuple[Sequence[_Span], torch.Tensor] | None) -> Decoded:
         """`wide`: the spans of a step with prompts in it, and the rows whose logits are wanted; else all are."""
+        tokens, positions, rows, store, lora = newest
         count = len(tokens)
         asked = count if wide is None else len(wide[1])
         logits, best, likely = self._logits, self._best, self._likely

@@ -8,7 +8,7 @@ batching, paging and adapters are the same for every architecture.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,8 @@ import torch
 from dataflower.llm.adapters import ModuleShape
 from dataflower.llm.attention import StepAttention
 from dataflower.llm.errors import UnsupportedModel
-from dataflower.llm.kv import KvShape, KvStore
+from dataflower.llm.fused import Newest
+from dataflower.llm.kv import KvShape
 from dataflower.llm.lora import Group, LoraBatch
 
 NAME = "dataflower_rows"
@@ -75,14 +76,7 @@ class GenericModel:
         logits: torch.Tensor = answer.logits[0]
         return logits
 
-    def decode(
-        self,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        rows: Sequence[int],
-        store: KvStore,
-        lora: LoraBatch | None,
-    ) -> None:
+    def decode(self, newest: Newest) -> None:
         """See `dataflower.llm.model.Model`: it has no short way."""
 
     def _look(self, kind: str) -> KvShape:

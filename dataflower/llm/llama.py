@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from dataflower.llm.adapters import ModuleShape
 from dataflower.llm.attention import StepAttention
-from dataflower.llm.fused import ROWS, Decoded, fuse
-from dataflower.llm.kv import KvShape, KvStore
+from dataflower.llm.fused import ROWS, Decoded, Newest, fuse
+from dataflower.llm.kv import KvShape
 from dataflower.llm.linear import Linear
 from dataflower.llm.lora import Group, LoraBatch
 from dataflower.llm.parts import Parts
@@ -140,18 +140,11 @@ class LlamaModel:
         x = functional.rms_norm(x.index_select(0, wanted), (self.width,), self.norm, self.epsilon)
         return self.head(x)
 
-    def decode(
-        self,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        rows: Sequence[int],
-        store: KvStore,
-        lora: LoraBatch | None,
-    ) -> Decoded | None:
+    def decode(self, newest: Newest) -> Decoded | None:
         """See `dataflower.llm.model.Model`."""
-        if self.fused is None or len(tokens) > ROWS:
+        if self.fused is None or len(newest.tokens) > ROWS:
             return None
-        return self.fused.decode(tokens, positions, rows, store, lora)
+        return self.fused.decode(newest)
 
     def _angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines (n, 1, size) of the rotary embedding."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -10,8 +10,8 @@ import torch
 from dataflower.llm.adapters import ModuleShape
 from dataflower.llm.attention import StepAttention
 from dataflower.llm.errors import UnsupportedModel
-from dataflower.llm.fused import Decoded
-from dataflower.llm.kv import KvShape, KvStore
+from dataflower.llm.fused import Decoded, Newest
+from dataflower.llm.kv import KvShape
 from dataflower.llm.linear import limit_kernels
 from dataflower.llm.lora import Group, LoraBatch
 from dataflower.llm.parts import Write
@@ -71,15 +71,8 @@ class Model(Protocol):
         """
         ...
 
-    def decode(
-        self,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        rows: Sequence[int],
-        store: KvStore,
-        lora: LoraBatch | None,
-    ) -> Decoded | None:
-        """A step in which each of these tokens is of a sequence of its own, which has this row of the store.
+    def decode(self, newest: Newest) -> Decoded | None:
+        """A step in which all sequences only decode.
 
         Nothing is prepared for it: no tensors, no plan. None: the model has no such short way, `forward` is to be used.
         """

@@ -25,7 +25,7 @@ from dataflower.llm.adapters import Adapter, AdapterStore
 from dataflower.llm.attention import Span, plan
 from dataflower.llm.blocks import BlockManager
 from dataflower.llm.errors import NotFinite, RunnerClosed
-from dataflower.llm.fused import Decoded
+from dataflower.llm.fused import Decoded, Newest
 from dataflower.llm.generation import Generation
 from dataflower.llm.grammar import Grammars
 from dataflower.llm.kv import KvStore
@@ -390,7 +390,7 @@ class Runner:
         tokens = [chunk.sequence.tokens[-1] for chunk in chunks]
         self._kv.follow(lineup.rows, positions)
         began = _monotonic()
-        decoded = self.model.decode(tokens, positions, lineup.rows, self._kv, lineup.lora)
+        decoded = self.model.decode(Newest(tokens, positions, lineup.rows, self._kv, lineup.lora))
         if decoded is not None:
             self._in_model_s += _monotonic() - began
         return decoded

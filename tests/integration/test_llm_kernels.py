@@ -12,6 +12,7 @@ from transformers import LlamaConfig, Qwen2Config
 from dataflower.errors import DataflowerError
 from dataflower.llm.adapters import AdapterStore
 from dataflower.llm.attention import Span, plan
+from dataflower.llm.fused import Newest
 from dataflower.llm.kernels import library
 from dataflower.llm.kv import KvStore
 from dataflower.llm.linear import can_pack
@@ -298,13 +299,13 @@ def test_the_likeliest_tokens_are_those_of_the_logits(count):
         store.reserve(number, 1)
     for seed in range(20):
         tokens = torch.randint(0, 300, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
-        decoded = model.decode(tokens, [0] * count, list(range(count)), store, None)
+        decoded = model.decode(Newest(tokens, [0] * count, list(range(count)), store, None))
         assert decoded.likely == decoded.logits.numpy().argmax(-1).tolist()
         assert decoded.best == decoded.logits.amax(-1).tolist()
-    assert model.decode([1] * 33, [0] * 33, list(range(33)), store, None) is None
+    assert model.decode(Newest([1] * 33, [0] * 33, list(range(33)), store, None)) is None
     model.norm.fill_(0.0)
-    decoded = model.decode([1] * count, [0] * count, list(range(count)), store, None)
+    decoded = model.decode(Newest([1] * count, [0] * count, list(range(count)), store, None))
     assert (decoded.best, decoded.likely) == ([0.0] * count, [0] * count)
     model.norm.fill_(float("nan"))
-    decoded = model.decode([1] * count, [0] * count, list(range(count)), store, None)
+    decoded = model.decode(Newest([1] * count, [0] * count, list(range(count)), store, None))
     assert all(value != value for value in decoded.best)
