@@ -92,7 +92,7 @@ class Counts:
             if at is None or ended < at:
                 continue
             if begun > at:
-                self.ran += begun > at + BEGUN_S
+                self.ran += place > 0 and begun > at + BEGUN_S
                 self.raced += begun <= at + BEGUN_S
             else:
                 key = flows[call], place

@@ -73,6 +73,14 @@ def fill(n: int) -> np.ndarray[Any, Any]:
     return np.arange(n, dtype=np.float32)
 
 
+@function
+def fill_or_wait(x: int) -> Any:
+    """As `fill`; below 0 it goes on until it is stopped."""
+    while x < 0:
+        time.sleep(0.002)
+    return np.arange(x, dtype=np.float32)
+
+
 @function(outputs={"out": Tensor("FP32", ["N"])})
 def scale(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return x * np.float32(2)

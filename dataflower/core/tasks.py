@@ -33,6 +33,8 @@ from dataflower.errors import Code, Failure
 
 MOST_DISPLACED = 8
 """A task whose containers died this often before they had begun with it is taken to have a hand in that."""
+TIMED_OUT = "timeout"
+"""Why a task is told to stop whose attempt took too long: it may be tried again, unlike those stopped otherwise."""
 
 
 class Tasks(Recovery):
@@ -334,7 +336,7 @@ class Tasks(Recovery):
     def _timed_out(self, instance: Instance, task: int, now: float) -> None:
         if instance.task == task and task in self._tasks and not instance.is_doomed:
             instance.timed_out = True
-            self._stop_task(instance, "timeout", now)
+            self._stop_task(instance, TIMED_OUT, now)
 
     def _stop_task(self, instance: Instance, reason: str, now: float) -> None:
         task = instance.task

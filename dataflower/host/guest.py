@@ -28,6 +28,8 @@ class Guest:
     """Of the tasks that it has, by this host's clock, where they have one."""
     late: set[int] = field(default_factory=set)
     """Those of them that were told to stop because it has passed."""
+    unwanted: set[int] = field(default_factory=set)
+    """Tasks that were told to stop and will not be tried again: nothing of them is read any more."""
     behind: set[int] = field(default_factory=set)
     """Streams that what it has said waits for, as far as they are under way."""
 

@@ -26,6 +26,7 @@ from dataflower.channel.outflow import Outflows
 from dataflower.channel.views import Views
 from dataflower.clock import SystemClock
 from dataflower.core.commands import StartContainer
+from dataflower.core.tasks import TIMED_OUT
 from dataflower.errors import Closed, Code, EndOfStream, PeerGone, WouldBlock
 from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
@@ -216,8 +217,11 @@ class Owner:
                 raise ValueError(f"named memory that is not there (arena {ref.arena:#x})")
         if isinstance(message, ReleaseSlots):
             self.ferry.released(message.slots)
-        elif isinstance(message, CancelTask) and self._withdraw(number, message):
-            return
+        elif isinstance(message, CancelTask):
+            if self._withdraw(number, message):
+                return
+            if message.reason != TIMED_OUT:
+                guest.unwanted.add(message.task)
         elif isinstance(message, Withdraw):
             message = self._take_back(number, message)
         if isinstance(message, (RunTask, wire.RunBatch)):
@@ -333,7 +337,11 @@ class Owner:
                 own = BatchDone((result,))
                 guest.behind.update(self._say(peer.number, wire.encode(own), refs_from(own), due))
         else:
-            guest.behind.update(self._say(peer.number, payload, refs, due))
+            # Nobody wants the items of a cancelled task, so the word of its end need not wait for what was sent before.
+            aside = isinstance(message, TaskFailed) and message.task in guest.unwanted
+            key = peer.number + peer_wire.ASIDE if aside else peer.number
+            guest.behind.update(self._say(key, payload, refs, due))
+        guest.unwanted.difference_update(tasks_of(message))
         self._tell_over(guest, message)
 
     def _tell_over(self, guest: Guest, message: wire.FromContainer) -> None:

@@ -13,7 +13,7 @@ from dataflower.spec.workflow import Stage
 
 VERSION = 3
 ASIDE = 1 << 40
-"""Added to a container's number: a key for what waits for bytes without holding up that container's messages."""
+"""Added to a container's number: a key for what neither holds up nor waits for that container's other messages."""
 
 # --- meeting -------------------------------------------------------------------------------------------------
 

@@ -108,7 +108,9 @@ class Session:
 
     def _deliver(self, number: int, body: bytes) -> None:
         message = peer_wire.decode_report(body)
-        peer = self.containers.get(number)
+        if number > peer_wire.ASIDE and not isinstance(message, TaskFailed):
+            raise ValueError(f"{type(message).__name__} under the key {number}")
+        peer = self.containers.get(number % peer_wire.ASIDE)
         if peer is None:
             return  # it has ended meanwhile
         if isinstance(message, Ended):

@@ -383,6 +383,24 @@ async def test_outputs_of_a_cancelled_member_of_a_batch_come_no_further() -> Non
         assert hosts.owner.peers()[0].bytes_in < 10_000_000
 
 
+async def test_the_end_of_a_cancelled_task_does_not_wait_for_bytes_of_the_one_before() -> None:
+    """They are in one container: what the first made is on its way for seconds."""
+    slow = Resources(host="b", bandwidth=1e6)
+    flow = w.single("fill_or_wait", resources=slow, scaling=Scaling(max_replicas=1))
+    async with pair(pressure=Pressure.OFF) as hosts:
+        await hosts.call(flow, x=10)
+        first = await hosts.owner.invoke("fill_or_wait", {"x": 1_000_000})
+        await hosts.until(lambda: hosts.owner.peers()[0].bytes_in > 50_000)
+        second = await hosts.owner.invoke("fill_or_wait", {"x": -1})
+        await hosts.until(lambda: hosts.owner.workflow("fill_or_wait").stages[0].busy == 1)
+        await hosts.until(lambda: hosts.owner.statistics().core.tasks == 2)
+        second.cancel()
+        await hosts.until(lambda: hosts.owner.statistics().core.tasks == 1)
+        assert hosts.owner.peers()[0].bytes_in < 3_000_000
+        assert not first.is_over
+        assert (await first.result())["y"].size == 1_000_000
+
+
 async def test_what_is_due_first_goes_first() -> None:
     """A small array that is due overtakes a large one that is not, on a line that both need."""
     slow = Resources(bandwidth=1e6)
