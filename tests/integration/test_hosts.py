@@ -354,8 +354,9 @@ async def test_a_long_line_changes_nothing_but_the_time() -> None:
 async def test_a_deadline_is_kept_over_there_without_a_word_from_here(tmp_path: Path) -> None:
     """The line stands still from before the deadline on, so what stops the function can't have come from here."""
     async with pair("say_when_stopped.only=b") as hosts:
-        flow = w.single("say_when_stopped")
+        flow = w.single("say_when_stopped", scaling=Scaling(min_replicas=1))
         await hosts.owner.apply(flow, "stop")
+        await hosts.owner.wait_ready("say_when_stopped")  # a start may take longer than the deadline allows
         mark = tmp_path / "mark"
         invocation = await hosts.owner.invoke("say_when_stopped", {"x": str(mark)}, deadline=time.monotonic() + 1.5)
         await hosts.until(mark.with_suffix(".started").exists)
