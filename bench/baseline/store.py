@@ -37,9 +37,10 @@ class Address:
     port: int = 0
     words: str = ""
 
-    def options(self) -> dict[str, str | int]:
-        """For a Redis client."""
-        return {"unix_socket_path": self.path} if self.path else {"host": self.host, "port": self.port}
+    def options(self) -> dict[str, str | int | None]:
+        """For a Redis client. No timeout: what many fetch at a time takes long over a narrow line."""
+        where: dict[str, str | int | None] = {"host": self.host, "port": self.port}
+        return {"socket_timeout": None, **({"unix_socket_path": self.path} if self.path else where)}
 
 
 def binary() -> str | None:
