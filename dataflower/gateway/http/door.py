@@ -71,7 +71,7 @@ class Door:
         try:
             try:
                 await self._enter(scope, headers, receive, answer)
-            except (DataflowerError, HTTPException, asyncio.CancelledError, Exception) as error:
+            except (Exception, asyncio.CancelledError) as error:  # the top of a request: it gets an answer
                 if status:  # half an answer is out: the connection must break, so that nobody takes it for whole
                     raise
                 await _refusal(scope, error, ident)(scope, receive, answer)
