@@ -3,7 +3,7 @@
 10,000 invocations (chains of three stages with an array, fan-outs, streams from stage to stage) are cancelled at random
 moments of any stage or between two. Every function notes itself when it began and when it ended, so that nobody's books
 have to be believed: a later stage counts as run if the host gave it out after the cancellation, or its function began
-more than 50 ms after it. Slots, tasks and memory that are held a second after the last cancellation count as held.
+more than 10 ms after it. Slots, tasks and memory that are held a second after the last cancellation count as held.
 `cancel_reach_ms`: from the cancellation to the end of a function that it found running (99 of 100 are faster); beside
 it, from the same minutes, how late a process is that only waits for a byte (`cancel_wake_ms`).
 
@@ -41,7 +41,7 @@ IN_FLIGHT = 3
 WAKE_EVERY_S = 0.02
 _TIME = struct.Struct("<d")
 NBYTES = 65_536
-BEGUN_S = 0.05
+BEGUN_S = 0.01
 """A function that begins later than this after the cancellation was not on its way there."""
 LONG_S, BRIEF_S = 10.0, 0.0005
 STAGES = ("first", "second", "third")
@@ -192,9 +192,9 @@ def add(report: Report, prefix: str, counts: Counts, took_s: float, late: list[f
     """The figures of a storm."""
     words = f"{counts.cancelled} cancelled in {took_s:.0f} s, {counts.completed} were faster"
     met = ", ".join(f"{flow} {place + 1}: {count}" for (flow, place), count in sorted(counts.met.items()))
-    print(f"{prefix}: {words}; {counts.raced} functions began within 50 ms; found running (flow, stage): {met}")
+    print(f"{prefix}: {words}; {counts.raced} functions began within 10 ms; found running (flow, stage): {met}")
     ran = counts.given_out + counts.ran
-    report.add(f"{prefix}_ran", f"{words}: later stages given out, or begun 50 ms later", ran, at_most=0)
+    report.add(f"{prefix}_ran", f"{words}: later stages given out, or begun 10 ms later", ran, at_most=0)
     report.add(f"{prefix}_held", f"{words}: slots, tasks, memory held 1 s later", counts.held, at_most=0)
     reach = [seconds * 1e3 for seconds in counts.reach_s]
     middle = f"median {statistics.median(reach):.2f} ms" if reach else ""
