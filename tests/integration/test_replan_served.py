@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from replan_for_tests import until_decided
 from typer.testing import CliRunner, Result
 
 from dataflower.cli.group import app
 from dataflower.cli.served import serve_apart
 from dataflower.errors import Code, DataflowerError
 from dataflower.gateway.client import Client
-from dataflower.gateway.messages import WorkflowInfo
 from dataflower.host.api import ReplanOutcome
 from dataflower.planner import parse_plan
 
@@ -95,18 +95,6 @@ class Traffic:
             thread.join(20)
 
 
-def until_decided(client: Client) -> WorkflowInfo:
-    """The workflow when something has come of a decision."""
-    end = time.monotonic() + 40
-    while time.monotonic() < end:
-        info = client.workflow("sizes")
-        last = info.replanning.last if info.replanning else None
-        if last is not None and last.outcome is not ReplanOutcome.PLANNING:
-            return info
-        time.sleep(0.2)  # a record that nobody announces
-    raise AssertionError("no plan was made anew")
-
-
 @pytest.mark.slow
 def test_the_plan_of_a_server_follows_the_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -123,14 +111,14 @@ def test_the_plan_of_a_server_follows_the_traffic(tmp_path: Path, monkeypatch: p
         client.invoke("sizes", text="warm")
         traffic = Traffic(client)
         try:
-            dry = until_decided(client)
+            dry = until_decided(client, "sizes")
             assert dry.replanning is not None
             assert dry.replanning.last is not None
             assert dry.replanning.last.outcome is ReplanOutcome.DRY_RUN
             assert dry.replanning.planned_per_s == 4.0
             assert parse_plan(dry.plan, "plan").rate_per_s == 4.0
             call("apply", "sizes.yaml", "--replan", "on")
-            live = until_decided(client)
+            live = until_decided(client, "sizes")
         finally:
             traffic.stop()
         assert live.replanning is not None

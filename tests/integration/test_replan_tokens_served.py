@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from replan_for_tests import until_decided
 from typer.testing import CliRunner
 
 from dataflower.cli.group import app
 from dataflower.cli.served import serve_apart
 from dataflower.errors import Code, DataflowerError
 from dataflower.gateway.client import Client
-from dataflower.gateway.messages import WorkflowInfo
 from dataflower.host.api import ReplanOutcome
 from dataflower.planner import parse_plan
 
@@ -122,18 +122,6 @@ class Traffic:
             thread.join(20)
 
 
-def decided(client: Client) -> WorkflowInfo:
-    """The workflow when something has come of a decision."""
-    end = time.monotonic() + 40
-    while time.monotonic() < end:
-        info = client.workflow("tell")
-        last = info.replanning.last if info.replanning else None
-        if last is not None and last.outcome is not ReplanOutcome.PLANNING:
-            return info
-        time.sleep(0.2)  # a record that nobody announces
-    raise AssertionError("no plan was made anew")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_plan_of_a_language_model_follows_the_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +142,7 @@ def test_the_plan_of_a_language_model_follows_the_traffic(tmp_path: Path, monkey
         client.invoke("tell", seed=0)
         traffic = Traffic(client)
         try:
-            live = decided(client)
+            live = until_decided(client, "tell")
             kept = sum(group.replicas for group in parse_plan(live.plan, "plan").stages["tell"].groups)
             end = time.monotonic() + 20
             while len(traffic.pids) < 2 and time.monotonic() < end:
