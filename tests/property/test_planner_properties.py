@@ -165,6 +165,34 @@ def test_a_multiple_of_the_rate_never_costs_less(
         assert many.cost >= few.cost * (1 - 1e-8)
 
 
+@given(questions(), st.floats(0.05, 1.0))
+def test_a_lower_rate_never_costs_twice_as_much(
+    question: tuple[Application, Profiles, float, float], share: float
+) -> None:
+    # not "no more": fewer requests come while a batch can wait (docs/planner.md; test_simulation.py shows it)
+    application, table, rate, slo = question
+    few, many = (plan(application, table, r, slo, OURS, explain=False) for r in (rate * share, rate))
+    assert isinstance(few, Plan) == isinstance(many, Plan)
+    if isinstance(few, Plan) and isinstance(many, Plan):
+        assert few.cost < 2 * many.cost
+
+
+@given(questions(3, fastest=97.0), st.floats(0.05, 1.0))
+@settings(max_examples=25)
+def test_the_published_optimum_is_monotone_in_the_rate(
+    question: tuple[Application, Profiles, float, float], share: float
+) -> None:
+    application, table, rate, slo = question
+    oracle = Options(dispatch=OPTIMAL.dispatch, scheduler=OPTIMAL.scheduler, splitter=Splitter.EXACT, quanta=25)
+    try:
+        few, many = (plan(application, table, r, slo, oracle, explain=False) for r in (rate * share, rate))
+    except ResourceExhausted:  # it gives up where combinations are too many
+        return
+    if isinstance(many, Plan):
+        assert isinstance(few, Plan)
+        assert few.cost <= many.cost * (1 + 1e-8)
+
+
 @given(questions(4), st.sampled_from([*BASELINES.values(), OURS]))
 @settings(max_examples=25)
 def test_planning_is_deterministic_and_does_not_depend_on_the_order_of_profiles(

@@ -24,7 +24,8 @@ from dataflower.planner.simulate import Figures, Simulated, Simulation, planned,
 from dataflower.planner.synthetic import ITEMS, workflow_of
 from dataflower.testing.story import stage, workflow
 
-ONE = workflow_of(Application("one", (Module("m", "m"),)))
+ONE_APPLICATION = Application("one", (Module("m", "m"),))
+ONE = workflow_of(ONE_APPLICATION)
 
 
 def paced(rate: float, count: int) -> list[float]:
@@ -303,3 +304,24 @@ def test_stages_start_early_as_far_as_the_plan_leaves_time_for_it() -> None:
 
     assert eager(calm) == {"a", "b", "c"}
     assert len(eager(tight)) < 3
+
+
+def test_fewer_requests_may_keep_a_machine_busier() -> None:
+    """Cost by use is not monotone in the rate: the second request of a batch comes a moment too late for the first."""
+    table = Profiles((Profile("m", "x", (Point(1, 0.4), Point(2, 0.5))),), {"x": Device("x", 1.0)})
+    busy = {}
+    for rate in (2.4, 2.5):
+        found = plan(ONE_APPLICATION, table, rate, 0.9, Options())
+        assert isinstance(found, Plan)
+        given = dispatch_of(document_of(found, Options()), ONE.workflow, admission=False)
+        for played in (2.4, rate):
+            figures = simulate(
+                Simulated(ONE.workflow, profiled(table, {"m": "m"}), given), paced(played, round(200 * played))
+            )
+            assert max(figures.latency_s) <= 0.9 + 1e-5
+            busy[rate, played] = figures.stages["w@1", "m"].busy_s / 200
+        assert math.isclose(busy[rate, rate], found.cost, rel_tol=0.02)
+    assert math.isclose(busy[2.5, 2.5], 0.625, rel_tol=0.02)
+    # the cheaper plan of the higher rate is no way out: at the lower rate it keeps the machine as busy
+    assert math.isclose(busy[2.4, 2.4], 0.96, rel_tol=0.02)
+    assert math.isclose(busy[2.5, 2.4], 0.96, rel_tol=0.02)
