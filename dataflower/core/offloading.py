@@ -1,37 +1,32 @@
 """Stages with weights under a cap on memory: who has to leave for whom. The choice itself is `device.offload`.
 
-What is counted: fork servers with their libraries, containers (with adapter and warmed-up kernels in them) and what
-they have grown by since (keys and values of prompts), as they were measured, and weights, once for all who share them.
-When a stage needs a container and there is no room, what is idle leaves, the least dense first, weights and libraries
-only with everybody who uses them; a container that runs a task is never touched. Where everybody is busy, who has been
-kept out for long enough gets the place of a container that takes no more tasks.
+What is counted is in `residents`: fork servers, containers, what they have grown by, and weights. When a stage needs a
+container and there is no room, what is idle leaves, the least dense first, weights and libraries only with everybody
+who uses them; a container that runs a task is never touched. Where everybody is busy, who has been kept out for long
+enough gets the place of a container that takes no more tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from dataflower import wire
 from dataflower.core import commands
 from dataflower.core.commands import Command
 from dataflower.core.container import Container, ContainerPhase
 from dataflower.core.device.arrivals import Rates
-from dataflower.core.device.artifact import HOST, Candidate, Key, Kind
-from dataflower.core.device.catalog import Catalog, container_name, library_name, weights_name
+from dataflower.core.device.artifact import HOST, Key
+from dataflower.core.device.catalog import container_name, library_name, weights_name
 from dataflower.core.device.offload import Leaving, offload
 from dataflower.core.device.preloader import Prepared
 from dataflower.core.failures import stage_too_large
 from dataflower.core.fleet import TURN_S, Fleet
 from dataflower.core.pool import Pool
 from dataflower.core.preload import Library
+from dataflower.core.residents import GOING, Residents, cache_name
 from dataflower.core.timers import Timer, Timers
 from dataflower.errors import Failure
 
-PRIOR_BYTES = 256 * 1024 * 1024
-"""What a container is thought to take before one was measured, if its stage states no limit."""
-LEAST_GROWN = 4 * 1024 * 1024
-"""Growth of a container that is worth to be given back by itself."""
 AGAIN_S = 1.0
 """Between two measurements of a container's memory at least."""
 STARTS = 2.0
@@ -40,8 +35,6 @@ other out."""
 
 UNLOAD_S = 10.0
 """A fork server that runs on for so long after it was told to end is needed by others: it is not counted on."""
-
-_GOING = (ContainerPhase.DRAINING, ContainerPhase.LEAVING)
 
 
 class Offloading:
@@ -71,35 +64,10 @@ class Offloading:
         self._refuse = refuse
         self._refused: set[Pool] = set()
         """Pools that are about to be told."""
-        self._catalog = Catalog()
+        self._there = Residents()
         self._rates: Rates[str] = Rates()
-        self._pools: dict[Pool, str] = {}
-        """To the name of the function: `workflow/stage`."""
-        self._sizes: dict[str, int] = {}
-        """The most that a container of a function took when it was new, or trimmed."""
-        self._bases: dict[int, int] = {}
-        """By container: what it took then."""
-        self._trimming: set[int] = set()
-        """Containers that were told to give back what they have kept."""
-        self._measured: dict[int, tuple[float, int]] = {}
-        """By container: when its memory was asked for last, and how much it was."""
         self._asking: dict[int, Timer] = {}
         """Containers that will be measured again soon if they are idle then."""
-        self._weights: dict[str, int] = {}
-        """Weights in memory, and their bytes."""
-        self._dropping: set[str] = set()
-        self._fixed: set[str] = set()
-        """Weights that could not be dropped: others use them."""
-        self._libraries: dict[Library, int] = {}
-        """Fork servers that run, and their bytes."""
-        self._imported: dict[Library, int] = {}
-        """What they, and those that are gone, took when they had imported their libraries."""
-        self._outside: dict[Library, dict[Pool, None]] = {}
-        """Pools whose containers come from there and don't count here."""
-        self._unloading: set[Library] = set()
-        """Those that were told to end with their last container, until that is clear."""
-        self._kept: set[Library] = set()
-        """Those that did not: they have containers of stages that don't count here."""
         self._first: Pool | None = None
         """For whom room is being made: what becomes free is not for others."""
         self._timer: Timer | None = None
@@ -108,18 +76,18 @@ class Offloading:
 
     def deployed(self, pool: Pool, library: Library) -> None:
         """A stage with weights can be called; its containers are forked where these libraries are."""
-        if pool in self._pools:
+        if pool in self._there.pools:
             return
         name = f"{pool.key.rpartition('@')[0]}/{pool.stage.name}"
-        self._pools[pool] = name
-        self._catalog.add(name, library, (pool.stage.model,), pool.stage.resources.memory_bytes)
+        self._there.pools[pool] = name
+        self._there.catalog.add(name, library, (pool.stage.model,), pool.stage.resources.memory_bytes)
         if self.too_large(pool) is not None:
-            self._sizes.pop(name, None)  # of the version before; this one may be another
+            self._there.sizes.pop(name, None)  # of the version before; this one may be another
         self._say(commands.SizeWeights(pool.stage.model))
 
     def uses(self, pool: Pool, library: Library) -> None:
         """A stage that does not count here has its containers from there: they don't make room."""
-        users = self._outside.setdefault(library, {})
+        users = self._there.outside.setdefault(library, {})
         for gone in [user for user in users if user.closing and not user.containers]:
             del users[gone]
         users[pool] = None
@@ -128,63 +96,59 @@ class Offloading:
         """It can't any more; its last containers are still counted."""
         if pool.containers:
             return
-        name = self._pools.pop(pool, "")
+        name = self._there.pools.pop(pool, "")
         if self._first is pool:
             self._first = None
-        if name and name not in self._pools.values():
-            self._catalog.remove(name)
+        if name and name not in self._there.pools.values():
+            self._there.catalog.remove(name)
             self._rates.forget(name)
-            self._sizes.pop(name, None)
+            self._there.sizes.pop(name, None)
 
     def called(self, pools: Iterable[Pool], now: float) -> None:
         """An invocation of the workflow of these pools was let in."""
         for pool in pools:
-            if pool in self._pools:
-                self._rates.note(self._pools[pool], now)
+            if pool in self._there.pools:
+                self._rates.note(self._there.pools[pool], now)
 
     def started(self, container: Container, hello: wire.Hello) -> None:
         """A container is ready, and has opened weights."""
-        name = self._pools.get(container.pool)
+        name = self._there.pools.get(container.pool)
         if name is None:
             return
         opened = [(p.what, p.nbytes, p.seconds, p.was_there) for p in hello.phases if p.kind is wire.StartKind.WEIGHTS]
-        self._catalog.container_started(name, hello.import_s + hello.setup_s, opened)
+        self._there.catalog.container_started(name, hello.import_s + hello.setup_s, opened)
         for model, nbytes, *_ in opened:
-            self._weights[model] = nbytes
-            self._dropping.discard(model)
+            self._there.weights[model] = nbytes
+            self._there.dropping.discard(model)
 
     def zygote_started(self, modules: tuple[str, ...], seconds: float, nbytes: int) -> None:
         """A fork server has imported these in so many seconds, and has so much memory of its own."""
-        self._catalog.library_started(modules, seconds, nbytes)
-        for library in self._catalog.libraries:
+        self._there.catalog.library_started(modules, seconds, nbytes)
+        for library in self._there.catalog.libraries:
             if library[0] == modules and nbytes:
-                self._libraries[library] = self._imported[library] = nbytes
+                self._there.libraries[library] = self._there.imported[library] = nbytes
 
     def zygote_ended(self, modules: tuple[str, ...]) -> None:
         """It is gone."""
-        for library in [library for library in self._libraries if library[0] == modules]:
-            del self._libraries[library]
-            self._unloading.discard(library)
-            self._kept.discard(library)
+        for library in [library for library in self._there.libraries if library[0] == modules]:
+            del self._there.libraries[library]
+            self._there.unloading.discard(library)
+            self._there.kept.discard(library)
 
     def starting(self, pool: Pool) -> None:
         """A container is being started: where it is forked stays from now on, until it has to make room again."""
-        library = self._library(pool)
-        if library is not None and (library not in self._libraries or library in self._unloading):
-            self._unloading.discard(library)
+        library = self._there.library(pool)
+        if library is not None and (library not in self._there.libraries or library in self._there.unloading):
+            self._there.unloading.discard(library)
             self._say(commands.Preload(*library))
-
-    def _library(self, pool: Pool) -> Library | None:
-        name = self._pools.get(pool)
-        return None if name is None else self._catalog.functions[name].library
 
     def idle(self, container: Container, now: float) -> None:
         """A container has ended its last task: its memory may have grown."""
-        if container.pool not in self._pools or container.number in self._asking:
+        if container.pool not in self._there.pools or container.number in self._asking:
             return
-        asked, nbytes = self._measured.get(container.number, (-AGAIN_S, 0))
+        asked, nbytes = self._there.measured.get(container.number, (-AGAIN_S, 0))
         if now >= asked + AGAIN_S:
-            self._measured[container.number] = now, nbytes
+            self._there.measured[container.number] = now, nbytes
             self._say(commands.SizeContainer(container.number))
         else:
             self._asking[container.number] = self._timers.at(asked + AGAIN_S, lambda at: self._ask(container, at))
@@ -196,96 +160,66 @@ class Offloading:
 
     def container_sized(self, container: Container, nbytes: int, now: float) -> None:
         """So much memory a container has for itself. If that is more than there is, somebody leaves."""
-        name = self._pools.get(container.pool)
-        trimmed = container.number in self._trimming
-        self._trimming.discard(container.number)
+        name = self._there.pools.get(container.pool)
+        trimmed = container.number in self._there.trimming
+        self._there.trimming.discard(container.number)
         if name is None or nbytes <= 0:
             return
-        self._measured[container.number] = now, nbytes
-        if trimmed or container.number not in self._bases:
-            self._bases[container.number] = nbytes
-            self._sizes[name] = max(nbytes, self._sizes.get(name, 0))
+        self._there.measured[container.number] = now, nbytes
+        if trimmed or container.number not in self._there.bases:
+            self._there.bases[container.number] = nbytes
+            self._there.sizes[name] = max(nbytes, self._there.sizes.get(name, 0))
             if (why := self.too_large(container.pool)) is not None:
                 self._fleet.kill(container, f"was stopped: {why.message}")
                 return
-        lacking = self.used() - self._soon() - self.cap_bytes
+        lacking = self._there.used() - self._there.soon() - self.cap_bytes
         if lacking > 0:
             self._offload(lacking, now, None)
 
     def trimmed(self, container: Container) -> None:
         """It has given back what it could."""
-        if container.number in self._trimming:
+        if container.number in self._there.trimming:
             self._say(commands.SizeContainer(container.number))
 
     def weights_sized(self, model: str, nbytes: int, seconds: float, held: bool) -> None:
         """Weights were found to be so large; `held`: they are in memory, ahead of calls. 0: nothing is known."""
         if nbytes:
-            self._catalog.weights_sized(model, nbytes, seconds)
+            self._there.catalog.weights_sized(model, nbytes, seconds)
         if held:
-            self._weights[model] = nbytes
-            self._dropping.discard(model)
+            self._there.weights[model] = nbytes
+            self._there.dropping.discard(model)
 
     def weights_dropped(self, model: str, gone: bool) -> None:
         """They are out of memory, or can't be: others use them."""
-        self._dropping.discard(model)
+        self._there.dropping.discard(model)
         if gone:
-            self._weights.pop(model, None)
+            self._there.weights.pop(model, None)
         else:
-            self._fixed.add(model)
+            self._there.fixed.add(model)
 
     def ended(self, container: Container) -> None:
         """A container is gone, and whatever it used may be free."""
-        self._measured.pop(container.number, None)
-        self._bases.pop(container.number, None)
-        self._trimming.discard(container.number)
+        self._there.measured.pop(container.number, None)
+        self._there.bases.pop(container.number, None)
+        self._there.trimming.discard(container.number)
         if (timer := self._asking.pop(container.number, None)) is not None:
             timer.cancel()
-        self._fixed.clear()
-        self._kept.clear()
+        self._there.fixed.clear()
+        self._there.kept.clear()
         if container.pool.closing:
             self.removed(container.pool)
 
     # --- what there is -------------------------------------------------------------------------------------------
 
-    def used(self) -> int:
-        """Bytes of all containers, and of weights that are in memory or on their way there."""
-        containers = sum(self._size(c) for pool in self._pools for c in pool.containers.values())
-        coming: dict[str | Library, int] = {}
-        for pool in self._pools:
-            if pool.starting:
-                coming.update(self._missing(pool))
-        return containers + sum(self._weights.values()) + sum(coming.values()) + sum(self._libraries.values())
-
-    def _soon(self) -> int:
-        """Bytes of what has been told to leave, and of what leaves when its tasks are over."""
-        going = (c for pool in self._pools for c in pool.containers.values() if c.phase in _GOING)
-        kept = (
-            self._grown(c)
-            for pool in self._pools
-            for c in pool.containers.values()
-            if c.number in self._trimming and c.phase not in _GOING
-        )
-        weights = sum(self._weights[model] for model in self._dropping)
-        libraries = sum(self._libraries[library] for library in self._unloading)
-        return sum(map(self._size, going)) + weights + libraries + sum(kept)
-
-    def _size(self, container: Container) -> int:
-        _, nbytes = self._measured.get(container.number, (0.0, 0))
-        return nbytes or self._guess(container.pool)
-
-    def _grown(self, container: Container) -> int:
-        """By how much more memory than when it was new."""
-        _, nbytes = self._measured.get(container.number, (0.0, 0))
-        more = nbytes - self._bases.get(container.number, nbytes)
-        return more if more >= LEAST_GROWN else 0
-
     def too_large(self, pool: Pool) -> Failure | None:
         """Why it could have no container even if everybody else left; None: it can, or that is not known."""
-        name = self._pools.get(pool)
+        name = self._there.pools.get(pool)
         if name is None:
             return None
-        weights = {model: self._catalog.models[model].nbytes for model in self._catalog.functions[name].models}
-        own = self._sizes.get(name, 0)
+        weights = {
+            model: self._there.catalog.models[model].nbytes for model in self._there.catalog.functions[name].models
+        }
+        own = self._there.sizes.get(name, 0)
         if sum(weights.values()) + own <= self.cap_bytes:
             return None
         known = {model: nbytes for model, nbytes in weights.items() if nbytes}
@@ -302,59 +236,14 @@ class Offloading:
 
             self._timers.at(now, tell)
 
-    def _guess(self, pool: Pool) -> int:
-        return self._sizes.get(self._pools[pool], pool.stage.resources.memory_bytes or PRIOR_BYTES)
-
-    def _missing(self, pool: Pool) -> dict[str | Library, int]:
-        """Weights and libraries that it needs and that are not in memory."""
-        function = self._catalog.functions[self._pools[pool]]
-        sizes, library = self._catalog.models, function.library
-        found: dict[str | Library, int] = {
-            model: sizes[model].nbytes for model in function.models if model not in self._weights and model in sizes
-        }
-        if library in self._imported and library not in self._libraries:
-            found[library] = self._imported[library]
-        return found
-
-    def _need(self, pool: Pool) -> int:
-        coming = {thing for other in self._pools if other.starting for thing in self._missing(other)}
-        return self._guess(pool) + sum(nbytes for thing, nbytes in self._missing(pool).items() if thing not in coming)
-
-    def _loaded(self) -> dict[Key, Candidate]:
-        """What is there and not about to leave, as artifacts."""
-        known = self._catalog.candidates()
-        found: dict[Key, Candidate] = {}
-        for model, nbytes in self._weights.items():
-            key = (weights_name(model), HOST)
-            if model not in self._dropping and model not in self._fixed:
-                found[key] = replace(known[key], nbytes=nbytes) if key in known else _unused(key[0], nbytes)
-        for library, nbytes in self._libraries.items():
-            key = (library_name(library), HOST)
-            free = not any(user.containers for user in self._outside.get(library, ()))
-            if free and library not in self._unloading and library not in self._kept:
-                found[key] = replace(known[key], nbytes=nbytes) if key in known else _unneeded(key[0], nbytes)
-        for pool, name in self._pools.items():
-            key = (container_name(name), HOST)
-            there = [c for c in pool.containers.values() if c.phase not in _GOING]
-            if not there or key not in known:
-                continue
-            kept = sum(self._grown(c) for c in there if c.number not in self._trimming)
-            if kept:
-                cache = Candidate(_cache_name(name), Kind.CACHE, HOST, kept, self._first_s(pool), (name,), ((key,),))
-                found[cache.key] = cache
-            own = sum(self._size(c) - self._grown(c) for c in there)
-            before = found[key].nbytes if key in found else 0
-            found[key] = replace(known[key], nbytes=before + own)
-        return found
-
     def _pinned(self, wanting: Pool | None, *, impatient: bool) -> set[Key]:
         """What must not leave: what runs or starts, what is wanted now, and what somebody has asked to be kept."""
         pinned: set[Key] = set()
-        for pool, name in self._pools.items():
+        for pool, name in self._there.pools.items():
             kept = pool.min_replicas and not pool.closing
             if pool is wanting or self._is_busy(pool) or kept or (pool.queued and not impatient):
-                pinned.update(((container_name(name), HOST), (_cache_name(name), HOST)))
-                function = self._catalog.functions[name]
+                pinned.update(((container_name(name), HOST), (cache_name(name), HOST)))
+                function = self._there.catalog.functions[name]
                 pinned.update((weights_name(model), HOST) for model in function.models)
                 pinned.add((library_name(function.library), HOST))
         return pinned
@@ -367,13 +256,18 @@ class Offloading:
 
     def fits(self, pool: Pool) -> bool:
         """Whether there is room for one more container of it as things are."""
-        return pool not in self._pools or self.used() + self._need(pool) + self._reserved(pool) <= self.cap_bytes
+        there = self._there
+        return pool not in there.pools or there.used() + there.need(pool) + self._reserved(pool) <= self.cap_bytes
+
+    def used(self) -> int:
+        """Bytes that count, as `Residents.used`."""
+        return self._there.used()
 
     def _reserved(self, pool: Pool) -> int:
         first = self._first
         if first is not None and first not in self._fleet.starved:
             first = self._first = None
-        return 0 if first is None or first is pool else self._need(first)
+        return 0 if first is None or first is pool else self._there.need(first)
 
     def admit(self, pool: Pool, now: float) -> bool:
         """Whether a container of it may start now; if not, room is being made, or will be: ask again when something
@@ -391,7 +285,7 @@ class Offloading:
             return True
         if self._first is not None and self._first is not pool:
             return False
-        lacking = self.used() + self._need(pool) - self.cap_bytes - self._soon()
+        lacking = self._there.used() + self._there.need(pool) - self.cap_bytes - self._there.soon()
         if lacking <= 0 or self._offload(lacking, now, pool):
             self._first = pool
             return False
@@ -400,7 +294,7 @@ class Offloading:
     def _offload(self, lacking: int, now: float, pool: Pool | None, *, impatient: bool = False) -> bool:
         """Have what is worth least leave; False if so much can't."""
         pinned = self._pinned(pool, impatient=impatient)
-        steps = offload(self._loaded(), self._rates.all(now), HOST, lacking, pinned=pinned)
+        steps = offload(self._there.loaded(self._first_s), self._rates.all(now), HOST, lacking, pinned=pinned)
         if steps is None:
             return False
         whole = {step.key for step in steps}
@@ -413,44 +307,44 @@ class Offloading:
     def _goes_with_another(self, key: Key, leaving: set[Key]) -> bool:
         """Whether it is what a container has kept that leaves itself."""
         return any(
-            key == (_cache_name(name), HOST) and (container_name(name), HOST) in leaving
-            for name in self._pools.values()
+            key == (cache_name(name), HOST) and (container_name(name), HOST) in leaving
+            for name in self._there.pools.values()
         )
 
     def _leave(self, step: Leaving, now: float) -> None:
-        for model in self._weights:
+        for model in self._there.weights:
             if (weights_name(model), HOST) == step.key:
-                self._dropping.add(model)
+                self._there.dropping.add(model)
                 self._say(commands.DropWeights(model))
-        for library in self._libraries:
+        for library in self._there.libraries:
             if (library_name(library), HOST) == step.key:
                 self._unload(library, now)
-        for pool, name in self._pools.items():
+        for pool, name in self._there.pools.items():
             if (container_name(name), HOST) == step.key:
                 for container in pool.idle:
                     self._fleet.stop(container)
-            if (_cache_name(name), HOST) == step.key:
+            if (cache_name(name), HOST) == step.key:
                 for container in pool.idle:
-                    if self._grown(container) and container.number not in self._trimming:
-                        self._trimming.add(container.number)
+                    if self._there.grown(container) and container.number not in self._there.trimming:
+                        self._there.trimming.add(container.number)
                         self._say(commands.Tell(container.number, wire.Trim()))
 
     def _unload(self, library: Library, now: float) -> None:
         """A fork server is to end with the last of its containers, if those are all of stages that count here."""
-        self._unloading.add(library)
+        self._there.unloading.add(library)
         self._say(commands.Unload(*library))
 
         def look(_: float) -> None:
-            if library in self._unloading:
-                self._unloading.discard(library)
-                self._kept.add(library)
+            if library in self._there.unloading:
+                self._there.unloading.discard(library)
+                self._there.kept.add(library)
 
         self._timers.at(now + UNLOAD_S, look)
 
     def prepared(self, now: float) -> tuple[tuple[Prepared, bool], ...]:
         """All that counts and is there, the densest first."""
         rates = self._rates.all(now)
-        found = sorted(self._loaded().values(), key=lambda c: (-c.density(rates), c.key))
+        found = sorted(self._there.loaded(self._first_s).values(), key=lambda c: (-c.density(rates), c.key))
         return tuple(
             (Prepared(c.artifact, c.kind, c.nbytes, c.saved_s, c.value(rates), True, c.users), True) for c in found
         )
@@ -459,10 +353,10 @@ class Offloading:
         """Nothing idle would be enough. Whoever has no container at all does not wait for ever."""
         if pool.size:
             return False
-        others = [other for other in self._pools if other is not pool and other.containers]
+        others = [other for other in self._there.pools if other is not pool and other.containers]
         if not others:
-            return not self._dropping  # everything has left that could
-        start_s = self._catalog.functions[self._pools[pool]].container.seconds
+            return not self._there.dropping  # everything has left that could
+        start_s = self._there.catalog.functions[self._there.pools[pool]].container.seconds
         at = self._fleet.starved.get(pool, now) + max(TURN_S, STARTS * start_s)
         if now < at and any(self._is_busy(other) or other.queued for other in others):
             if self._timer is None or self._timer.at > at or self._timer.at <= now:
@@ -481,25 +375,11 @@ class Offloading:
         if able:
             self._fleet.drain(min(able, key=lambda c: (self._density(c, now), c.ready_at)))
             return False
-        if any(c.phase in _GOING for other in others for c in other.containers.values()):
+        if any(c.phase in GOING for other in others for c in other.containers.values()):
             return False  # it asks again when they are gone
         return not any(self._is_busy(other) for other in others)  # they are to be kept, whatever that means for memory
 
     def _density(self, container: Container, now: float) -> float:
-        name = self._pools[container.pool]
-        value = self._catalog.functions[name].container.seconds * self._rates.rate(name, now)
-        return value / max(1, self._size(container))
-
-
-def _cache_name(function: str) -> str:
-    return f"cache {function}"
-
-
-def _unneeded(artifact: str, nbytes: int) -> Candidate:
-    """A fork server that no stage needs any more."""
-    return Candidate(artifact, Kind.LIBRARY, HOST, nbytes, 0.0, ())
-
-
-def _unused(artifact: str, nbytes: int) -> Candidate:
-    """Weights that no stage needs any more."""
-    return Candidate(artifact, Kind.BACKBONE, HOST, nbytes, 0.0, ())
+        name = self._there.pools[container.pool]
+        value = self._there.catalog.functions[name].container.seconds * self._rates.rate(name, now)
+        return value / max(1, self._there.size(container))
