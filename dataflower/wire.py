@@ -385,6 +385,23 @@ class Trimmed(msgspec.Struct, frozen=True, array_like=True, tag="trimmed"):
     """What could be given back was."""
 
 
+class Knock(msgspec.Struct, frozen=True, array_like=True, tag="knock"):
+    """Carries one descriptor: a socket on which the sender wants to speak with the host's store of weights.
+
+    The host passes it on through the store's door, with the number of the process that it came from. 0: the host.
+    """
+
+    version: int = 1
+    """Of the store's protocol."""
+    process: int = 0
+
+
+STORE_VARIABLE = "DATAFLOWER_STORE"
+"""Environment variable that names the socket to knock on: `DESCRIPTOR:INODE`."""
+ASK_HOST = "host"
+"""What it says in a process that is to become a container: its task socket is the one."""
+
+
 FromContainer = (
     Hello
     | StartFailed
@@ -398,6 +415,7 @@ FromContainer = (
     | Unheld
     | ArenaMade
     | Trimmed
+    | Knock
 )
 
 
@@ -528,6 +546,7 @@ FromZygote = Forked | Prepared | Exited | Kept | ZygoteReady
 encoder = msgspec.msgpack.Encoder()
 decode_to_container = msgspec.msgpack.Decoder(ToContainer).decode
 decode_from_container = msgspec.msgpack.Decoder(FromContainer).decode
+decode_knock = msgspec.msgpack.Decoder(Knock).decode
 decode_to_zygote = msgspec.msgpack.Decoder(ToZygote).decode
 decode_from_zygote = msgspec.msgpack.Decoder(FromZygote).decode
 encode = encoder.encode

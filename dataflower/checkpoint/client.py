@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataflower import wire
 from dataflower.channel.link import Link
 from dataflower.checkpoint import protocol
 from dataflower.checkpoint.layout import pages
@@ -28,8 +29,8 @@ from dataflower.errors import (
 
 _monotonic = SystemClock().monotonic
 
-VARIABLE = "DATAFLOWER_STORE"
-"""Environment variable that names the door: `DESCRIPTOR:INODE` of an inherited socket."""
+VARIABLE = wire.STORE_VARIABLE
+"""Environment variable that names the door: `DESCRIPTOR:INODE` of an open socket."""
 _ATTEMPTS = 3
 """A store that dies under a load is started again by its host; whoever waited asks again, so often."""
 
@@ -112,7 +113,7 @@ def enter(door: int) -> Link:
     ours, theirs = Link.pair()
     way = Link(os.dup(door))
     try:
-        way.send(protocol.encode(protocol.Enter()), (theirs.fileno(),))
+        way.send(wire.encode(wire.Knock(protocol.VERSION)), (theirs.fileno(),))
     except PeerGone as error:
         ours.close()
         raise Unavailable("the store of weights can't be reached: its host has gone") from error

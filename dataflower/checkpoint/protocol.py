@@ -1,9 +1,9 @@
 """What the store and its clients say to each other: MessagePack arrays over SEQPACKET sockets.
 
-The *door* is a socket pair: the host keeps one end open and hands the other to every container. A client sends `Enter`
-through it with one end of a new socket pair, its own; all else is said there, and closing it gives the memory back. A
-door needs no path, so nothing that hides the file system from a container can be in its way; and it outlives a store
-that died, since the host holds it.
+The *door* is a socket pair of which the host keeps both ends open, so that it outlives a store that died. `wire.Knock`
+comes through it with one end of a new socket pair, the client's own; all else is said there, and closing it gives the
+memory back. A container knocks at its host, which passes that on: a socket that many containers hold, any one of them
+could shut for all. None of it needs a path, so nothing that hides the file system from a container can be in its way.
 """
 
 from __future__ import annotations
@@ -18,12 +18,6 @@ MAX_DESCRIPTORS = 60
 """Pieces of memory that are handed over in one message."""
 
 
-class Enter(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Client -> door, with a descriptor: the store's end of the client's own socket pair."""
-
-    version: int = VERSION
-
-
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Client -> store, once per socket. `early`: send the memory before it is filled, and say how far that has got."""
 
@@ -32,7 +26,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class AskStatistics(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Client -> store: answered with `Statistics`."""
+    """Host -> store: answered with `Statistics`."""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -107,7 +101,7 @@ class Statistics(msgspec.Struct, frozen=True, array_like=True, tag=9):
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Client -> store: load a model if need be and keep it as long as this socket is open; once more: another density.
+    """Host -> store: load a model if need be and keep it as long as this socket is open; once more: another density.
 
     A wish, not a pin: models that functions ask for drive it out, the least dense first. Answered with `Holding` or
     `Refused`; the socket is closed when the model had to go.
@@ -125,7 +119,7 @@ class Holding(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
 
 class Forget(msgspec.Struct, frozen=True, array_like=True, tag=12):
-    """Client -> store, once per socket: let go of a model as soon as nobody has it mapped. Answered with `Forgotten`.
+    """Host -> store, once per socket: let go of a model as soon as nobody has it mapped. Answered with `Forgotten`.
 
     Wishes to hold it end with that. A pin is stronger, and so is whoever asks for it meanwhile.
     """
@@ -139,7 +133,7 @@ class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag=13):
     gone: bool
 
 
-FromClient = Enter | Ask | AskStatistics | Hold | Forget
+FromClient = Ask | AskStatistics | Hold | Forget
 FromStore = Progress | Attached | Pieces | Ready | Refused | Statistics | Holding | Forgotten
 
 _encoder = msgspec.msgpack.Encoder()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from dataflower import wire
 from dataflower.channel.link import Link
 from dataflower.checkpoint import packing, protocol, tier_commands, tier_events, tiers
 from dataflower.checkpoint.disk import DiskTier
@@ -33,12 +34,18 @@ REPORT_S = 0.02
 """Between two reports of a load at least: each costs the threads that read and check a little of their time."""
 
 
+MOST_SOCKETS = 1000
+"""That one process may have here at a time: a socket for each of the weights that it has mapped."""
+
+
 @dataclass(slots=True)
 class _Client:
     """A process that asked. `key`: the content it will get or has got."""
 
     number: int
     link: Link
+    process: int = 0
+    """0: it is the host, which alone may say what stays in memory, and is told what is there."""
     model: str = ""
     early: bool = False
     key: str = ""
@@ -113,19 +120,23 @@ class Store:
             self._open = False
             return
         try:
-            entered = protocol.decode_from_client(payload)
+            knock = wire.decode_knock(payload)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            entered = None
-        if not isinstance(entered, protocol.Enter) or len(fds) != 1:
+            knock = None
+        crowded = knock is not None and knock.process != 0 and self._sockets_of(knock.process) >= MOST_SOCKETS
+        if knock is None or crowded or len(fds) != 1:
             for fd in fds:
                 os.close(fd)
             return
         self._numbers += 1
-        client = _Client(self._numbers, Link(fds[0]))
+        client = _Client(self._numbers, Link(fds[0]), knock.process)
         self._clients[client.number] = self._by_fd[client.link.fileno()] = client
         self._poll.register(client.link.fileno(), select.EPOLLIN)
-        if entered.version != protocol.VERSION:
+        if knock.version != protocol.VERSION:
             self._refuse(client, Code.FAILED_PRECONDITION, "the host runs another version of dataflower")
+
+    def _sockets_of(self, process: int) -> int:
+        return sum(client.process == process for client in self._clients.values())
 
     def _listen(self, client: _Client) -> None:
         try:
@@ -136,6 +147,8 @@ class Store:
                 case protocol.Ask(model, early) if not client.model:
                     client.model, client.early = model, early
                     self._handle(tier_events.Asked(client.number, model))
+                case protocol.Hold() | protocol.Forget() | protocol.AskStatistics() if client.process:
+                    raise PeerGone("it is not the host")
                 case protocol.Hold(model, density) if not client.model:
                     client.model, client.holds = model, True
                     self._handle(tier_events.Asked(client.number, model, density))

@@ -60,13 +60,14 @@ class Shell:
 def run(fork: Fork, descriptors: Sequence[int], shell: Shell) -> NoReturn:
     """Be the container that `fork` describes; never returns to the zygote's stack.
 
-    Takes over the descriptors (inbox, task and control socket, log, board).
+    Takes over the descriptors (inbox, task and control socket, log, board; perhaps a lifeline of its own).
     """
 
     def live() -> int:
         open_log(descriptors[3])
-        folder = _move_in(Spare(fork.isolated, fork.groups), shell, network=fork.network)
-        return _become(fork, descriptors, shell, folder)
+        folder, lifeline = _move_in(Spare(fork.isolated, fork.groups), shell, network=fork.network)
+        _hang_alone(lifeline, descriptors[5:])
+        return _become(fork, descriptors[:5], shell, folder)
 
     _end_with(live)
 
@@ -79,7 +80,7 @@ def wait(spare: Spare, link: Link, shell: Shell) -> NoReturn:
 
     def live() -> int:
         try:
-            folder = _move_in(spare, shell, network=False)
+            folder, lifeline = _move_in(spare, shell, network=False)
             rehearse()
             payload, descriptors = link.receive()
         except (EndOfStream, PeerGone):
@@ -90,9 +91,18 @@ def wait(spare: Spare, link: Link, shell: Shell) -> NoReturn:
         fork = wire.decode_to_zygote(payload)
         assert isinstance(fork, Fork)
         open_log(descriptors[3])
-        return _become(fork, descriptors, shell, folder)
+        _hang_alone(lifeline, descriptors[5:])
+        return _become(fork, descriptors[:5], shell, folder)
 
     _end_with(live)
+
+
+def _hang_alone(shared: int | None, own: Sequence[int]) -> None:
+    """Let go of the lifeline that many hang on before user code is here, if there is one for this process alone."""
+    for lifeline in own:
+        sandbox.die_with_host(lifeline)
+        if shared is not None:
+            os.close(shared)
 
 
 def _end_with(live: Callable[[], int]) -> NoReturn:
@@ -108,15 +118,21 @@ def _end_with(live: Callable[[], int]) -> NoReturn:
         os._exit(status)
 
 
-def _move_in(spare: Spare, shell: Shell, *, network: bool) -> str:
-    """Session, room and sandbox, as far as they are the same for all containers; gives the working directory."""
+def _move_in(spare: Spare, shell: Shell, *, network: bool) -> tuple[str, int | None]:
+    """Session, room and sandbox, as far as they are the same for all containers.
+
+    Gives the working directory, and the lifeline that it hangs on like others: none in a room, which its keeper ends.
+    """
     sandbox.reset_signals()
     folder = os.getcwd()
-    sandbox.settle(spare, shell.lifeline)
+    lifeline = sandbox.settle(spare, shell.lifeline)
     room = shell.room
     if room is not None:
         room.enter(network=network)
         room.close()
+        if lifeline is not None:
+            os.close(lifeline)
+            lifeline = None
     sandbox.enter(shell.walls if spare.isolated else Walls.NONE)
     faulthandler.enable(2)  # writing into a read-only view kills the process: say where
     gc.enable()
@@ -124,7 +140,7 @@ def _move_in(spare: Spare, shell: Shell, *, network: bool) -> str:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # or all children of a zygote would draw the same numbers
-    return folder
+    return folder, lifeline
 
 
 def _become(fork: Fork, descriptors: Sequence[int], shell: Shell, folder: str) -> int:
@@ -139,6 +155,8 @@ def _become(fork: Fork, descriptors: Sequence[int], shell: Shell, folder: str) -
     sys.path[:0] = [path for path in fork.code_path if path not in sys.path]
     importlib.invalidate_caches()  # the zygote listed those directories long ago
     inbox, task, control, _, board = descriptors
+    if os.environ.get(wire.STORE_VARIABLE) == wire.ASK_HOST:
+        os.environ[wire.STORE_VARIABLE] = f"{task}:{os.fstat(task).st_ino}"
     return _serve(fork, (inbox, task, control), BoardWriter(board, fork.concurrency))
 
 

@@ -27,26 +27,26 @@ _REMOVED = (errno.ENOENT, errno.ENODEV)
 """What comes of writing into a control group that is removed: before its file is opened, and after."""
 
 
-def settle(spare: Spare, lifeline: int | None) -> None:
+def settle(spare: Spare, lifeline: int | None) -> int | None:
     """Session, limits and control groups of the calling process; while it still sees the host's /proc and /sys.
 
     Moving into a group waits for all processors to have switched tasks: milliseconds, in which nothing is computed.
 
-    `lifeline`: see `die_with_host`.
+    `lifeline`: see `die_with_host`, which gives what this gives.
 
     Raises:
         PeerGone: the groups are not there any more; the host removes them when it stops, or has given this process up.
     """
     os.setsid()
     _yield_to_host()
-    if lifeline is not None:
-        die_with_host(lifeline)
+    own = None if lifeline is None else die_with_host(lifeline)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if spare.isolated:
         _lower(resource.RLIMIT_NPROC, _MOST_PROCESSES)
     with contextlib.suppress(OSError):  # a hardened /proc may refuse; the container works without it
         _prefer_for_oom()
     _join(spare.groups)
+    return own
 
 
 def enter(walls: Walls) -> None:
@@ -63,7 +63,7 @@ def confine(fork: Fork, view: View) -> None:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # another container of the same user must not look into this one
     os.makedirs(fork.scratch, mode=0o700, exist_ok=True)
     landlock.confine(view, fork.scratch, network=fork.network, gpu=fork.gpu)
-    kernel.install_filter(seccomp.program(network=fork.network))
+    kernel.install_filter(seccomp.program(network=fork.network, among_others=True))
 
 
 def limit(memory_bytes: int) -> None:
@@ -106,12 +106,15 @@ def die_with_parent() -> None:
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def die_with_host(lifeline: int) -> None:
+def die_with_host(lifeline: int) -> int:
     """SIGKILL from the kernel when the host has gone, even while code in C holds the interpreter's lock.
 
     `lifeline`: the read end of a pipe that the host alone can write to, and never does. It is taken over. The parent
     won't do for this: it is the zygote, and containers outlive that. The leader of a process group takes it along,
     what its user code has forked included.
+
+    Gives the descriptor that this lasts as long as. User code must not come by one of a pipe that others hang on:
+    whoever has the read end can open the other one in /proc, and a byte written there is the end of all.
     """
     # Opened anew, because the owner of a signal belongs to what is open, and that is shared by all that were forked.
     own = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_CLOEXEC)
@@ -124,6 +127,7 @@ def die_with_host(lifeline: int) -> None:
     poll.register(own, 0)
     if poll.poll(0):  # it went before this was set up
         os.kill(os.getpid(), signal.SIGKILL)
+    return own
 
 
 def _yield_to_host() -> None:

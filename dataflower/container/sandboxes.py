@@ -36,8 +36,8 @@ class Sandboxes:
         """
         isolation = judge(examine(view), at_most)
         if isolation.walls is not Walls.NONE:
-            for network in (False, True):
-                seccomp.program(network=network)  # for all children to come
+            for network in (False, True):  # for all children to come
+                seccomp.program(network=network, among_others=isolation.walls is Walls.LANDLOCK)
         if isolation.walls is not Walls.ROOM:
             return cls(isolation, view)
         uid, gid = os.geteuid(), os.getegid()

@@ -142,6 +142,62 @@ _LOOKED_AT = {
     "x86_64": {"ioctl": 16, "socket": 41, "clone": 56, "clone3": 435},
     "aarch64": {"ioctl": 29, "socket": 198, "clone": 220, "clone3": 435},
 }
+_KEPT_BY_ALL = {
+    "x86_64": {
+        "shmget": 29,
+        "shmat": 30,
+        "shmctl": 31,
+        "semget": 64,
+        "semop": 65,
+        "semctl": 66,
+        "msgget": 68,
+        "msgsnd": 69,
+        "msgrcv": 70,
+        "msgctl": 71,
+        "semtimedop": 220,
+        "mq_open": 240,
+        "mq_unlink": 241,
+    },
+    "aarch64": {
+        "mq_open": 180,
+        "mq_unlink": 181,
+        "msgget": 186,
+        "msgctl": 187,
+        "msgrcv": 188,
+        "msgsnd": 189,
+        "semget": 190,
+        "semctl": 191,
+        "semtimedop": 192,
+        "semop": 193,
+        "shmget": 194,
+        "shmctl": 195,
+        "shmat": 196,
+    },
+}
+"""Memory and queues that belong to nobody: out of reach in an IPC namespace of one's own, refused without one."""
+_OF_A_PROCESS = {
+    "x86_64": {
+        "setpriority": 141,
+        "sched_setparam": 142,
+        "sched_setscheduler": 144,
+        "sched_setaffinity": 203,
+        "ioprio_set": 251,
+        "prlimit64": 302,
+        "sched_setattr": 314,
+    },
+    "aarch64": {
+        "ioprio_set": 30,
+        "sched_setparam": 118,
+        "sched_setscheduler": 119,
+        "sched_setaffinity": 122,
+        "setpriority": 140,
+        "prlimit64": 261,
+        "sched_setattr": 274,
+    },
+}
+"""What the kernel lets a process do to any other of its user: kill it (a limit of processor time), or starve it."""
+_ONLY_ITSELF = {"setpriority": ((0, 0), (1, 0)), "ioprio_set": ((0, 1), (1, 0))}
+"""(argument, value) pairs that mean the caller; of the others, that the first is 0."""
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
@@ -155,9 +211,11 @@ def _step(code: int, value: int, on_true: int = 0, on_false: int = 0) -> bytes:
 
 
 @functools.cache
-def program(*, network: bool, machine: str | None = None) -> bytes:
-    """The filter. `network` False also refuses sockets that reach further than this machine (for containers that
-    share the network namespace). Made once, by the zygote.
+def program(*, network: bool, among_others: bool = False, machine: str | None = None) -> bytes:
+    """The filter. Made once, by the zygote.
+
+    `network` False also refuses sockets that reach further than this machine, for containers that share the network
+    namespace; `among_others` refuses what concerns other processes of the user, for those that share the others.
 
     Raises OSError for a machine that is not known.
     """
@@ -175,7 +233,7 @@ def program(*, network: bool, machine: str | None = None) -> bytes:
         steps += [_step(_AT_LEAST, _X32, 0, 1), _step(_RETURN, _ERRNO | _ENOSYS)]
     # glibc takes clone where it is told that there is no clone3, whose flags lie in memory that a filter can't read.
     steps += [_step(_EQUAL, looked_at["clone3"], 0, 1), _step(_RETURN, _ERRNO | _ENOSYS)]
-    for name, number in sorted(refused(machine).items()):
+    for name, number in sorted((refused(machine) | (_KEPT_BY_ALL[machine] if among_others else {})).items()):
         errno = _ENOSYS if name.startswith("io_uring") else _EPERM
         steps += [_step(_EQUAL, number, 0, 1), _step(_RETURN, _ERRNO | errno)]
     steps += _one_of(looked_at["clone"], 0, [_step(_ANY_BIT, _NEW_NAMESPACES, 0, 1), _step(_RETURN, _ERRNO | _EPERM)])
@@ -185,8 +243,21 @@ def program(*, network: bool, machine: str | None = None) -> bytes:
     families = _AF_ALLOWED if network else (socket.AF_UNIX,)
     checks = [_step(_EQUAL, int(family), len(families) - at, 0) for at, family in enumerate(families)]
     steps += _one_of(looked_at["socket"], 0, [*checks, _step(_RETURN, _ERRNO | _EACCES)])
+    if among_others:
+        for name, number in _OF_A_PROCESS[machine].items():
+            steps += _only(number, _ONLY_ITSELF.get(name, ((0, 0),)))
     steps.append(_step(_RETURN, _ALLOW))
     return b"".join(steps)
+
+
+def _only(number: int, wanted: tuple[tuple[int, int], ...]) -> list[bytes]:
+    """This call is allowed if each of these arguments has this value."""
+    body = []
+    for argument, value in wanted:
+        load = _step(_LOAD, _ARGUMENT + 8 * argument)
+        body += [load, _step(_EQUAL, value, 1, 0), _step(_RETURN, _ERRNO | _EPERM)]
+    body.append(_step(_RETURN, _ALLOW))
+    return [_step(_EQUAL, number, 0, len(body)), *body]
 
 
 def _one_of(number: int, argument: int, checks: list[bytes]) -> list[bytes]:

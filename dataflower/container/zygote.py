@@ -203,7 +203,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", default="", help="what the kernel calls it and its descendants")
     parser.add_argument("--preload", default="", help="modules to import, separated by commas")
     parser.add_argument("--lifeline", type=int, help="inherited pipe that ends when the host does")
-    parser.add_argument("--keep", type=int, action="append", default=[], help="inherited for the containers' own use")
     parser.add_argument("--isolate", action="store_true", help="make sandboxes")
     kinds = [walls.value for walls in Walls]
     parser.add_argument("--at-most", choices=kinds, default=kinds[0], help="the best kind of sandbox to make")
@@ -216,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the host, which closes the link when it is done
     name_thread_count(os.environ, 1)
     link = Link(options.fd)
-    for fd in (options.fd, options.lifeline, *options.keep):
+    for fd in (options.fd, options.lifeline):
         if fd is not None:
             os.set_inheritable(fd, False)
     began = _monotonic()

@@ -19,7 +19,6 @@ import msgspec
 
 from dataflower import wire
 from dataflower.channel.arena import Arena
-from dataflower.channel.segment import Spill, device_of
 from dataflower.channel.views import Views
 from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock
@@ -53,21 +52,10 @@ from dataflower.host.promises import Promises
 from dataflower.host.remote_peer import RemotePeer
 from dataflower.host.remotes import Remotes
 from dataflower.host.settings import HostConfig
-from dataflower.wire import ArenaMade, BatchDone, Hello, ReleaseSlots, RunTask, TaskDone, TaskFailed, Value
+from dataflower.host.spilling import spill_of
+from dataflower.wire import ArenaMade, BatchDone, Hello, Knock, ReleaseSlots, RunTask, TaskDone, TaskFailed, Value
 
 _log = logging.getLogger(__name__)
-
-
-def spill_of(config: HostConfig) -> Spill | None:
-    """Where containers may go on when their memory is full; None if they may not, or can't."""
-    if config.spill_dir is None or not config.container_spill_bytes:
-        return None
-    directory = str(config.spill_dir)
-    try:
-        return Spill(directory, config.container_spill_bytes, device_of(directory))
-    except OSError as error:
-        _log.info("nothing can be spilled to %s (setting spill_dir): %s", directory, error)
-        return None
 
 
 BURST = 32
@@ -319,6 +307,8 @@ class Engine:
             message = self._promises.orphaned(peer, message)
         if descriptors or type(message) is ArenaMade or type(message) is Hello:
             self._on_rare(peer, message, descriptors)
+            if type(message) is Knock:
+                return
             if type(message) is ArenaMade:
                 message = ArenaMade(message.arena, message.nbytes, self.views.is_on_disk(message.arena))
         else:
@@ -382,6 +372,8 @@ class Engine:
                 self.on_start(ContainerStart(workflow, peer.stage, *took, message.phases))
             if self._sizes_matter:
                 self._size_container(commands.SizeContainer(peer.number))
+        elif type(message) is Knock and len(descriptors) == 1:
+            self._launcher.store.let_in(peer.number, message.version, descriptors[0])
         else:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -316,6 +316,9 @@ class Owner:
         message = wire.decode_from_container(payload)
         if isinstance(message, ArenaMade) and len(descriptors) == 1:
             self._attach(peer, message, descriptors[0])
+        elif isinstance(message, wire.Knock) and len(descriptors) == 1:
+            self._lender.launcher.store.let_in(self.guests[peer.number].process, message.version, descriptors[0])
+            return
         elif descriptors:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -48,6 +48,8 @@ class Process:
     doom: str = ""
     timer: asyncio.TimerHandle | None = None
     board: Board | None = None
+    lifeline: tuple[int, ...] = ()
+    """The end to write to of a pipe of its own, at the end of which it ends; none: it hangs on one with others."""
 
 
 @dataclass(slots=True)
@@ -127,6 +129,9 @@ class Launcher:
         Raises OSError when the machine has no descriptors or processes left; nothing was started then.
         """
         workflow = command.key.rpartition("@")[0]
+        isolated = self._is_isolated(command.stage.isolation)
+        kind = self._kind(Kind(command.stage.preload, isolated))
+        nursery = self._nurseries.setdefault(kind, Nursery())
         with contextlib.ExitStack() as undo:
             inbox, inbox_end = Link.pair()
             undo.callback(inbox.close)
@@ -139,11 +144,11 @@ class Launcher:
             undo.callback(control_end.close)
             board = Board(command.stage.scaling.concurrency)
             undo.callback(board.close)
+            lifeline = os.pipe() if nursery.zygote is None or nursery.zygote.needs_lifelines else ()
+            for end in lifeline:
+                undo.callback(os.close, end)
             log = self._open_log(workflow, command.stage.name)
             undo.pop_all()
-        isolated = self._is_isolated(command.stage.isolation)
-        kind = self._kind(Kind(command.stage.preload, isolated))
-        nursery = self._nurseries.setdefault(kind, Nursery())
         fork = msgspec.structs.replace(
             fork_order(command, workflow, self._config, self._spill),
             isolated=isolated,
@@ -155,8 +160,8 @@ class Launcher:
             fork = msgspec.structs.replace(fork, groups=self._groups_for(command, fork, nursery.zygote))
         elif nursery.zygote is not None:
             nursery.zygote.spare = None
-        order = Order(fork, (inbox_end, task_end, control_end), log, board)
-        self._processes[command.container] = Process(command.container, board=board)
+        order = Order(fork, (inbox_end, task_end, control_end), log, board, lifeline[:1])
+        self._processes[command.container] = Process(command.container, board=board, lifeline=lifeline[1:])
         nursery.waiting.append(order)
         if nursery.zygote is not None:
             self._send_waiting(nursery)
@@ -292,7 +297,6 @@ class Launcher:
                 sandbox=self._sandbox,
                 marker=self._marker,
                 lifeline=self._lifeline[0],
-                store=self._store,
                 log=log,
                 on_message=self._on_zygote_message,
                 on_exit=self._on_zygote_exit,
@@ -315,7 +319,7 @@ class Launcher:
         assert zygote is not None
         for order in nursery.waiting:
             self._processes[order.fork.container].zygote = zygote
-            zygote.fork(order.fork, (*(link.fileno() for link in order.links), order.log, order.board.descriptor))
+            zygote.fork(order.fork, order.descriptors)
             order.close()
         nursery.waiting.clear()
 
@@ -339,6 +343,7 @@ class Launcher:
                     zygote.kill()
                     return
                 zygote.is_ready = True
+                zygote.walls = message.walls
                 self._nurseries[zygote.kind].backoff_s = 0.0
                 self._restock(zygote)
                 _log.info("zygote %d is ready in %.2f s", message.pid, message.seconds)
@@ -441,6 +446,8 @@ class Launcher:
             if process.zygote is self._nurseries[process.zygote.kind].zygote:
                 self._retire_if_unused(process.zygote.kind)
             self._restock(process.zygote)
+        for descriptor in process.lifeline:
+            os.close(descriptor)
         if process.pidfd >= 0:
             os.close(process.pidfd)
             self._orphans.clear_group(process.pid)

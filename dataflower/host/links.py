@@ -24,6 +24,7 @@ from dataflower.wire import (
     CloseLink,
     DetachArena,
     Feed,
+    Knock,
     Next,
     OpenLink,
     Prefetch,
@@ -397,6 +398,8 @@ class Peer:
         elif kind is BatchDone:
             for result in message.results:  # type: ignore[union-attr]
                 self.check(result)
+        elif kind is Knock:
+            raise ProtocolViolation("knocked at the store without a socket")
 
     def _knows(self, arena: int) -> bool:
         if arena >> 16 == self.number:

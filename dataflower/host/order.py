@@ -17,18 +17,26 @@ from dataflower.host.settings import HostConfig
 
 @dataclass(slots=True)
 class Order:
-    """A container that waits for its zygote. Owns its ends of the sockets and the log's descriptor."""
+    """A container that waits for its zygote. Owns its ends of sockets and lifeline, and the log's descriptor."""
 
     fork: wire.Fork
     links: tuple[Link, Link, Link]
     log: int
     board: Board
+    lifeline: tuple[int, ...] = ()
+    """The end to read of a pipe that the host alone can write to, where containers need one of their own."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What goes with the order, still this one's."""
+        return (*(link.fileno() for link in self.links), self.log, self.board.descriptor, *self.lifeline)
 
     def close(self) -> None:
         """Close what was to be handed over."""
         for link in self.links:
             link.close()
-        os.close(self.log)
+        for descriptor in (self.log, *self.lifeline):
+            os.close(descriptor)
         self.board.given()
 
 

@@ -1,4 +1,4 @@
-"""The folder of a server in which its containers put what their shared memory has no room for."""
+"""Where the containers of a server put what their shared memory has no room for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,24 @@ import os
 import tempfile
 from pathlib import Path
 
-from dataflower.channel.segment import Spill
+from dataflower.channel.segment import Spill, device_of
+from dataflower.host.settings import HostConfig
 
 _log = logging.getLogger(__name__)
 
 _PREFIX = "dataflower-spill-"
+
+
+def spill_of(config: HostConfig) -> Spill | None:
+    """Where containers may go on when their memory is full; None if they may not, or can't."""
+    if config.spill_dir is None or not config.container_spill_bytes:
+        return None
+    directory = str(config.spill_dir)
+    try:
+        return Spill(directory, config.container_spill_bytes, device_of(directory))
+    except OSError as error:
+        _log.info("nothing can be spilled to %s (setting spill_dir): %s", directory, error)
+        return None
 
 
 def own_folder(spill: Spill | None) -> Spill | None:

@@ -1,8 +1,8 @@
 """The host's store of weights: a process that is started when the first container wants weights.
 
-The host holds both ends of the door (`checkpoint.protocol`). While no store runs, it waits for somebody to knock,
-without taking the message; the store that it starts then finds it. If it dies, the next one is started in the same way.
-So a host whose workflows use no models pays two descriptors.
+The host holds both ends of the door (`checkpoint.protocol`), through which it lets containers in. While no store runs,
+it waits for somebody to knock, without taking the message; the store that it starts then finds it. If it dies, the next
+one is started in the same way. So a host whose workflows use no models pays two descriptors.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from asyncio import AbstractEventLoop, TimerHandle
 from pathlib import Path
 
 import dataflower
+from dataflower import wire
 from dataflower.channel.link import Link
 from dataflower.checkpoint import client
 from dataflower.checkpoint import main as program
 from dataflower.checkpoint.protocol import Statistics
 from dataflower.checkpoint.settings import StoreConfig
+from dataflower.errors import Closed, PeerGone, WouldBlock
 from dataflower.host import logs
 from dataflower.host.processes import describe_exit, kill_process
 
@@ -48,13 +50,17 @@ class Store:
 
     @property
     def door(self) -> int:
-        """Descriptor of the end that containers inherit."""
+        """Descriptor of the end to knock on."""
         return self._outside.fileno()
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """By which a process that inherits `door` finds it."""
-        return {client.VARIABLE: client.door_name(self.door)}
+    def let_in(self, process: int, version: int, descriptor: int) -> None:
+        """A process wants to speak with the store over this socket, which is taken over."""
+        try:
+            # If that fails its socket closes, which is as good as a store that died.
+            with contextlib.suppress(WouldBlock, PeerGone, Closed):
+                self._outside.send_nowait(wire.encode(wire.Knock(version, process)), (descriptor,))
+        finally:
+            os.close(descriptor)
 
     async def statistics(self) -> Statistics | None:
         """What it holds and how fast it loads; None while none runs."""

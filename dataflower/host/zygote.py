@@ -19,7 +19,6 @@ from dataflower.host.environment import visible
 from dataflower.host.groups import Reservation
 from dataflower.host.links import Outbox
 from dataflower.host.processes import family_name, kill_process
-from dataflower.host.store import Store
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +69,6 @@ class Zygote:
         marker: str,
         lifeline: int,
         sandbox: Sandbox,
-        store: Store | None = None,
         log: int | None,
         on_message: Callable[[Zygote, wire.FromZygote], None],
         on_exit: Callable[[Zygote, int], None],
@@ -78,7 +76,7 @@ class Zygote:
         """Start it. `marker`: `NAME=value` for the environment, by which its descendants are known.
 
         `lifeline`: descriptor of a pipe, copied, at whose end its containers die. `sandbox`: what isolated ones see.
-        `store`: whose door they inherit. `log`: descriptor for what it prints, copied; None: the host's own output.
+        `log`: descriptor for what it prints, copied; None: the host's own output.
         Call `close`.
         """
         self._loop = loop
@@ -89,6 +87,8 @@ class Zygote:
         """Process id of its helper that outlives it, if it has one."""
         self.is_ready = False
         """Whether its libraries are imported."""
+        self.walls: wire.Walls | None = None
+        """What keeps its containers apart, once it has said so."""
         self.pending: set[int] = set()
         """Containers that were ordered and of which nothing has been heard."""
         self.children: set[int] = set()
@@ -99,20 +99,18 @@ class Zygote:
         """Process id of the one that waits there to become a container, 0 while there is none."""
         self.spare: Reservation | None = None
         """Its groups, from its order on."""
-        door = () if store is None else (store.door,)
-        environment = _environment(marker, kind, sandbox) | ({} if store is None else store.environment)
         ours, theirs = Link.pair()
         self._outbox = Outbox(loop, ours)
         command = [sys.executable, "-P", "-m", MODULE, "--name", family_name(marker)]
         try:
             self._process = subprocess.Popen(
-                [*command, *_arguments(theirs.fileno(), lifeline, door, kind, sandbox)],
+                [*command, *_arguments(theirs.fileno(), lifeline, kind, sandbox)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(theirs.fileno(), lifeline, *door),
+                pass_fds=(theirs.fileno(), lifeline),
                 start_new_session=True,
-                env=environment,
+                env=_environment(marker, kind, sandbox),
             )
         except BaseException:
             self._outbox.close()
@@ -128,6 +126,11 @@ class Zygote:
         """Order a container. The descriptors are copied."""
         self.pending.add(order.container)
         self._outbox.send(wire.encode(order), descriptors)
+
+    @property
+    def needs_lifelines(self) -> bool:
+        """Whether each of its containers needs one of its own: those in rooms end with their keeper."""
+        return self.walls is not wire.Walls.ROOM
 
     def prepare(self, reserved: Reservation) -> None:
         """Have a process ready for the next container, in these groups."""
@@ -175,9 +178,8 @@ class Zygote:
         self._pidfd = -1
 
 
-def _arguments(link: int, lifeline: int, door: tuple[int, ...], kind: Kind, sandbox: Sandbox) -> list[str]:
+def _arguments(link: int, lifeline: int, kind: Kind, sandbox: Sandbox) -> list[str]:
     given = ["--fd", str(link), "--lifeline", str(lifeline), "--preload", ",".join(kind.preload)]
-    given += [f"--keep={fd}" for fd in door]
     if kind.isolated:
         given.append("--isolate")
         given += [f"--readable={path}" for path in sandbox.readable]
@@ -191,6 +193,7 @@ def _environment(marker: str, kind: Kind, sandbox: Sandbox) -> dict[str, str]:
     environment = {**known, **dict.fromkeys(ONE_THREAD, "1")}
     name, _, value = marker.partition("=")
     environment[name] = value
+    environment[wire.STORE_VARIABLE] = wire.ASK_HOST
     # The very package that this host runs, wherever it was imported from.
     root = str(Path(dataflower.__file__).resolve().parent.parent)
     paths = [root, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]

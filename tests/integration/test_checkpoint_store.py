@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,13 +19,14 @@ import numpy as np
 import pytest
 from weights_for_tests import CHECK, flip, make
 
-from dataflower import checkpoint
-from dataflower.checkpoint import client
+from dataflower import checkpoint, wire
+from dataflower.channel.link import Link
+from dataflower.checkpoint import client, protocol
 from dataflower.checkpoint.layout import SEGMENT_BYTES
 from dataflower.checkpoint.manifest import Manifest
 from dataflower.checkpoint.region import Mapping
-from dataflower.checkpoint.store import Store  # noqa: F401 - its import must not need torch
-from dataflower.errors import NotFound, ResourceExhausted, Unavailable, WeightsInvalid
+from dataflower.checkpoint.store import MOST_SOCKETS  # its import must not need torch
+from dataflower.errors import EndOfStream, NotFound, PeerGone, ResourceExhausted, Unavailable, WeightsInvalid
 from dataflower.testing.store_process import StoreProcess, running
 
 
@@ -235,8 +237,6 @@ def test_a_variable_that_names_no_door_of_ours_is_ignored(tmp_path: Path, monkey
 def test_nonsense_through_the_door_harms_nobody(tmp_path: Path) -> None:
     make(tmp_path / "m")
     with running(settings(tmp_path)) as store:
-        from dataflower.channel.link import Link
-
         way = Link(os.dup(store.door))
         way.send(b"\xff\x00nonsense")
         ours, theirs = Link.pair()
@@ -250,6 +250,42 @@ def test_nonsense_through_the_door_harms_nobody(tmp_path: Path) -> None:
         del weights
         session.close()
         ours.close()
+
+
+@pytest.mark.parametrize("message", [protocol.Hold("m", 1e300), protocol.Forget("m"), protocol.AskStatistics()])
+def test_what_the_host_alone_may_ask_is_not_answered_to_others(tmp_path: Path, message: protocol.FromClient) -> None:
+    make(tmp_path / "m")
+    with running(settings(tmp_path)) as store, checkpoint.open(tmp_path / "m") as weights:
+        before = store.statistics()
+        with _knocked(store.door, 7) as mine:
+            mine.send(protocol.encode(message))
+            with pytest.raises((EndOfStream, PeerGone)):
+                mine.receive()
+        assert store.statistics().models == before.models
+    del weights
+
+
+def test_one_process_does_not_take_all_the_sockets(tmp_path: Path) -> None:
+    make(tmp_path / "m")
+    with running(settings(tmp_path)) as store, contextlib.ExitStack() as open_ends:
+        ends = [open_ends.enter_context(_knocked(store.door, 7)) for _ in range(MOST_SOCKETS + 1)]
+        with pytest.raises((EndOfStream, PeerGone)):
+            ends[-1].receive()
+        with checkpoint.open(tmp_path / "m") as weights:
+            assert weights.digest
+        del weights
+
+
+@contextlib.contextmanager
+def _knocked(door: int, process: int) -> Iterator[Link]:
+    """A socket to the store, as the host makes it for a process."""
+    ours, theirs = Link.pair()
+    way = Link(os.dup(door))
+    way.send(wire.encode(wire.Knock(protocol.VERSION, process)), (theirs.fileno(),))
+    way.close()
+    theirs.close()
+    yield ours
+    ours.close()
 
 
 @pytest.mark.parametrize("door", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,11 @@ async def test_containers_share_weights_and_outlive_the_store(tmp_path: Path, de
         assert statistics.loads == 1
         assert statistics.models[0].clients == 2
         store = store_pid()
-        total = sum(proportional_bytes(pid)[0] for pid in (*pids, store))
-        assert total <= 1.02 * statistics.models[0].nbytes + 2**20
+        most = 1.02 * statistics.models[0].nbytes + 2**20
+        end = time.monotonic() + 20  # pages that are being joined to huge ones are there twice for a moment
+        while (total := sum(proportional_bytes(pid)[0] for pid in (*pids, store))) > most:
+            assert time.monotonic() < end, total
+            await asyncio.sleep(0.01)
         if death:
             os.kill(store, signal.SIGKILL)
             again = await call(host, two_holders(tmp_path / "m"))  # the containers go on with what they have

@@ -86,3 +86,17 @@ def test_without_the_network_only_local_sockets_are_made() -> None:
 def test_an_unknown_machine_is_said_to_be_unknown() -> None:
     with pytest.raises(OSError, match="riscv64"):
         seccomp.program(network=True, machine="riscv64")
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_among_others_a_process_may_change_itself_alone(machine: str) -> None:
+    program = seccomp.program(network=False, among_others=True, machine=machine)
+    own = {"setpriority": (0, 0), "ioprio_set": (1, 0)}
+    others = {"setpriority": [(0, 7), (1, 0), (2, 0)], "ioprio_set": [(1, 7), (2, 0), (3, 0)]}
+    for name, number in seccomp._OF_A_PROCESS[machine].items():
+        mine = own.get(name, (0, 7, 7))
+        assert verdict(program, number, mine, ARCHITECTURES[machine]) == ALLOW, name
+        for theirs in others.get(name, [(7,), (0xFFFFFFFF,), (0x1_0000_0007,)]):
+            assert verdict(program, number, theirs, ARCHITECTURES[machine]) == EPERM, (name, theirs)
+    for name, number in seccomp._KEPT_BY_ALL[machine].items():
+        assert verdict(program, number, architecture=ARCHITECTURES[machine]) == EPERM, name

@@ -1,0 +1,75 @@
+"""A function attacks its neighbours and its host from within a sandbox: nobody but itself is any the worse for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from engine_rig import PATIENCE_S, Rig, opened, workflow
+
+from dataflower.errors import InvocationFailed
+from dataflower.host import zygote
+from dataflower.host.isolation import ask
+from dataflower.wire import Walls
+
+pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("grpc_runtime")]
+HERE = (str(Path(__file__).parent), str(Path(__file__).parent.parent))
+RAIDER = workflow(
+    "raider",
+    "inputs: {act: string, about: any}\nstages:\n"
+    "  raider: {function: 'siege_functions:siege', inputs: {act: inputs.act, about: inputs.about}}\n"
+    "outputs: {out: raider.out}\n",
+)
+REFUSED = {"EPERM", "EACCES", "ESRCH", "ENOSYS"}
+
+
+@pytest.fixture(params=[Walls.ROOM, Walls.LANDLOCK], ids=["room", "landlock"])
+def walls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Walls:
+    layers = {layer.layer: layer for layer in ask().layers}
+    needed = layers["namespaces" if request.param is Walls.ROOM else "landlock"]
+    if not needed.possible:
+        pytest.skip(f"not possible on this machine: {needed.detail}")
+    given = zygote._arguments
+    monkeypatch.setattr(zygote, "_arguments", lambda *a: [*given(*a), f"--at-most={request.param.value}"])
+    return request.param
+
+
+@pytest.fixture
+async def rig(walls: Walls) -> AsyncIterator[Rig]:
+    async with opened(code_path=HERE) as rig:
+        await rig.client.apply(RAIDER)
+        assert await rig.client.invoke("echo", x=1) == {"out": 1}
+        yield rig
+
+
+async def raid(rig: Rig, act: str, about: object = None) -> object:
+    return (await rig.client.invoke("raider", act=act, about=about, deadline_s=PATIENCE_S))["out"]
+
+
+async def test_nobody_ends_with_a_container_that_pulls_its_lifeline(rig: Rig) -> None:
+    before, zygotes = await rig.pids("echo", "only"), rig.host._engine.zygote_pids()
+    with contextlib.suppress(InvocationFailed):
+        await raid(rig, "pull_lifelines")
+    assert await rig.client.invoke("echo", x=2) == {"out": 2}
+    assert (await rig.pids("echo", "only"), rig.host._engine.zygote_pids()) == (before, zygotes)
+
+
+async def test_sockets_that_it_shuts_are_its_own(rig: Rig) -> None:
+    before = await rig.pids("echo", "only")
+    with pytest.raises(InvocationFailed, match="ContainerCrashed"):
+        await raid(rig, "shut_sockets")
+    assert await rig.pids("echo", "only") == before
+    assert await rig.host._engine.weights() is None, "it has knocked at the door of the store"
+
+
+@pytest.mark.parametrize("act", ["kill_host", "limit_host", "starve_host", "pin_host", "nice_host"])
+async def test_the_host_is_out_of_reach(rig: Rig, act: str) -> None:
+    assert await raid(rig, act, os.getpid()) in REFUSED
+
+
+async def test_it_shares_no_memory_with_others_by_number(rig: Rig, walls: Walls) -> None:
+    assert await raid(rig, "shared_segment", 0x0DF10) == ("done" if walls is Walls.ROOM else "EPERM")
+    assert str(0x0DF10) not in {line.split()[0] for line in Path("/proc/sysvipc/shm").read_text().splitlines()}
