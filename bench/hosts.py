@@ -6,6 +6,8 @@ of 1 KB over a plain TCP connection beside it: `tcp_round_trip_us`. The same wit
 `tcp_64MB_ms`. And what the same tensor costs a task that waited for its turn while another one computed, from the end
 of that one to its own: `hosts_waited_64MB_ms`. The two hosts are in network namespaces joined by a line without a
 limit, where that is possible.
+
+Then over a long line (`bench.long_line`): `hosts_line_share`, `hosts_line_share_alone`, `hosts_line_reach_ms`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from argparse import Namespace
 import numpy as np
 import uvloop
 
+from bench import long_line
 from bench.engine import call, document, engine
 from bench.report import Report, arguments, finish
 from bench.second_host import ECHO_BYTES, NAME, SINK_BYTES, TOKEN, second_host
@@ -120,6 +123,7 @@ def main() -> None:
     options = arguments(__doc__ or "")
     report = Report("hosts")
     uvloop.run(run(report, options))
+    uvloop.run(long_line.measure(report, options))
     finish(report, options)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import tempfile
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import workflows_for_tests as w
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import HostConfig
 from dataflower.spec.workflow import Workflow
+from dataflower.testing.line import Line
 
 TOKEN = "a token for tests"
 PATIENCE_S = 20.0
@@ -28,77 +27,19 @@ def config(**settings: Any) -> HostConfig:
     return HostConfig(**{**places, **usual, **settings})
 
 
-class Way:
-    """A proxy in front of a host: counts bytes, delays them, cuts connections, lets nobody through for a while."""
+class Way(Line):
+    """The way to a host, which also knows what went by first."""
 
     def __init__(self, port: int) -> None:
-        self._target = port
-        self._pairs: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.passed = 0
-        """Bytes in both directions."""
-        self.connections = 0
-        self.open = asyncio.Event()
-        self.open.set()
-        self.piece = 1 << 16
-        self.delay_s = 0.0
-        """How long bytes are on their way, in each direction."""
+        super().__init__(("127.0.0.1", port))
         self._seen = b""
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._tasks.add(asyncio.current_task())  # type: ignore[arg-type]
-        self._pairs.add(writer)
-        try:
-            await self.open.wait()
-            there, back = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
-            writer.transport.abort()
-            return
-        self.connections += 1
-        self._pairs.add(back)
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
-        late: deque[bytes] = deque()
-        with contextlib.suppress(OSError):
-            while data := await reader.read(self.piece):
-                self.passed += len(data)
-                self._seen = self._seen[-4096:] + data if len(self._seen) < 1 << 20 else self._seen
-                if self.delay_s:
-                    late.append(data)
-                    loop.call_later(self.delay_s, lambda: writer.write(late.popleft()))
-                else:
-                    writer.write(data)
-                    await writer.drain()
-        loop.call_later(self.delay_s, writer.close)
+    def saw(self, data: bytes) -> None:
+        self._seen = self._seen[-4096:] + data if len(self._seen) < 1 << 20 else self._seen
 
     def has_seen(self, secret: bytes) -> bool:
         """Whether these bytes went by among the first."""
         return secret in self._seen
-
-    def cut(self) -> None:
-        """Break every connection, whatever is on its way."""
-        pairs, self._pairs = self._pairs, set()
-        for writer in pairs:
-            writer.transport.abort()
-
-    def refuse(self) -> None:
-        """Be gone, as a host is that was shut down."""
-        self._server.close()
-        self.cut()
-
-    async def close(self) -> None:
-        self._server.close()
-        self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,10 @@ _BURST = 8
 """System calls before others get their turn."""
 _PIECES = 64
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
-_NOT_SENT_BYTES = 256 << 10
-"""What the kernel holds back unsent: more would only delay messages."""
+_NOT_SENT_BYTES = (16 << 10, 256 << 10)
+"""What the kernel may hold back unsent, at least and at most: messages wait behind it, and it must not run dry before
+this process has its turn. Two chunks, since the kernel asks for more when half of it is left.
+"""
 
 
 def tune(sock: socket.socket, timeout_s: float) -> None:
@@ -39,7 +41,6 @@ def tune(sock: socket.socket, timeout_s: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(timeout_s / 6)))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1000, int(timeout_s * 1000)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT_BYTES)
 
 
 class Connection:
@@ -59,6 +60,8 @@ class Connection:
         self._is_writing = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._chunk = 0
+        """Of the mux, when the kernel was last told how much to hold back."""
         mux.connected()
         loop.add_reader(sock.fileno(), self._on_readable)
         self.flush()
@@ -96,6 +99,7 @@ class Connection:
         try:
             for _ in range(_BURST):
                 pieces = self._mux.outgoing(_now())
+                self._hold_back()
                 if not pieces:
                     self._watch(False)
                     self._await_due()
@@ -111,6 +115,14 @@ class Connection:
             self._lose(str(error))
             return
         self._watch(True)
+
+    def _hold_back(self) -> None:
+        """Tell the kernel how much to take that it can't send yet: by how fast the line is."""
+        chunk = self._mux.chunk
+        if not 3 * self._chunk < 4 * chunk < 5 * self._chunk:
+            self._chunk = chunk
+            least, most = _NOT_SENT_BYTES
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, min(max(2 * chunk, least), most))
 
     def _await_due(self) -> None:
         """Go on when a stream may that has to keep to its limit."""

@@ -26,16 +26,16 @@ HEADER = struct.Struct("<BxxxIQQ")
 _PLACE = struct.Struct("<QQ")
 _POSITION = struct.Struct("<QQ")
 
-CHUNK_BYTES = 256 << 10
+CHUNK_BYTES = 32 << 10
 """What a stream sends before it is another's turn, until it is known how fast the connection is."""
 WINDOW_BYTES = 32 << 20
 """Bytes of streams that may be on their way without confirmation."""
 MAX_MESSAGE_BYTES = 256 << 20
 MAX_STREAMS = 1 << 20
 """Streams that the other side may have begun and not ended."""
-_CHUNK_S = 0.002
+_CHUNK_S = 0.001
 """How long a message may have to wait behind a chunk, about."""
-_CHUNKS = (64 << 10, 1 << 20)
+_CHUNKS = (8 << 10, 1 << 20)
 _MEASURED_BYTES = 512 << 10
 _STAGING_BYTES = 16 << 10
 _UNCONFIRMED_MESSAGES = 32
@@ -138,6 +138,11 @@ class Mux:
         self.bytes_out = 0
         """Of streams, handed over for sending, repetitions included."""
         self.bytes_in = 0
+
+    @property
+    def chunk(self) -> int:
+        """Bytes that go over the connection in about a millisecond, as far as that is known."""
+        return self._chunk
 
     # --- what is to be sent ----------------------------------------------------------------------------------
 
@@ -244,7 +249,7 @@ class Mux:
             if self._written < self._confirmed + len(self._kept):
                 self._push(self._kept[self._written - self._confirmed])
                 self._written += 1
-            elif not self._push_chunk(now):
+            elif self._queued > self._chunk // 4 or not self._push_chunk(now):  # nothing overtakes what is queued
                 break
         return self._pieces
 
@@ -255,7 +260,8 @@ class Mux:
             began, before = self._mark
             if confirmed - before >= _MEASURED_BYTES and now > began:
                 smallest, largest = _CHUNKS
-                self._chunk = min(max(int((confirmed - before) / (now - began) * _CHUNK_S), smallest), largest)
+                size = int((confirmed - before) / (now - began) * _CHUNK_S)  # confirmations may come in bursts
+                self._chunk = (self._chunk + min(max(size, smallest), largest)) // 2
                 self._mark = (now, confirmed)
         if confirmed == self._data_sent:
             self._mark = None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflower.channel.limit import Limit
-from dataflower.channel.mux import HEADER, Kind, Mux, MuxError
+from dataflower.channel.mux import CHUNK_BYTES, HEADER, Kind, Mux, MuxError
 from dataflower.channel.mux_events import Aborted, Completed, Message, MuxEvent, Opened
 
 ARENA_BYTES = 1 << 16
@@ -196,9 +196,34 @@ def test_chunks_follow_the_speed_of_the_connection_within_bounds(pauses: list[fl
             right.read(data)
             now += pause / 20
             exchange(right, left, random.Random(seed), whole=True)
-            assert 64 << 10 <= left.mux._chunk <= 1 << 20
+            assert 8 << 10 <= left.mux.chunk <= 1 << 20
     exchange(left, right, random.Random(seed), whole=True)
     assert len(right.completed) >= len(pauses) - 1
+
+
+@pytest.mark.parametrize("bytes_per_s", [12.5e6, 125e6, 500e6])
+def test_a_message_waits_behind_few_bytes_once_the_speed_is_known(bytes_per_s: float) -> None:
+    """What lies in front of it here takes the line little more than a millisecond, whatever came before."""
+    left, right = Side(32 << 20, CHUNK_BYTES), Side(32 << 20, CHUNK_BYTES)
+    memory = bytearray(64 << 20)
+    right.mux = Mux(lambda arena, offset, size: memoryview(memory)[:size], right.hear)
+    right.places = {1: (0, 1)}
+    connect(left, right)
+    exchange(left, right, random.Random(0), whole=True)
+    left.mux.open(memoryview(memory), 7, 0)
+    now, step = 1.0, 16 << 10
+    ahead: list[int] = []
+    while left.mux.bytes_out < 48 << 20:
+        pieces = left.mux.outgoing(now)
+        ahead.append(sum(map(len, pieces)))
+        data = b"".join(pieces)[:step]  # the kernel takes it a little at a time
+        left.mux.wrote(len(data))
+        now += len(data) / bytes_per_s
+        right.read(data)
+        right.write(1 << 30)
+        confirmed, right.wire = right.wire, b""
+        left.read(confirmed)
+    assert max(ahead[len(ahead) // 4 :]) < max(0.0015 * bytes_per_s, 12 << 10) + 100
 
 
 def test_without_confirmation_only_a_window_is_sent() -> None:
