@@ -3,11 +3,13 @@
 Each function is a container of its own (process, sandbox) with one adapter on SmolLM2-135M. Ours map the backbone that
 the host holds. The rivals have a copy of everything each: `fresh` ones are processes as platforms start them that
 preload nothing, and what the three keys compare with; `forked` ones start like ours from a zygote with the libraries,
-so that the backbone is the only difference (`..._forked`). All start in turn. Memory is PSS of all at once.
+so that the backbone is the only difference (`..._forked`). All start in turn, and memory is what all of them hold at
+once: of a fresh process its PSS, of a forked one what it shares with nobody. What the forked ones share is counted
+once and whole, as if there were no others: the backbone with the process that holds it (ours), and the zygote.
 
 Cost is replayed with what was measured in the same run: bursty requests (Gamma gaps of CV 5, or --trace FILE, a CSV
 file with TIMESTAMP), a slot for each core, containers kept for a minute; GB-seconds of memory held per request whose
-first token came within the objective. The shared backbone is paid for all the time.
+first token came within the objective. What is shared, backbone and zygote, is paid for all the time.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from safetensors.torch import save_file
 from bench import lora_replay
 from bench.engine import ROOT, engine
 from bench.memory import whole
-from bench.processes import descendants
+from bench.processes import children, descendants
 from bench.report import Report, finish
 from dataflower.checkpoint.region import MEMFD_NAME
 from dataflower.checkpoint.settings import StoreConfig
@@ -74,6 +76,14 @@ class Seen:
     bytes: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Bytes that are there once, whatever the number of functions."""
+
+    backbone: float
+    libraries: float
+
+
 def main() -> None:
     options = _arguments()
     report = Report("lora")
@@ -112,18 +122,11 @@ async def measure(report: Report, options: argparse.Namespace, scratch: Path) ->
                 processes.append(_fresh(model, adapter, fresh))
         pids = host.container_pids()
         for name, number in places.items():
-            if name.startswith("ours"):
-                ours.bytes.append(whole(pids[number])[1] * MIB - weights_bytes(pids[number]))
-            else:
-                forked.bytes.append(whole(pids[number])[1] * MIB)
+            (ours if name.startswith("ours") else forked).bytes.append(whole(pids[number])[0] * MIB)
         fresh.bytes += [whole(process.pid)[1] * MIB for process in processes]
         for process in processes:
             process.communicate()
-        store = await host.weights()
-        assert store is not None
-        shared = float(sum(held.nbytes for held in store.models))
-        (keeper,) = [pid for pid in descendants(os.getpid()) if b"dataflower.checkpoint" in _command(pid)]
-        shared += whole(keeper)[1] * MIB - weights_bytes(keeper)
+        shared = Shared(await _backbone_bytes(host), library_bytes())
         four = await _together(host, "ours0", 4)
     _tell_memory(report, ours, forked, fresh, shared)
     _tell_starts(report, ours, forked, fresh)
@@ -154,6 +157,24 @@ async def first_token(host: Runtime, name: str, seed: int) -> tuple[float, float
     async for _ in invocation.outputs():
         first = first or time.perf_counter() - began
     return first, time.perf_counter() - began - first
+
+
+async def _backbone_bytes(host: Runtime) -> float:
+    """Weights that the store holds, and the process itself."""
+    store = await host.weights()
+    assert store is not None
+    (keeper,) = [pid for pid in descendants(os.getpid()) if b"dataflower.checkpoint" in _command(pid)]
+    return sum(held.nbytes for held in store.models) + whole(keeper)[1] * MIB - weights_bytes(keeper)
+
+
+def library_bytes() -> float:
+    """Of the zygotes: what they have written, children or not, and their share of what lies in files.
+
+    Their children have the same command, but another parent.
+    """
+    own = [p for p in children(os.getpid()) if b"dataflower.container.zygote" in _command(p)]
+    fields = [line.split() for pid in own for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+    return sum(float(field[1]) * 1024 for field in fields if field[0] in {"Anonymous:", "Pss_File:"})
 
 
 def weights_bytes(pid: int) -> float:
@@ -195,19 +216,21 @@ def _fresh(model: str, adapter: str, seen: Seen) -> subprocess.Popen[bytes]:
     return process
 
 
-def _tell_memory(report: Report, ours: Seen, forked: Seen, fresh: Seen, shared: float) -> None:
-    """What is shared (the backbone, and the process that holds it) is there once, whatever the number."""
+def _tell_memory(report: Report, ours: Seen, forked: Seen, fresh: Seen, shared: Shared) -> None:
+    """What is shared is there once, whatever the number."""
     count = len(ours.bytes)
-    together = shared + sum(ours.bytes) * FUNCTIONS / count
+    together = shared.backbone + shared.libraries + sum(ours.bytes) * FUNCTIONS / count
+    apart = shared.libraries + statistics.mean(forked.bytes) * FUNCTIONS
     how = "" if count == FUNCTIONS else f" (from {count} that were started)"
     own = statistics.mean(ours.bytes) / MB
-    report.add("backbone_mb", "backbone, and the process that holds it, once", shared / MB, unit="MB")
+    report.add("backbone_mb", "backbone, and the process that holds it, once", shared.backbone / MB, unit="MB")
+    report.add("libraries_mb", "the zygote with the libraries, once", shared.libraries / MB, unit="MB")
     report.add("ours_mb", "each of ours besides: adapter, KV, activations, interpreter", own, unit="MB")
     report.add("fresh_mb", "each rival, a fresh process", statistics.mean(fresh.bytes) / MB, unit="MB")
     report.add("forked_mb", "each rival, forked", statistics.mean(forked.bytes) / MB, unit="MB")
     ratio = together / (statistics.mean(fresh.bytes) * FUNCTIONS)
     report.add("lora_memory", f"memory of {FUNCTIONS} over that of {FUNCTIONS} fresh ones{how}", ratio, at_most=0.25)
-    report.add("lora_memory_forked", "over forked ones", together / (statistics.mean(forked.bytes) * FUNCTIONS))
+    report.add("lora_memory_forked", "over forked ones", together / apart)
 
 
 def _tell_starts(report: Report, ours: Seen, forked: Seen, fresh: Seen) -> None:
@@ -225,7 +248,7 @@ def _tell_starts(report: Report, ours: Seen, forked: Seen, fresh: Seen) -> None:
 
 
 def _tell_cost(
-    report: Report, options: argparse.Namespace, seen: dict[str, Seen], shared: float, latency: Latency
+    report: Report, options: argparse.Namespace, seen: dict[str, Seen], shared: Shared, latency: Latency
 ) -> None:
     if options.trace:
         requests = lora_replay.recorded(options.trace, SEED, FUNCTIONS)
@@ -234,7 +257,7 @@ def _tell_cost(
     batch_s = statistics.median(seen["ours"].rest)
     found = {}
     for name, kind in seen.items():
-        held = shared if name == "ours" else 0.0
+        held = {"ours": shared.backbone + shared.libraries, "forked": shared.libraries}.get(name, 0.0)
         own = statistics.mean(kind.bytes)
         begin = max(0.0, statistics.median(kind.cold) - latency.first_s)
         found[name] = lora_replay.replay(

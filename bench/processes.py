@@ -21,6 +21,11 @@ def descendants(root: int) -> list[int]:
     return [process.pid for process in _below(root, _all())]
 
 
+def children(root: int) -> list[int]:
+    """Process ids of those that a process has started itself, and that still run."""
+    return [process.pid for process in _all() if process.parent == root]
+
+
 def cpu_seconds(root: int) -> float:
     """CPU time so far, user and system, of a process and everything below it that still runs; 0.0 if it is gone."""
     everyone = _all()

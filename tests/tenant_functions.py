@@ -40,7 +40,7 @@ class Tenant:
 
     async def __call__(self, prompt: list[int], tokens: int, act: str) -> AsyncIterator[Mapping[str, Any]]:
         if act == "write":
-            ctypes.memset(self.runner.model.embedding.data_ptr(), 0, 1)
+            ctypes.memset(self.runner.model.embedding.weight.data_ptr(), 0, 1)
         if act == "look":
             yield look()
         params = SamplingParams(max_tokens=tokens, ignore_eos=True)

@@ -35,7 +35,7 @@ from dataflower.checkpoint.sources import is_url
 from dataflower.checkpoint.weights import SMALL_BYTES
 from dataflower.errors import Code, DataflowerError, FailedPrecondition, Unavailable
 
-VERSION = 1
+VERSION = 2
 DTYPES = ("bfloat16", "float32")
 """In which weights can be laid out."""
 _BASE_CHARACTERS = 80

@@ -24,3 +24,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None and not named:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def give_back_freed_memory() -> None:
+    """Give back what lies free now: files that were parsed, and tables that were built, leave holes for good.
+
+    For once, after a start: what a task frees is kept (see above), what was needed only to get ready never comes back.
+    """
+    trim = getattr(libc(), "malloc_trim", None)  # glibc's own
+    if trim is not None:
+        trim(0)

@@ -28,7 +28,7 @@ from dataflower.container.data_unit import BROKEN_STATUS, STOPPED_STATUS, DataUn
 from dataflower.container.failpoints import Point
 from dataflower.container.failure import error_record, forget_frames
 from dataflower.container.function_unit import FunctionUnit
-from dataflower.container.heap import keep_freed_memory
+from dataflower.container.heap import give_back_freed_memory, keep_freed_memory
 from dataflower.container.keeper import Room
 from dataflower.container.log import open_log
 from dataflower.container.rehearsal import rehearse
@@ -224,6 +224,7 @@ def _prepare(fork: Fork, data: DataUnit) -> Target | None:
     params = msgspec.msgpack.decode(fork.params) if fork.params else {}
     ready: Target | None = _attempt(data, Code.INTERNAL, lambda: target.build(found, params))
     if ready is not None:
+        give_back_freed_memory()
         data.on_trim = ready.trim
         data.hello(imported - began, _monotonic() - imported)
     return ready

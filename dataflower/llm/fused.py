@@ -123,7 +123,7 @@ class FusedDecode:
         self._model = _Model(
             model.kv.layers, model.width, model.heads, model.kv.heads, model.kv.size,
             body.layers[0].down.inputs, model.epsilon, model.rope_scale, model.frequencies.data_ptr(),
-            body.embedding.data_ptr(), body.norm.data_ptr(), _linear(body.head), ctypes.addressof(self._layers),
+            _address(body.embedding.plain), body.norm.data_ptr(), _linear(body.head), ctypes.addressof(self._layers),
         )  # fmt: skip
         self._most_threads = model.width // _BLOCK  # blocks of the smallest product: more would have nothing to do
         self._wide = model.kv.size % _BLOCK == 0
@@ -241,6 +241,10 @@ def _agrees(code: ctypes.CDLL, linear: Linear) -> bool:
     weight = linear.weights[0]
     expected = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "").float()
     return bool((out - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _linear(linear: Linear) -> _Linear:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from dataflower.llm.adapters import ModuleShape
 from dataflower.llm.attention import StepAttention
+from dataflower.llm.embedding import Embedding
 from dataflower.llm.fused import ROWS, Decoded, Newest, fuse
 from dataflower.llm.kv import KvShape
 from dataflower.llm.linear import Linear
@@ -18,6 +19,7 @@ from dataflower.llm.lora import Group, LoraBatch
 from dataflower.llm.parts import Parts
 
 EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head"
 FAMILY = frozenset({"llama", "mistral", "qwen2"})
 ROPES = frozenset({"default", "linear", "llama3"})
 """Kinds of rotary embedding whose frequencies do not depend on the length of the input."""
@@ -50,7 +52,7 @@ def fits(config: Any, weights: Container[str]) -> bool:
 class Body:
     """All weights of a model."""
 
-    embedding: torch.Tensor
+    embedding: Embedding
     layers: list[_Layer]
     norm: torch.Tensor
     head: Linear
@@ -58,7 +60,6 @@ class Body:
 
 def assemble(config: Any, parts: Parts) -> Body:
     """Ask `parts` for every weight, in the order of the computation."""
-    embedding = parts.tensor(EMBEDDING)
     layers = []
     for index in range(config.num_hidden_layers):
         name = f"model.layers.{index}"
@@ -75,8 +76,8 @@ def assemble(config: Any, parts: Parts) -> Body:
         )
     norm = parts.tensor("model.norm.weight")
     tied = config.tie_word_embeddings or not parts.has("lm_head.weight")
-    head = parts.linear("lm_head", [EMBEDDING.removesuffix(".weight") if tied else "lm_head"])
-    return Body(embedding, layers, norm, head)
+    head = parts.linear(HEAD, [EMBEDDING.removesuffix(".weight") if tied else "lm_head"])
+    return Body(parts.embedding(EMBEDDING, HEAD if tied else None), layers, norm, head)
 
 
 class LlamaModel:
@@ -114,7 +115,7 @@ class LlamaModel:
         heads, kv_heads, size = self.heads, self.kv.heads, self.kv.size
         n, rotated, scale = len(tokens), heads + kv_heads, size**-0.5
         cos, sin = self._angles(positions)
-        x = self.embedding.index_select(0, tokens)
+        x = self.embedding(tokens)
         for index, layer in enumerate(self.layers):
             h = functional.rms_norm(x, (self.width,), layer.norm, self.epsilon)
             z = layer.qkv(h)

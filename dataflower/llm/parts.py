@@ -15,12 +15,13 @@ from typing import Protocol
 import torch
 
 from dataflower.llm import opaque
+from dataflower.llm.embedding import Embedding, PlainEmbedding, TiedEmbedding, tied
 from dataflower.llm.errors import UnsupportedModel
 from dataflower.llm.linear import Linear, can_pack, lay_out
 
 NOTE = "dataflower.laid_out"
 """Key of the note in the file's metadata."""
-VERSION = 1
+VERSION = 2
 
 Write = Callable[[str, torch.Tensor], None]
 """Takes a tensor by its name in the file; it is good only during the call."""
@@ -39,6 +40,10 @@ class Parts(Protocol):
 
     def linear(self, place: str, names: Sequence[str]) -> Linear:
         """The modules `names` (outputs side by side), for one place in the computation."""
+        ...
+
+    def embedding(self, name: str, head: str | None) -> Embedding:
+        """The embedding `name`. `head`: the place, asked for before, that has the same weight; None: there is none."""
         ...
 
 
@@ -67,6 +72,10 @@ class Plain:
             return Linear(weights, bias)
         return Linear([lay_out(weights[0] if len(weights) == 1 else torch.cat(weights))], bias)
 
+    def embedding(self, name: str, head: str | None) -> Embedding:
+        """See `Parts`. Whoever has the plain weights mapped takes no more memory for them."""
+        return PlainEmbedding(self.tensor(name))
+
     def _bias(self, names: Sequence[str], weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
         if not any(self.has(f"{name}.bias") for name in names):
             return None
@@ -86,6 +95,9 @@ class Recorder:
         self._plain, self._write = plain, write
         self._layouts: dict[bytes, int] = {}
         self._laid: dict[str, tuple[tuple[int, ...], str, int]] = {}
+        self._head: tuple[str, torch.Tensor] = ("", torch.empty(0, dtype=torch.uint8))
+        """The last place, and its bytes."""
+        self._kept: torch.Tensor | None = None
 
     def has(self, name: str) -> bool:
         """See `Parts`."""
@@ -107,9 +119,18 @@ class Recorder:
         number = self._layouts.setdefault(layout, len(self._layouts))
         self._laid[place] = (tuple(weight.shape), str(weight.dtype).removeprefix("torch."), number)
         self._write(place, data)
+        self._head, self._kept = (place, data), weight
         if made.bias is not None:
             self._write(f"{place}.bias", made.bias)
         return Linear([data.new_empty(0, 0)])  # the model is thrown away: it must not keep them all
+
+    def embedding(self, name: str, head: str | None) -> Embedding:
+        """See `Parts`: written only if the head's rows can't be read, which is found out row by row."""
+        plain = self._plain.tensor(name)
+        place, data = self._head
+        found = tied(data, plain) if place == head else None
+        self._kept = None
+        return found or PlainEmbedding(self.tensor(name))
 
     def note(self) -> dict[str, str]:
         """The metadata of the file, once all is written."""
@@ -155,3 +176,10 @@ class LaidOut:
         data = self._tensors[place]
         weight = opaque.put_together(data, (rows, columns), self._dtype, self._layouts[number])
         return Linear([weight], self._tensors.get(f"{place}.bias"), owner=data)
+
+    def embedding(self, name: str, head: str | None) -> Embedding:
+        """See `Parts`."""
+        if self.has(name) or head is None:
+            return PlainEmbedding(self.tensor(name))
+        (_, width), _, _ = self._laid[head]
+        return TiedEmbedding(self._tensors[head], width, self._dtype)

@@ -119,6 +119,22 @@ def test_a_step_is_what_it_is_in_fp32(name, lengths, tmp_path: Path):
         assert (ours_kv - exact_kv).abs().max() <= 2 * (theirs_kv - exact_kv).abs().max()
 
 
+@pytest.mark.usefixtures("compiled")
+def test_the_kernel_reads_tied_embeddings_out_of_the_head():
+    config = LlamaConfig(**SHAPE | {"tie_word_embeddings": True})
+    plain = {key: value for key, value in weights("llama").items() if key != "lm_head.weight"}
+    written = {}
+    note = record(config, plain, torch.bfloat16, lambda key, tensor: written.update({key: tensor.clone()}))
+    assert "model.embed_tokens.weight" not in written
+    shared = build(config, written, dtype=torch.bfloat16, device=CPU, metadata=note)
+    own = build(config, plain, dtype=torch.bfloat16, device=CPU)
+    assert shared.fused is not None
+    assert shared.embedding.plain is None
+    for lengths in ([9], [0, 15, 16, 17, 300, 64, 31, 5]):
+        results = [step(model, lengths, [None]) for model in (shared, own)]
+        assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
 MIXES = {
     "one prompt": ([(0, 70)], []),
     "the last piece of a long one": ([(130, 65)], []),

@@ -41,7 +41,7 @@ struct Model {
   int64_t layers, width, heads, kv_heads, size, inner;
   float epsilon, rope_scale;
   const float* frequencies;  // (size / 2)
-  const Bf16 *embedding, *norm;
+  const Bf16 *embedding, *norm;  // embedding: null if its rows are those of the head
   Linear head;
   const Layer* layer;
 };
@@ -106,6 +106,19 @@ int blocks(const Linear& linear) { return int((linear.outputs + kBlock - 1) / kB
 
 const Bf16* block_of(const Linear& linear, int64_t block) {
   return linear.weight + block * kBlock * linear.inputs;
+}
+
+// x = the vector of a token. In a block of the head a row's neighbours lie two by two, each two with those of 63 others.
+void embed(const Model& model, int64_t token, float* x) {
+  if (model.embedding) {
+    for (int64_t i = 0; i < model.width; i += kLanes) store(x + i, widen(model.embedding + token * model.width + i));
+    return;
+  }
+  const Bf16* pair = block_of(model.head, token / kBlock) + 2 * (token % kBlock);
+  for (int64_t i = 0; i < model.width; i += 2, pair += 2 * kBlock) {
+    x[i] = widen(pair[0]);
+    x[i + 1] = widen(pair[1]);
+  }
 }
 
 // h = rms_norm(x) * weight.
@@ -471,9 +484,7 @@ void dataflower_decode(const dataflower::Model* model, const dataflower::Step* s
   fit(buffers.mixed, rows * model->heads * model->size);
   fit(buffers.act, rows * model->inner);
   fit(buffers.peaks, step->wanted_count * blocks(model->head));
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t i = 0; i < model->width; i += kLanes)
-      store(&buffers.x[row * model->width + i], widen(model->embedding + step->tokens[row] * model->width + i));
+  for (int64_t row = 0; row < rows; ++row) embed(*model, step->tokens[row], &buffers.x[row * model->width]);
   turn(*model, *step, fit(buffers.cos, rows * model->size), fit(buffers.sin, rows * model->size));
   Work work{*model, *step, buffers};
   if (step->spans) {

@@ -7,8 +7,12 @@ import pytest
 import tiny
 import torch
 from peft import PeftModel
+from transformers import Qwen2Config
 
+from dataflower.llm import opaque
+from dataflower.llm.embedding import tied
 from dataflower.llm.errors import UnsupportedModel
+from dataflower.llm.linear import lay_out
 from dataflower.llm.llama import LlamaModel
 from dataflower.llm.model import build, record
 from dataflower.llm.params import SamplingParams
@@ -81,7 +85,7 @@ def test_prompts_in_the_smallest_pieces():
 def test_weights_left_where_they_are():
     model = tiny.model("llama", packed=False)
     given = tiny.weights("llama")["model.embed_tokens.weight"]
-    assert model.embedding.data_ptr() == given.data_ptr()
+    assert model.embedding.weight.data_ptr() == given.data_ptr()
     owned = {t.data_ptr() for t in tiny.weights("llama").values()}
     assert all(w.data_ptr() in owned for layer in model.layers for w in (*layer.qkv.weights, *layer.gate_up.weights))
     tokens = torch.tensor(tiny.prompt(1, 9))
@@ -97,6 +101,49 @@ def test_weights_that_were_laid_out_before(name, dtype):
     assert shared.head._owner.data_ptr() == written["lm_head"].data_ptr()
     tokens = torch.tensor(tiny.prompt(1, 9))
     assert torch.equal(last_logits(shared, tokens), last_logits(tiny.model(name, dtype), tokens))
+
+
+def laid_out(rows, columns, dtype):
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)).to(dtype)
+    laid = lay_out(weight)
+    data, _ = opaque.take_apart(laid)
+    return weight, data.clone()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(64, 64), (320, 192), (1000, 576)])
+def test_rows_of_a_laid_out_head(rows, columns):
+    weight, data = laid_out(rows, columns, torch.bfloat16)
+    found = tied(data, weight)
+    assert found is not None
+    assert found.plain is None
+    tokens = torch.tensor([0, rows - 1, 63, rows // 2, 0])
+    assert torch.equal(found(tokens), weight[tokens])
+
+
+def test_a_head_whose_rows_are_not_those_of_the_embedding():
+    weight, data = laid_out(320, 192, torch.bfloat16)
+    other = weight.clone()
+    other[319, 191] += 1
+    assert tied(data, other) is None
+    assert tied(data[:-64], weight) is None, "no whole blocks"
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_what_is_tied_is_written_once(is_tied):
+    config = Qwen2Config(**tiny._SHAPE | {"vocab_size": 320, "hidden_size": 192, "tie_word_embeddings": is_tied})
+    state = tiny.AutoModelForCausalLM.from_config(config).bfloat16().state_dict()
+    weights = {key: value for key, value in state.items() if not (is_tied and key == "lm_head.weight")}
+    written = {}
+    note = record(config, weights, torch.bfloat16, lambda name, t: written.update({name: t.clone()}))
+    assert ("model.embed_tokens.weight" in written) is not is_tied
+    shared = build(config, written, dtype=torch.bfloat16, device=tiny.CPU, metadata=note)
+    own = build(config, weights, dtype=torch.bfloat16, device=tiny.CPU)
+    assert (
+        shared.embedding.weight.data_ptr() == written["lm_head" if is_tied else "model.embed_tokens.weight"].data_ptr()
+    )
+    tokens = torch.tensor([5, 319, 0, 64, 200])
+    assert torch.equal(shared.embedding(tokens), weights["model.embed_tokens.weight"][tokens])
+    assert torch.equal(last_logits(shared, tokens), last_logits(own, tokens))
 
 
 def test_weights_that_another_version_laid_out():
