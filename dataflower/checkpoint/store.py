@@ -23,6 +23,7 @@ from dataflower.checkpoint import packing, protocol, tier_commands, tier_events,
 from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.huge import HugePages, populate
 from dataflower.checkpoint.layout import pieces
+from dataflower.checkpoint.notes import Notes
 from dataflower.checkpoint.plan import Plan, find
 from dataflower.checkpoint.rates import Rates
 from dataflower.checkpoint.region import Owned, Segment
@@ -71,8 +72,9 @@ class _Holding:
 class Store:
     """Serves until its door is closed by all who hold it."""
 
-    def __init__(self, door: Link, config: StoreConfig, clock: Clock) -> None:
-        """Takes the door over."""
+    def __init__(self, door: Link, config: StoreConfig, clock: Clock, notes: Notes | None = None) -> None:
+        """Takes the door over. `notes`: what a store before it kept for good is loaded again at once."""
+        self._notes = notes
         self._door, self._config, self._clock = door, config, clock
         self._disk = DiskTier(config)
         self._tier = tiers.MemoryTier(config.models_memory_bytes)
@@ -95,6 +97,8 @@ class Store:
 
     def serve(self) -> None:
         """Until the door closes. Memory that clients have mapped stays theirs."""
+        for number, model in enumerate(() if self._notes is None else self._notes.read(), 1):
+            self._handle(tier_events.Asked(-number, model))  # of nobody's: it stays by its pin
         while self._open:
             spare = self._tier.spare(self._config.models_prefault_bytes)
             events = self._poll.poll(0 if spare else None)
@@ -204,8 +208,9 @@ class Store:
                 case tier_commands.Grant(number, key):
                     self._grant(number, key)
                 case tier_commands.Drop(number):
-                    if number in self._clients:
-                        self._drop(self._clients[number])
+                    if (client := self._clients.get(number)) is not None:
+                        self._refuse(client, Code.RESOURCE_EXHAUSTED, "it made room for others")
+                        self._drop(client)
                 case tier_commands.Forgotten(number, gone):
                     if number in self._clients:
                         self._send(self._clients[number], protocol.Forgotten(gone))
@@ -241,6 +246,7 @@ class Store:
         if plan.key not in self._tier.resident() and not self._tier.is_parked(plan.key):
             self._plans.pop(plan.key, None)  # refused
         self._send_early(plan.key)
+        self._note()
 
     def _same_content(self, plan: Plan) -> str | None:
         """Key of a model in memory that has the very content, be it under another name or fetched a moment ago."""
@@ -298,6 +304,13 @@ class Store:
         self._rates.note("remote" if holding.plan.remote else "disk", holding.plan.nbytes, seconds)
         self._huge.improve(holding.owned.used())
         self._handle(tier_events.Loaded(key))
+        self._note()
+
+    def _note(self) -> None:
+        """Of what is pinned, so that the next store has it if this one dies."""
+        if self._notes is not None:
+            held = [holding for holding in self._holdings.values() if holding.ready]
+            self._notes.write({holding.plan.model for holding in held if holding.plan.is_pinned()})
 
     def _evict(self, key: str) -> None:
         self._plans.pop(key, None)

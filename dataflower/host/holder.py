@@ -1,7 +1,8 @@
 """Weights that stay in memory for the sake of calls to come: one socket to the store for each model.
 
-A hold is a wish: the store drops it when functions need the room, and when it dies. Then the core is told, and
-whatever opens the model next makes it known again.
+A hold is a wish: the store drops it when functions need the room, and says so. Then the core is told, and whatever
+opens the model next makes it known again. A store that dies says nothing: the wish stands, and the next store is told
+of it at once.
 """
 
 from __future__ import annotations
@@ -25,10 +26,18 @@ from dataflower.errors import Closed, DataflowerError, EndOfStream, PeerGone, Wo
 _log = logging.getLogger(__name__)
 
 
+MOST_DEATHS = 3
+"""Of stores, one after the other, before a model was there: then it is given up, it may be what they die of."""
+
+
 @dataclass(slots=True)
 class _Hold:
+    """`nbytes`: as it was there last, 0 until then. `deaths`: of stores since."""
+
     link: Link
     density: float
+    nbytes: int = 0
+    deaths: int = 0
 
 
 class Holder:
@@ -67,12 +76,19 @@ class Holder:
                 continue
             try:
                 if held is None:
-                    held = self._holds[model] = _Hold(client.enter(self._door()), density)
-                    self._loop.add_reader(held.link.fileno(), self._listen, model)
-                held.density = density
-                held.link.send_nowait(protocol.encode(protocol.Hold(model, density)))
+                    self._ask(model, density)
+                else:
+                    held.density = density
+                    held.link.send_nowait(protocol.encode(protocol.Hold(model, density)))
+            except PeerGone:  # the store died a moment ago; `_listen` is about to see it
+                continue
             except (DataflowerError, WouldBlock):
                 self._loop.call_soon(self._lost, model)
+
+    def _ask(self, model: str, density: float, nbytes: int = 0, deaths: int = 0) -> None:
+        held = self._holds[model] = _Hold(client.enter(self._door()), density, nbytes, deaths)
+        self._loop.add_reader(held.link.fileno(), self._listen, model)
+        held.link.send_nowait(protocol.encode(protocol.Hold(model, density)))
 
     def _listen(self, model: str) -> None:
         try:
@@ -80,14 +96,35 @@ class Holder:
             answer = protocol.decode_from_store(payload)
         except WouldBlock:
             return
-        except (EndOfStream, PeerGone, Closed, msgspec.DecodeError, UnicodeDecodeError):
+        except (EndOfStream, PeerGone):
+            self._orphaned(model)
+            return
+        except (Closed, msgspec.DecodeError, UnicodeDecodeError):
             self._lost(model)
             return
         if isinstance(answer, protocol.Holding):
+            held = self._holds[model]
+            held.nbytes, held.deaths = answer.nbytes, 0
             self._tell(WeightsSized(model, answer.nbytes, answer.seconds, held=True))
         elif isinstance(answer, protocol.Refused):
             _log.info("the weights %s are not held: %s", model, answer.message)
             self._lost(model)
+
+    def _orphaned(self, model: str) -> None:
+        """The store died: ask the next one, which the question starts."""
+        held = self._holds[model]
+        if held.deaths + 1 >= MOST_DEATHS:
+            _log.warning("the weights %s are not held: stores died %d times while they loaded", model, MOST_DEATHS)
+            self._lost(model)
+            return
+        self._let_go(model)
+        try:
+            self._ask(model, held.density, held.nbytes, held.deaths + 1)
+        except (DataflowerError, WouldBlock):
+            self._lost(model)
+            return
+        if held.nbytes:
+            self._tell(WeightsSized(model, held.nbytes))  # wanted, and not there
 
     def _lost(self, model: str) -> None:
         if model in self._holds:

@@ -20,6 +20,7 @@ from dataflower import wire
 from dataflower.channel.link import Link
 from dataflower.checkpoint import client
 from dataflower.checkpoint import main as program
+from dataflower.checkpoint.notes import Notes
 from dataflower.checkpoint.protocol import Statistics
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.errors import Closed, PeerGone, WouldBlock
@@ -41,6 +42,7 @@ class Store:
         self._inside, self._outside = Link.pair()
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
+        self._notes = os.memfd_create("dataflower-notes")
         self._backoff_s = 0.0
         self._timer: TimerHandle | None = None
         if config.models_prefault_bytes:
@@ -86,11 +88,11 @@ class Store:
                 if log is not None:
                     stack.callback(os.close, log)
                 self._process = subprocess.Popen(
-                    program.command(fd, self._config),
+                    program.command(fd, self._config, self._notes),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(fd,),
+                    pass_fds=(fd, self._notes),
                     start_new_session=True,
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},
                 )
@@ -102,7 +104,10 @@ class Store:
         self._loop.add_reader(self._pidfd, self._ended)
 
     def _ended(self) -> None:
-        """Who has weights mapped keeps them; who waited for a load asks again, which starts the next one."""
+        """Who has weights mapped keeps them; who waited for a load asks again, which starts the next one.
+
+        What is pinned is loaded again without anybody's asking.
+        """
         assert self._process is not None
         self._release()
         _log.error("the store of weights %s", describe_exit(self._process.wait()))
@@ -111,7 +116,14 @@ class Store:
 
     def _again(self) -> None:
         self._backoff_s = min(max(self._backoff_s * 2, FIRST_BACKOFF_S), LONGEST_BACKOFF_S)
-        self._timer = self._loop.call_later(self._backoff_s, self._wait)
+        self._timer = self._loop.call_later(self._backoff_s, self._begin_again)
+
+    def _begin_again(self) -> None:
+        self._timer = None
+        if Notes(self._notes).read():
+            self._start()
+        else:
+            self._wait()
 
     def _release(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -132,3 +144,4 @@ class Store:
             self._process = None
         self._inside.close()
         self._outside.close()
+        os.close(self._notes)

@@ -71,10 +71,10 @@ class TiedEmbedding:
 
     def holds(self, weight: torch.Tensor) -> bool:
         """Whether all rows are those of `weight` (vocabulary, width), bit for bit: the layout is of the known kind."""
-        pieces = torch.arange(len(weight)).split(_BLOCK * _BLOCK)
-        words = weight.contiguous().view(_WORD)
-        return self._blocks.shape[0] * _BLOCK >= len(weight) and all(
-            torch.equal(self(tokens).view(_WORD), words[tokens[0] : tokens[-1] + 1]) for tokens in pieces
+        rows, words = len(weight), weight.contiguous().view(_WORD)
+        pieces = ((first, min(rows, first + _BLOCK * _BLOCK)) for first in range(0, rows, _BLOCK * _BLOCK))
+        return self._blocks.shape[0] * _BLOCK >= rows and all(
+            torch.equal(self(torch.arange(*piece)).view(_WORD), words[slice(*piece)]) for piece in pieces
         )
 
 
