@@ -92,7 +92,7 @@ def books(host: Runtime) -> dict[str, int]:
     return {
         "slots": core.slots,
         "tasks": core.tasks + core.queued + core.invocations,
-        "arena slots": host._engine.arena.statistics().slots,
+        "arena slots": host._engine.arenas.statistics().slots,
     }
 
 

@@ -79,7 +79,7 @@ class Rig:
 
         def clean() -> bool:
             core = self.host.statistics().core
-            own = self.host._engine.arena.statistics().slots
+            own = self.host._engine.arenas.statistics().slots
             return (core.slots, core.tasks, core.queued, core.invocations, own) == (0, 0, 0, 0, 0)
 
         await self.until(clean)

@@ -67,16 +67,18 @@ class ArenaStatistics(msgspec.Struct, frozen=True):
 class _Pool:
     """One kind of segments: free blocks, and how much there may be, is, and is in live slots."""
 
-    __slots__ = ("blocks", "cap", "reserved", "used")
+    __slots__ = ("blocks", "cap", "left", "reserved", "used")
 
     def __init__(self, cap: int) -> None:
         self.cap = cap
+        self.left = 0
+        """Of the cap, to others."""
         self.blocks = Blocks()
         self.used = self.reserved = 0
 
     def take(self, size: int) -> int | None:
         """Address of a block, or None."""
-        if self.used + size > self.cap:
+        if self.used + size > self.cap - self.left:
             return None
         key = self.blocks.take(size)
         if key is not None:
@@ -118,17 +120,21 @@ class Arena:
         segment_bytes: int = SEGMENT_BYTES,
         setting: str = "arena_bytes",
         spill: Spill | None = None,
+        numbers: range = range(1 << 16),
     ) -> None:
         """`announce(arena, nbytes, fd)` is called once per segment, before any slot of it is handed out.
 
         The descriptor stays the arena's and open until `close`. `announce` may block; no lock that `release` needs is
-        held meanwhile. Nothing is mapped before the first allocation. Arena numbers are `owner << 16 | n`.
+        held meanwhile. Nothing is mapped before the first allocation. Arena numbers are `owner << 16 | n`, with n from
+        `numbers`.
 
         `cap_bytes` limits what live slots take. Segments together may be up to twice as large, and more only where
         a slot is larger than each of them. `setting`: its name for the user. `spill`: where to go on above the cap
         (else allocations wait there).
         """
         self._owner = owner
+        self._numbers = numbers
+        self._first = owner << 16 | numbers.start
         self._memory = _Pool(-(-cap_bytes // PAGE) * PAGE)
         self._spill = spill
         self._disk = _Pool(spill.cap_bytes if spill is not None else 0)
@@ -205,7 +211,7 @@ class Arena:
                 found = self._find(address, nbytes)
                 if found is None:
                     return None
-                live = self._live[(found[0] & 0xFFFF) << _SHIFT | found[1]]
+                live = self._live[(found[0] - self._first) << _SHIFT | found[1]]
                 if live.sent:
                     return None
                 live.sent = True
@@ -222,7 +228,7 @@ class Arena:
             self._inside = True
             try:
                 for arena, slot in slots:
-                    key = (arena & 0xFFFF) << _SHIFT | slot
+                    key = (arena - self._first) << _SHIFT | slot
                     live = self._live.get(key) if arena >> 16 == self._owner and 0 <= slot <= _MASK else None
                     if live is None or not live.sent:
                         raise ValueError(f"slot {slot} of arena {arena} is not with any receiver")
@@ -233,6 +239,15 @@ class Arena:
             finally:
                 self._leave()
         self._wake()
+
+    @property
+    def used_bytes(self) -> int:
+        """In live slots, those on disk left out."""
+        return self._memory.used
+
+    def leave(self, nbytes: int) -> None:
+        """Leave so much of the cap to others from now on."""
+        self._memory.left = nbytes
 
     def interrupt(self) -> None:
         """Make every waiting `allocate` look at its `cancelled` again."""
@@ -334,7 +349,7 @@ class Arena:
             return key, growth, None
         disk = self._disk
         key = disk.take(size)
-        if key is not None or disk.used + size > disk.cap or len(self._segments) > 0xFFFF:
+        if key is not None or disk.used + size > disk.cap or len(self._segments) >= len(self._numbers):
             return key, 0, None
         step = max(-(-size // PAGE) * PAGE, min(SEGMENT_BYTES, disk.cap // PAGE * PAGE))
         return None, step if disk.reserved + step <= 2 * disk.cap else 0, self._spill
@@ -342,7 +357,7 @@ class Arena:
     def _growth(self, size: int) -> int:
         """Bytes of memory to grow by so that `size` fits; 0: don't."""
         count, pool = len(self._segments), self._memory
-        if pool.used + size > pool.cap or count > 0xFFFF:
+        if pool.used + size > pool.cap - pool.left or count >= len(self._numbers):
             return 0
         least = -(-size // PAGE) * PAGE
         early = FIRST_SEGMENT_BYTES << 3 * count  # 1, 8, 64 MiB
@@ -358,7 +373,7 @@ class Arena:
 
     def _grow(self, nbytes: int, spill: Spill | None) -> None:
         number = len(self._segments)
-        arena = self._owner << 16 | number
+        arena = self._first + number
         if spill is None:
             segment, pool = Segment.in_memory(arena, nbytes), self._memory
         else:

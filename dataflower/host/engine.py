@@ -18,7 +18,6 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from dataflower import wire
-from dataflower.channel.arena import Arena
 from dataflower.channel.views import Views
 from dataflower.checkpoint.protocol import Statistics
 from dataflower.clock import Clock
@@ -43,6 +42,7 @@ from dataflower.host.alarm import Alarm
 from dataflower.host.api import ContainerStart, StartListener
 from dataflower.host.boards import Boards
 from dataflower.host.holder import Holder, anonymous_bytes, private_bytes
+from dataflower.host.input_arenas import InputArenas
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.lender import Lender
 from dataflower.host.links import Memory, Peer, ProtocolViolation
@@ -66,8 +66,6 @@ LAST_WORDS = 10_000
 """Messages taken from a container after its death."""
 SMALLEST_ARENA = 1 << 16
 """What an arena counts for at least, so that there can't be any number of them."""
-HOST = 0
-"""The host's own number as an owner of arenas."""
 
 _decode = wire.decode_from_container
 
@@ -136,9 +134,7 @@ class Engine:
         spill = spill_of(config)
         self.views = Views(keep_descriptors=True, files_on=spill.device if spill is not None else None)
         self._memory = Memory(self.views, self._sizes, core.ledger.is_held)
-        self.arena = Arena(
-            HOST, cap_bytes=config.host_arena_bytes, announce=self._announce_own, setting="host_arena_bytes"
-        )
+        self.arenas = InputArenas(config.host_arena_bytes, self._announce_own, self._drop_arena)
         credentials = Credentials(
             config.peer_token, config.peer_tls_cert_file, config.peer_tls_key_file, config.peer_tls_ca_file
         )
@@ -193,7 +189,7 @@ class Engine:
             commands.StartContainer: self._start,
             commands.StopContainer: self._stop,
             commands.KillContainer: self._kill,
-            commands.DropArena: self._drop_arena,
+            commands.DropArena: lambda command: self._drop_arena(command.arena),
             commands.StagePace: _say_pace,
             commands.WakeAt: lambda command: self._alarm.set(command.time),
         }
@@ -446,7 +442,7 @@ class Engine:
         if type(command.message) is ReleaseSlots:
             self.remotes.released(command.message.slots)
             if not command.container:
-                self.arena.release(command.message.slots)
+                self.arenas.release(command.message.slots)
 
     def _send_gathered(self) -> None:
         gathering, self._gathering = self._gathering, {}
@@ -552,13 +548,13 @@ class Engine:
         else:
             receiver.on_expire()
 
-    def _drop_arena(self, command: commands.DropArena) -> None:
-        if self._sizes.pop(command.arena, None) is None:
+    def _drop_arena(self, arena: int) -> None:
+        if self._sizes.pop(arena, None) is None:
             return
         for peer in self._peers.values():
-            peer.drop_arena(command.arena)
-        self.remotes.drop_arena(command.arena)
-        self.views.detach(command.arena)
+            peer.drop_arena(arena)
+        self.remotes.drop_arena(arena)
+        self.views.detach(arena)
 
     def _announce_own(self, arena: int, nbytes: int, descriptor: int) -> None:
         self._sizes[arena] = nbytes
@@ -624,7 +620,7 @@ class Engine:
         await self.remotes.close()
         self._holder.close()
         await self._launcher.close()
-        self.arena.close()
+        self.arenas.close()
         self.views.close()
 
 

@@ -36,6 +36,7 @@ class RunningInvocation:
         *,
         feed: Callable[[Event], None],
         border: Border,
+        workflow: str,
         streams: frozenset[str],
         open_inputs: Mapping[str, Port],
         recording: Recording,
@@ -46,6 +47,7 @@ class RunningInvocation:
         self._id = ident
         self._feed = feed
         self._border = border
+        self._workflow = workflow
         self._streams = streams
         self._open = dict(open_inputs)
         self._fed = dict.fromkeys(open_inputs, 0)
@@ -89,7 +91,7 @@ class RunningInvocation:
             if self.failure is not None:
                 raise InvocationFailed(self.failure)
             return
-        value = self._border.pack({port: item})[port]
+        value = self._border.pack(self._workflow, {port: item})[port]
         self._fed[port] += 1
         self._feed(InputArrived(self._id, port, value))
 

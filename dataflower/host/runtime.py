@@ -114,7 +114,7 @@ class Runtime:
             self._core = HostCore(core_config)
             self._engine = Engine(self._core, self._clock, config)
             self._engine.on_start = self._on_start
-            self._border = Border(self._engine.arena, self._engine.views, config.max_input_bytes)
+            self._border = Border(self._engine.arenas, self._engine.views, config.max_input_bytes)
             self._registry = Registry(self._engine, self._core, self._journal, self._clock, config, load=self._load)
         except BaseException:
             await self._journal.close()
@@ -350,13 +350,14 @@ class Runtime:
         if deployed.watch is not None:
             deployed.watch.arrived()
         values, streams = given
-        packed = self._border.pack(values)
+        packed = self._border.pack(deployed.name, values)
         opened = (*open_inputs, *streams)
         recorded_bytes = self.config.submitted_bytes if entry.submitted else self.config.recorded_bytes
         handle = RunningInvocation(
             entry.id,
             feed=self._engine.feed,
             border=self._border,
+            workflow=entry.workflow,
             streams=deployed.streams,
             open_inputs={name: deployed.inputs[name] for name in opened} if opened else {},
             recording=Recording(self._border, recorded_bytes),
@@ -470,7 +471,7 @@ class Runtime:
         return HostUsage(
             arenas=engine.arenas,
             arena_bytes=engine.arena_bytes,
-            host_arena_used_bytes=self._engine.arena.statistics().used_bytes,
+            host_arena_used_bytes=self._engine.arenas.statistics().used_bytes,
             slots=core.slots,
             containers=core.containers,
             zygotes=engine.launcher.zygotes,

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from dataflower.channel.arena import Arena
 from dataflower.channel.tensor import decode, encode, encode_ports
 from dataflower.channel.views import Views
 from dataflower.errors import Code, DataflowerError, InvalidArgument, ResourceExhausted
+from dataflower.host.input_arenas import InputArenas
 from dataflower.wire import Value
 
 Recorded = bytes | list[bytes]
@@ -38,16 +38,16 @@ def size_of(value: Value) -> int:
 class Border:
     """Packs what callers give and unpacks what they get. Never waits: a full arena is an error."""
 
-    def __init__(self, arena: Arena, views: Views, max_input_bytes: int) -> None:
-        """`arena`: the host's own. `views`: of every arena that outputs may lie in."""
-        self._arena = arena
+    def __init__(self, arenas: InputArenas, views: Views, max_input_bytes: int) -> None:
+        """`arenas`: the host's own. `views`: of every arena that outputs may lie in."""
+        self._arenas = arenas
         self._views = views
         self._max = max_input_bytes
 
-    def pack(self, values: Mapping[str, Any]) -> dict[str, Value]:
+    def pack(self, workflow: str, values: Mapping[str, Any]) -> dict[str, Value]:
         """Inputs of one invocation. Raises InvalidArgument and ResourceExhausted; nothing stays allocated then."""
         try:
-            packed = encode_ports(values, arena=self._arena, views=None, cancelled=_always)
+            packed = encode_ports(values, arena=self._arenas.of(workflow), views=None, cancelled=_always)
         except DataflowerError as error:
             if error.code is Code.CANCELLED:  # the arena would have had to wait
                 raise ResourceExhausted("no shared memory left for inputs; try again", retry_after_s=1.0) from error
@@ -67,7 +67,7 @@ class Border:
             for value in packed.values()
             for ref in (*value.tensors, *(() if value.spilled is None else (value.spilled,)))
         }
-        self._arena.release(slots)
+        self._arenas.release(slots)
 
     def view(self, value: Value) -> Any:
         """A value whose tensors are read-only views, valid until its slots are let go."""

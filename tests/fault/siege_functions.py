@@ -132,17 +132,23 @@ def descriptors() -> str:
 _KEPT: list[Any] = []
 
 
-def search(secret: bytes) -> int:
-    """How often `secret` shows in the memory of others that this process has mapped."""
+def search(secret: str, mine: Any) -> int:
+    """How often `secret`, written backwards, shows in the memory of others that this process has mapped."""
+    wanted = secret[::-1].encode()
     with open("/proc/self/maps") as maps:
-        rows = [line.split() for line in maps if "dataflower-arena" in line]
+        rows = [line.split() for line in maps if "dataflower-arena" in line and line.split()[1].startswith("r--")]
     found = 0
     for row in rows:
         begin, end = (int(part, 16) for part in row[0].split("-"))
-        found += ctypes.string_at(begin, end - begin).count(secret)
+        found += ctypes.string_at(begin, end - begin).count(wanted)
     return found
 
 
 def siege(act: str, about: Any) -> Any:
     """Do it."""
     return globals()[act](about) if about is not None else globals()[act]()
+
+
+def linger(x: Any) -> None:
+    """Have it for a while."""
+    time.sleep(1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -22,6 +23,17 @@ RAIDER = workflow(
     "inputs: {act: string, about: any}\nstages:\n"
     "  raider: {function: 'siege_functions:siege', inputs: {act: inputs.act, about: inputs.about}}\n"
     "outputs: {out: raider.out}\n",
+)
+PRYING = workflow(
+    "prying",
+    "inputs: {secret: string, mine: any}\nstages:\n"
+    "  prying: {function: 'siege_functions:search', inputs: {secret: inputs.secret, mine: inputs.mine}}\n"
+    "outputs: {out: prying.out}\n",
+)
+KEEPER = workflow(
+    "keeper",
+    "inputs: {x: any}\nstages:\n  keeper: {function: 'siege_functions:linger', inputs: {x: inputs.x}}\n"
+    "outputs: {out: keeper.out}\n",
 )
 REFUSED = {"EPERM", "EACCES", "ESRCH", "ENOSYS"}
 
@@ -73,3 +85,21 @@ async def test_the_host_is_out_of_reach(rig: Rig, act: str) -> None:
 async def test_it_shares_no_memory_with_others_by_number(rig: Rig, walls: Walls) -> None:
     assert await raid(rig, "shared_segment", 0x0DF10) == ("done" if walls is Walls.ROOM else "EPERM")
     assert str(0x0DF10) not in {line.split()[0] for line in Path("/proc/sysvipc/shm").read_text().splitlines()}
+
+
+async def test_inputs_of_another_workflow_are_nowhere_in_its_memory(rig: Rig) -> None:
+    """Neither those that wait nor those that once were."""
+    secret = "the-other-tenant-s"
+    await rig.client.apply(PRYING)
+    await rig.client.apply(KEEPER)
+    assert await pry(rig, secret.swapcase(), f"{secret.swapcase()}{'.' * 100_000}") > 0, "it finds what is its own"
+    slow = asyncio.ensure_future(rig.client.invoke("keeper", x=f"{secret}{'.' * 200_000}", deadline_s=PATIENCE_S))
+    await rig.until(lambda: rig.host.statistics().core.invocations == 1)
+    assert await pry(rig, secret, "." * 100_000) == 0
+    assert (await slow)["out"] is None
+    assert await pry(rig, secret, "." * 100_000) == 0
+
+
+async def pry(rig: Rig, secret: str, mine: str) -> int:
+    # As it is searched for it must not be written anywhere in the message.
+    return int((await rig.client.invoke("prying", secret=secret[::-1], mine=mine, deadline_s=PATIENCE_S))["out"])

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataflower.channel.arena import Arena
 from dataflower.channel.views import Views
 from dataflower.errors import InvalidArgument, ResourceExhausted
 from dataflower.host import logs
+from dataflower.host.input_arenas import InputArenas
 from dataflower.host.inputs import split_inputs
 from dataflower.host.processes import describe_exit
 from dataflower.host.recording import Recording
@@ -25,22 +25,22 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def border() -> Iterator[Border]:
-    arena = Arena(0, cap_bytes=8 * MIB, announce=lambda number, nbytes, fd: None)
-    yield Border(arena, Views(), 6 * MIB)
-    assert arena.statistics().slots == 0
-    arena.close()
+    arenas = InputArenas(8 * MIB, lambda number, nbytes, fd: None, lambda number: None)
+    yield Border(arenas, Views(), 6 * MIB)
+    assert arenas.statistics().slots == 0
+    arenas.close()
 
 
 def test_a_full_arena_is_an_error_and_not_a_wait(border: Border) -> None:
-    held = border.pack({"x": np.zeros(5 * MIB, np.uint8)})
+    held = border.pack("w", {"x": np.zeros(5 * MIB, np.uint8)})
     with pytest.raises(ResourceExhausted):
-        border.pack({"x": np.zeros(5 * MIB, np.uint8)})
+        border.pack("w", {"x": np.zeros(5 * MIB, np.uint8)})
     border.release(held)
 
 
 def test_too_large_inputs_are_refused_and_freed(border: Border) -> None:
     with pytest.raises(ResourceExhausted, match="more than the allowed"):
-        border.pack({"x": np.zeros(4 * MIB, np.uint8), "y": np.zeros(3 * MIB, np.uint8)})
+        border.pack("w", {"x": np.zeros(4 * MIB, np.uint8), "y": np.zeros(3 * MIB, np.uint8)})
 
 
 def test_a_blob_gives_back_what_went_in() -> None:
@@ -57,7 +57,7 @@ def test_fingerprints_look_through_the_order_of_keys() -> None:
 
 
 def test_a_recording_stops_at_its_size(border: Border) -> None:
-    packed = border.pack({"x": "a" * 100})["x"]
+    packed = border.pack("w", {"x": "a" * 100})["x"]
     small, large = Recording(border, 150), Recording(border, 1000)
     for recording in (small, large):
         recording.add("x", 0, packed)
