@@ -23,16 +23,18 @@ from dataflower.spec.function import Json, Stream, Text, function
 from functions import assets
 
 
-def start(model: str, dtype: str, packed: bool = True, limits: Limits | None = None) -> tuple[Runner, Any]:
+def start(
+    model: str, dtype: str, packed: bool = True, limits: Limits | None = None, device: str = "cpu"
+) -> tuple[Runner, Any]:
     """A running model and its tokenizer; `model`: `smollm2`, a folder, or a name that `dataflower models ls` knows."""
     path = assets.find(assets.SMOLLM2) if model == "smollm2" else model
-    with checkpoint.open(path, packed=dtype if packed else "") as weights:
+    with checkpoint.open(path, packed=dtype if packed else "", device=device) as weights:
         files = read_model(weights.config_dir)
         net = build(
             files.config,
             weights.tensors(),
             dtype=getattr(torch, dtype),
-            device=torch.device("cpu"),
+            device=torch.device(weights.torch_device),
             packed=packed and weights.may_copy,
             metadata=weights.metadata,
         )
@@ -58,7 +60,8 @@ class Complete:
     `packed`: compute with weights in the processor's own layout, which is faster; all containers of the host share them
     either way. `max_queued_tokens`: refuse requests above so many tokens of prompts that wait. `ttft_ms`: refuse who
     would get the first token later because of those before. `max_sequences`: answers that are written at a time.
-    `step_tokens`: tokens that a step computes at most, and so the size of the pieces of long prompts.
+    `step_tokens`: tokens that a step computes at most, and so the size of the pieces of long prompts. `device`: `cpu`,
+    or `cuda:0`, where all containers share one copy of the weights, too (with `resources: {gpu: 1}`).
     """
 
     def setup(  # noqa: PLR0917 - named in YAML
@@ -74,12 +77,13 @@ class Complete:
         ttft_ms: float | None = None,
         max_sequences: int = 16,
         step_tokens: int = 512,
+        device: str = "cpu",
     ) -> None:
         ttft_s = None if ttft_ms is None else ttft_ms / 1000
         limits = Limits(
             sequences=max_sequences, step_tokens=step_tokens, waiting_tokens=max_queued_tokens, ttft_s=ttft_s
         )
-        self.runner, tokenizer = start(model, dtype, packed, limits)
+        self.runner, tokenizer = start(model, dtype, packed, limits, device)
         for name, folder in {**(adapters or {}), **({adapter: adapter} if adapter else {})}.items():
             self.runner.adapters.load(name, find_adapter(folder))
         self.stage = ChatStage(
@@ -107,16 +111,17 @@ class Complete:
 class Continue:
     """Continues a text that is still being written: each piece is computed as it comes, the answer begins at once."""
 
-    def setup(
+    def setup(  # noqa: PLR0917 - named in YAML
         self,
         model: str = "smollm2",
         max_new_tokens: int = 96,
         dtype: str = "bfloat16",
         max_sequences: int = 16,
         step_tokens: int = 512,
+        device: str = "cpu",
     ) -> None:
         limits = Limits(sequences=max_sequences, step_tokens=step_tokens)
-        self.runner, self.tokenizer = start(model, dtype, limits=limits)
+        self.runner, self.tokenizer = start(model, dtype, limits=limits, device=device)
         self.params = SamplingParams(max_tokens=max_new_tokens)
 
     async def __call__(self, pieces: Stream[str]) -> AsyncIterator[str]:
@@ -149,9 +154,10 @@ class Chat:
         dtype: str = "bfloat16",
         max_sequences: int = 16,
         step_tokens: int = 512,
+        device: str = "cpu",
     ) -> None:
         limits = Limits(sequences=max_sequences, step_tokens=step_tokens)
-        self.runner, self.tokenizer = start(model, dtype, limits=limits)
+        self.runner, self.tokenizer = start(model, dtype, limits=limits, device=device)
         self.before = [{"role": "system", "content": system}] if system else []
         for asked, answered in examples:
             self.before += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]

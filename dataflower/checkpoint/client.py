@@ -31,7 +31,7 @@ _monotonic = SystemClock().monotonic
 
 VARIABLE = wire.STORE_VARIABLE
 """Environment variable that names the door: `DESCRIPTOR:INODE` of an open socket."""
-_ATTEMPTS = 3
+ATTEMPTS = 3
 """A store that dies under a load is started again by its host; whoever waited asks again, so often."""
 
 OnProgress = Callable[[int, int], object]
@@ -86,7 +86,7 @@ def attach(
         DataflowerError: the store's refusal: no such model, damaged files, no room.
         Unavailable: the store can't be reached, or died again and again.
     """
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         try:
             return _Session(enter(door), on_progress, on_prefix).run(model)
         except (EndOfStream, PeerGone):
@@ -123,7 +123,8 @@ def enter(door: int) -> Link:
     return ours
 
 
-def _refusal(code: Code, message: str) -> DataflowerError:
+def refusal(code: Code, message: str) -> DataflowerError:
+    """The error that a store's refusal stands for."""
     kinds = (NotFound, FailedPrecondition, ResourceExhausted, Unavailable, InvalidArgument)
     kind = next((kind for kind in kinds if kind.code is code), DataflowerError)
     return (WeightsInvalid if kind is FailedPrecondition else kind)(message, code=code)
@@ -170,7 +171,7 @@ class _Session:
                     self._on_progress(arrived, total)
                 self._tell(prefix)
             case protocol.Refused(code, text):
-                raise _refusal(code, text)
+                raise refusal(code, text)
             case protocol.Ready(digest):
                 assert self._attached is not None
                 assert self._mapping is not None

@@ -1,88 +1,138 @@
-"""The device tier: weights of a model as tensors of an accelerator, copied while they are still being read.
+"""Weights on a device as a function holds them: tensors over memory that all functions of the host share.
 
-One stretch of device memory per model, and one copy in flight while the next part arrives: the slower of the two sets
-the pace. On the CPU the same code makes a private, writable copy.
+The same names and shapes as over host memory; what differs is where the bytes are. Functions get device memory mapped
+for reading only, where the driver knows that right. Whoever holds a descriptor could map it otherwise, so this guards
+against mistakes and not against malice: who must not be able to harm another's weights needs a device of its own.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping as Readonly
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataflower.checkpoint.client import attach, find_door
+from dataflower.channel.link import Link
+from dataflower.checkpoint import accelerator, heads, protocol
+from dataflower.checkpoint.accelerator import Block
+from dataflower.checkpoint.client import ATTEMPTS, enter, refusal
+from dataflower.checkpoint.copying import copy
 from dataflower.checkpoint.disk import DiskTier
-from dataflower.checkpoint.format import LENGTH_BYTES, header_length, parse_header
-from dataflower.checkpoint.layout import place
+from dataflower.checkpoint.layout import pages
 from dataflower.checkpoint.manifest import Manifest
 from dataflower.checkpoint.plan import find
 from dataflower.checkpoint.region import Mapping, Owned
 from dataflower.checkpoint.settings import StoreConfig
-from dataflower.checkpoint.tensors import views
+from dataflower.checkpoint.weights import Weights
+from dataflower.clock import SystemClock
+from dataflower.errors import EndOfStream, InvalidArgument, NotFound, PeerGone, Unavailable
 
 if TYPE_CHECKING:
     import torch
 
-
-class Copier:
-    """Takes the beginning of a model's memory as it grows, and copies what is new."""
-
-    def __init__(self, device: str | torch.device) -> None:
-        """`device`: where to, such as `cuda:0`. Nothing is allocated before the size is known."""
-        import torch
-
-        self._device = torch.device(device)
-        self._copied = 0
-        self._memory: torch.Tensor | None = None
-
-    def advance(self, mapping: Mapping, manifest: Manifest, prefix: int) -> None:
-        """The first `prefix` bytes of `mapping` are there; copy those that were not there before."""
-        import torch
-
-        if self._memory is None:
-            self._memory = torch.empty(mapping.nbytes, dtype=torch.uint8, device=self._device)
-        if prefix > self._copied:
-            part = torch.frombuffer(mapping.array(self._copied, prefix - self._copied), dtype=torch.uint8)
-            self._memory[self._copied : prefix].copy_(part, non_blocking=True)
-            self._copied = prefix
-
-    def tensors(self, mapping: Mapping, manifest: Manifest) -> dict[str, torch.Tensor]:
-        """Name -> tensor on the device, once everything is there; waits for the last copy."""
-        import torch
-
-        self.advance(mapping, manifest, mapping.nbytes)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        assert self._memory is not None
-        found: dict[str, torch.Tensor] = {}
-        for file in place((file.name, file.nbytes) for file in manifest.files):
-            if file.name.endswith(".safetensors"):
-                data = mapping.view(file.offset, file.nbytes)
-                header_length(data[:LENGTH_BYTES], file.nbytes, file.name)
-                header = parse_header(data, file.nbytes, file.name)
-                found.update(views(header, self._memory[file.offset : file.offset + file.nbytes]))
-        return found
+_monotonic = SystemClock().monotonic
 
 
-def load(model: str | Path, device: str, *, config: StoreConfig | None = None) -> Readonly[str, torch.Tensor]:
-    """The tensors of a model on a device, from whichever tier has it; blocks until all of them can be used.
+class DeviceWeights(Weights):
+    """A model's weights on a device, as `checkpoint.open(model, device=...)` gives them; see `Weights`.
 
-    The device's memory is the caller's alone and lives as long as one of the tensors; the host's is not held.
+    `read` gives the small files alone; of safetensors files the processor has the headers.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        mapping: Mapping,
+        folder: Path,
+        name: str,
+        digest: str,
+        *,
+        block: Block,
+        torch_device: str,
+        shared: bool,
+    ) -> None:
+        """`mapping`: of the heads (`checkpoint.heads`); `block`: of the files."""
+        super().__init__(manifest, mapping, folder, name, digest, shared=shared)
+        self.torch_device = torch_device
+        self._block: Block | None = block
+        lengths = heads.read_lengths(manifest, mapping.view(0, heads.table_bytes(manifest)))
+        self._heads = {place.name: place for place in heads.places(manifest, lengths)[1:]}
+
+    @property
+    def may_copy(self) -> bool:
+        """False: a device's memory is never had twice for the asking."""
+        return False
+
+    def read(self, file: str) -> memoryview:
+        """A file of the model that is not of weights.
+
+        Raises:
+            NotFound: the model has no such file.
+            InvalidArgument: it is a safetensors file: its bytes are on the device.
+        """
+        if file in self._places and file.endswith(".safetensors"):
+            raise InvalidArgument(f"{self.name}/{file} is on the device {self.torch_device}: use `tensors`")
+        return super().read(file)
+
+    def tensors(self) -> Readonly[str, torch.Tensor]:
+        """Name -> tensor on the device, read-only by right or by convention. They keep its memory."""
+        self._open_mapping()
+        parsed = self._parsed()
+        assert self._block is not None
+        whole = self._block.tensor()
+        return self._views(parsed, lambda place: whole[place.offset : place.offset + place.nbytes])
+
+    def close(self) -> None:
+        """See `Weights`."""
+        self._block = None
+        super().close()
+
+    def _data(self, file: str) -> memoryview:
+        mapping = self._open_mapping()
+        place = self._heads.get(file)
+        if place is None:
+            raise NotFound(f"{self.name} has no file {file!r}; it has {', '.join(self._places)}")
+        return mapping.array(place.offset, place.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Got:
+    """What a store handed over."""
+
+    message: protocol.OnDevice
+    descriptors: list[int]
+    link: Link
+
+
+def attach(door: int, model: str, device: str) -> tuple[DeviceWeights, float]:
+    """Weights on a device from the store behind `door`, and the seconds that mapping them took; blocks.
+
+    What a store that has died handed over stays usable; the next one brings the weights there again for who asks it.
+
+    Raises:
+        DataflowerError: the store's refusal: no such model or device, damaged files, no room on the device.
+        Unavailable: the store can't be reached, or died again and again; or the device can't be opened here.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            got = _ask(enter(door), model, device)
+        except (EndOfStream, PeerGone):
+            continue
+        begun = _monotonic()
+        weights = _open(got, model)
+        return weights, _monotonic() - begun
+    raise Unavailable(f"the store of weights ended while {model} was asked for on {device} (its log may say why)")
+
+
+def load(model: str, device: str, config: StoreConfig) -> DeviceWeights:
+    """The same without a store, in memory of this process alone: read into host memory and copied behind that.
 
     Raises:
         NotFound, WeightsInvalid, ResourceExhausted, Unavailable: see `checkpoint.open`.
     """
-    copier = Copier(device)
-    door = find_door()
-    if door is not None:
-        got = attach(door, str(model), on_prefix=copier.advance)
-        return copier.tensors(got.mapping, got.manifest)
-    return _load_here(str(model), config or StoreConfig(), copier)
-
-
-def _load_here(model: str, config: StoreConfig, copier: Copier) -> dict[str, torch.Tensor]:
-    """Without a store: a thread reads, this one copies behind it."""
+    on = accelerator.find(config.accelerators, device)
     plan = find(DiskTier(config), model)
     owned = Owned(plan.memory_bytes)
     errors: list[BaseException] = []
@@ -95,18 +145,68 @@ def _load_here(model: str, config: StoreConfig, copier: Copier) -> dict[str, tor
 
     thread = threading.Thread(target=read, name="weights", daemon=True)
     try:
-        mapping = Mapping([segment.fd for segment in owned.segments], owned.nbytes)
+        block = on.allocate(plan.memory_bytes)
         thread.start()
-        prefix = 0
-        while (there := plan.arrival.wait(prefix)) > prefix:
-            copier.advance(mapping, plan.brief(), there)
-            prefix = there
+        complete = copy(on, block, plan, owned)
         thread.join()
+        if errors:
+            block.close()
+            raise errors[0]
+        assert complete
+        assert plan.manifest is not None
+        kept = heads.take(plan.manifest, owned)
+        mapping = Mapping([segment.fd for segment in kept.segments], kept.nbytes)
+        kept.close()
     finally:
         if thread.is_alive():
             thread.join()
         owned.close()
-    if errors:
-        raise errors[0]
-    assert plan.manifest is not None
-    return copier.tensors(mapping, plan.manifest)
+    digest = plan.manifest.digest
+    return DeviceWeights(
+        plan.manifest, mapping, plan.folder, model, digest, block=block, torch_device=on.torch_device, shared=False
+    )
+
+
+def _ask(link: Link, model: str, device: str) -> _Got:
+    try:
+        link.send(protocol.encode(protocol.Ask(model, device=device)))
+        payload, descriptors = link.receive()
+        match protocol.decode_from_store(payload):
+            case protocol.OnDevice() as message:
+                return _Got(message, descriptors, link)
+            case protocol.Refused(code, text):
+                raise refusal(code, text)
+            case _:
+                raise PeerGone("the store said what it should not")
+    except BaseException:
+        link.close()
+        raise
+
+
+def _open(got: _Got, model: str) -> DeviceWeights:
+    message, opened = got.message, False
+    try:
+        on = accelerator.find(message.accelerators, message.device)
+        mapping = Mapping(got.descriptors[1:], _heads_bytes(message.manifest, got.descriptors[1:]))
+        block = on.open(got.descriptors[0], message.nbytes, got.link.close)
+        opened = True
+    finally:
+        for descriptor in got.descriptors:
+            os.close(descriptor)
+        if not opened:
+            got.link.close()
+    return DeviceWeights(
+        message.manifest,
+        mapping,
+        Path(message.folder),
+        model,
+        message.digest,
+        block=block,
+        torch_device=on.torch_device,
+        shared=True,
+    )
+
+
+def _heads_bytes(manifest: Manifest, descriptors: list[int]) -> int:
+    """Size of the memory of heads: that of its pieces."""
+    return sum(pages(os.fstat(descriptor).st_size) for descriptor in descriptors)

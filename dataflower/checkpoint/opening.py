@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataflower import phases, wire
+from dataflower.checkpoint.accelerator import HOST
 from dataflower.checkpoint.client import Attachment, OnProgress, attach, find_door
 from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.loader import Progress, ignore
@@ -26,7 +27,12 @@ _monotonic = SystemClock().monotonic
 
 
 def open_weights(
-    model: str | Path, *, config: StoreConfig | None = None, progress: Progress = ignore, packed: str = ""
+    model: str | Path,
+    *,
+    config: StoreConfig | None = None,
+    progress: Progress = ignore,
+    packed: str = "",
+    device: str = HOST,
 ) -> Weights:
     """The weights of a model, loaded once per host; blocks until they are there and checked.
 
@@ -43,14 +49,19 @@ def open_weights(
         progress: told of bytes as they arrive, from any thread.
         packed: dtype of laid-out weights that are wanted rather, see `packing`; inside a container, and if the model is
             of a kind that has them, `Weights.metadata` says how they are laid out. Otherwise the weights are as ever.
+            On other devices than the CPU there are none.
+        device: where the tensors are to be: `cpu`, or such as `cuda:0`. A device has one copy, too, which goes when
+            nobody uses it any more; it is made while the weights are read, and not told to `progress`.
 
     Raises:
-        NotFound: there is no such model.
+        NotFound: there is no such model, or device.
         WeightsInvalid: a file is damaged, cut off, or no safetensors file.
-        ResourceExhausted: it does not fit into the store's memory, or onto the disk.
-        Unavailable: its source can't be reached, or the store died again and again.
+        ResourceExhausted: it does not fit into the store's memory, onto the disk, or onto the device.
+        Unavailable: the device's driver refuses, its source can't be reached, or the store died again and again.
     """
     door = find_door()
+    if device != HOST:
+        return _open_on(device, door, str(model), config or StoreConfig())
     if door is None:
         return _open_here(str(model), config or StoreConfig(), progress)
     begun, name = _monotonic(), str(Wanted(packed, str(model)))
@@ -62,6 +73,20 @@ def open_weights(
     phases.note(wire.StartKind.WEIGHTS, name, waited_s, nbytes=nbytes, was_there=got.was_there)
     phases.note(wire.StartKind.MAP, name, got.map_s)
     return Weights(got.manifest, got.mapping, got.folder, str(model), got.digest, shared=True)
+
+
+def _open_on(device: str, door: int | None, model: str, config: StoreConfig) -> Weights:
+    from dataflower.checkpoint.device import attach as attach_on
+    from dataflower.checkpoint.device import load
+
+    if door is None:
+        return load(model, device, config)
+    begun = _monotonic()
+    weights, map_s = attach_on(door, model, device)
+    waited_s = max(0.0, _monotonic() - begun - map_s)
+    phases.note(wire.StartKind.WEIGHTS, f"{model} on {device}", waited_s, nbytes=weights.nbytes)
+    phases.note(wire.StartKind.MAP, f"{model} on {device}", map_s)
+    return weights
 
 
 def _attach_packed(door: int, name: str, progress: Progress) -> Attachment | None:

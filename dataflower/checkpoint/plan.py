@@ -118,7 +118,9 @@ class Plan:
             fresh = self.remake()
             if fresh.memory_bytes != self.memory_bytes:
                 raise
-            self.located, self.sizes, self.arrival = fresh.located, fresh.sizes, Arrival()
+            before, self.arrival = self.arrival, Arrival()
+            self.located, self.sizes = fresh.located, fresh.sizes
+            before.finish()  # who follows it begins again
             self._load(owned, progress)
 
     def _load(self, owned: Owned, progress: Progress) -> None:

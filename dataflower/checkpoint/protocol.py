@@ -19,10 +19,15 @@ MAX_DESCRIPTORS = 60
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Client -> store, once per socket. `early`: send the memory before it is filled, and say how far that has got."""
+    """Client -> store, once per socket. `early`: send the memory before it is filled, and say how far that has got.
+
+    `device`: where the weights are wanted, such as `cuda:0`; answered with `OnDevice` or `Refused`. Empty: in host
+    memory.
+    """
 
     model: str
     early: bool = False
+    device: str = ""
 
 
 class AskStatistics(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -84,6 +89,15 @@ class Rate(msgspec.Struct, frozen=True, array_like=True):
     queued_bytes: int
 
 
+class Shelved(msgspec.Struct, frozen=True, array_like=True):
+    """The weights on a device. `free_bytes` and `total_bytes`: its memory, for all processes that use it."""
+
+    device: str
+    free_bytes: int
+    total_bytes: int
+    models: tuple[Resident, ...]
+
+
 class Statistics(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """Store -> client. `held_bytes` is what the cap is about; `free_bytes` of it wait to be used again.
 
@@ -98,6 +112,7 @@ class Statistics(msgspec.Struct, frozen=True, array_like=True, tag=9):
     models: tuple[Resident, ...]
     rates: tuple[Rate, ...]
     huge_bytes: int = 0
+    devices: tuple[Shelved, ...] = ()
 
 
 class Hold(msgspec.Struct, frozen=True, array_like=True, tag=10):
@@ -133,8 +148,23 @@ class Forgotten(msgspec.Struct, frozen=True, array_like=True, tag=13):
     gone: bool
 
 
+class OnDevice(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """Store -> client, with descriptors: a model on a device, all of it there and checked.
+
+    The first descriptor is the device's memory, laid out like the host's; the others are host memory that has what
+    the processor needs of the files (see `heads`). `accelerators`: module that opens the device.
+    """
+
+    manifest: Manifest
+    folder: str
+    digest: str
+    device: str
+    accelerators: str
+    nbytes: int
+
+
 FromClient = Ask | AskStatistics | Hold | Forget
-FromStore = Progress | Attached | Pieces | Ready | Refused | Statistics | Holding | Forgotten
+FromStore = Progress | Attached | Pieces | Ready | Refused | Statistics | Holding | Forgotten | OnDevice
 
 _encoder = msgspec.msgpack.Encoder()
 _from_client: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)

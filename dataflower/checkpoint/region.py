@@ -65,7 +65,7 @@ class _Stretch:
 class Segment:
     """A piece, the owner's side. Owns its descriptor and a writable mapping until `close`."""
 
-    __slots__ = ("_lock", "_stretch", "fd", "huge_bytes", "nbytes", "view")
+    __slots__ = ("_lock", "_stretch", "_unpin", "address", "fd", "huge_bytes", "nbytes", "view")
 
     def __init__(self, nbytes: int = SEGMENT_BYTES) -> None:
         """`nbytes` zeros; no page is touched. Raises OSError if there are no descriptors left."""
@@ -73,6 +73,7 @@ class Segment:
         self.huge_bytes = 0
         """So many of its first bytes were put into huge pages."""
         self._lock = threading.Lock()
+        self._unpin: Callable[[], object] | None = None
         self.fd = seals.make(MEMFD_NAME, nbytes)
         try:
             self._stretch: _Stretch | None = _Stretch([(self.fd, nbytes)], mmap.PROT_READ | mmap.PROT_WRITE)
@@ -81,6 +82,21 @@ class Segment:
             os.close(self.fd)
             raise
         self.view = self._stretch.array(0, nbytes)
+        self.address = self._stretch.address
+        """Where it is mapped, until `close` and for as long as somebody holds it."""
+
+    def hold(self) -> object:
+        """What keeps it mapped, also after `close`, as long as it is referred to."""
+        return self._stretch
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it is page-locked, for devices to read."""
+        return self._unpin is not None
+
+    def keep_pinned(self, undo: Callable[[], object]) -> None:
+        """It was page-locked; `undo` is called at `close`."""
+        self._unpin = undo
 
     def populate(self, nbytes: int) -> None:
         """Have the kernel back the pages of the first `nbytes` now, rather than one by one when it is written.
@@ -112,6 +128,9 @@ class Segment:
 
     def close(self) -> None:
         """Give the memory back; readers keep it as long as they have it mapped."""
+        undo, self._unpin = self._unpin, None
+        if undo is not None:
+            undo()
         self.view.release()
         with self._lock:
             self._stretch = None  # an error on its way may hold views of it: the addresses go with them

@@ -33,5 +33,9 @@ class StoreConfig:
     """Host memory to have ready for weights before the first are asked for."""
     models_threads: int = 6
     """Threads that read the disk or the network for one load."""
+    models_device_bytes: int = 0
+    """Cap on the weights on each device; 0: what the device has."""
+    accelerators: str = "dataflower.checkpoint.cuda"
+    """Module of the devices that weights can be brought to."""
     packer: str = "dataflower.host.packer"
     """Module that the store runs to lay weights out for this machine's processor."""

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -21,6 +20,7 @@ from dataflower import wire
 from dataflower.channel.link import Link
 from dataflower.checkpoint import packing, protocol, tier_commands, tier_events, tiers
 from dataflower.checkpoint.disk import DiskTier
+from dataflower.checkpoint.holding import REPORT_S, Client, Holding, Loan
 from dataflower.checkpoint.huge import HugePages, populate
 from dataflower.checkpoint.layout import pieces
 from dataflower.checkpoint.notes import Notes
@@ -28,45 +28,12 @@ from dataflower.checkpoint.plan import Plan, find
 from dataflower.checkpoint.rates import Rates
 from dataflower.checkpoint.region import Owned, Segment
 from dataflower.checkpoint.settings import StoreConfig
+from dataflower.checkpoint.shelves import Borrower, Shelves
 from dataflower.clock import Clock
 from dataflower.errors import Closed, Code, DataflowerError, EndOfStream, PeerGone, WouldBlock
 
-REPORT_S = 0.02
-"""Between two reports of a load at least: each costs the threads that read and check a little of their time."""
-
-
 MOST_SOCKETS = 1000
 """That one process may have here at a time: a socket for each of the weights that it has mapped."""
-
-
-@dataclass(slots=True)
-class _Client:
-    """A process that asked. `key`: the content it will get or has got."""
-
-    number: int
-    link: Link
-    process: int = 0
-    """0: it is the host, which alone may say what stays in memory, and is told what is there."""
-    model: str = ""
-    early: bool = False
-    key: str = ""
-    attached: bool = False
-    holds: bool = False
-    """It wants the model to stay, and nothing for itself."""
-
-
-@dataclass(slots=True)
-class _Holding:
-    """A model in memory or on its way."""
-
-    plan: Plan
-    owned: Owned
-    began: float
-    ready: bool = False
-    seconds: float = 0.0
-    """That the load took."""
-    told_at: float = -REPORT_S
-    """When its progress was reported last."""
 
 
 class Store:
@@ -79,12 +46,14 @@ class Store:
         self._disk = DiskTier(config)
         self._tier = tiers.MemoryTier(config.models_memory_bytes)
         self._rates = Rates(config.models_dir)
-        self._clients: dict[int, _Client] = {}
-        self._by_fd: dict[int, _Client] = {}
-        self._holdings: dict[str, _Holding] = {}
+        self._clients: dict[int, Client] = {}
+        self._by_fd: dict[int, Client] = {}
+        self._holdings: dict[str, Holding] = {}
         self._plans: dict[str, Plan] = {}
         self._free: list[Segment] = []
         self._huge = HugePages()
+        self._loans: dict[int, Loan] = {}
+        self._shelves = Shelves(config, self, clock, self._rates.note)
         self._numbers = 0
         self._loads = self._hits = 0
         self._done: deque[Callable[[], None]] = deque()
@@ -133,7 +102,7 @@ class Store:
                 os.close(fd)
             return
         self._numbers += 1
-        client = _Client(self._numbers, Link(fds[0]), knock.process)
+        client = Client(self._numbers, Link(fds[0]), knock.process)
         self._clients[client.number] = self._by_fd[client.link.fileno()] = client
         self._poll.register(client.link.fileno(), select.EPOLLIN)
         if knock.version != protocol.VERSION:
@@ -142,15 +111,18 @@ class Store:
     def _sockets_of(self, process: int) -> int:
         return sum(client.process == process for client in self._clients.values())
 
-    def _listen(self, client: _Client) -> None:
+    def _listen(self, client: Client) -> None:
         try:
             payload, fds = client.link.receive_nowait()
             for fd in fds:
                 os.close(fd)
             match protocol.decode_from_client(payload):
-                case protocol.Ask(model, early) if not client.model:
+                case protocol.Ask(model, early, "") if not client.model:
                     client.model, client.early = model, early
                     self._handle(tier_events.Asked(client.number, model))
+                case protocol.Ask(model, _, device) if not client.model:
+                    client.model, client.holds = model, True  # of host memory it gets nothing
+                    self._shelves.ask(client.number, model, device)
                 case protocol.Hold() | protocol.Forget() | protocol.AskStatistics() if client.process:
                     raise PeerGone("it is not the host")
                 case protocol.Hold(model, density) if not client.model:
@@ -170,15 +142,16 @@ class Store:
         except (EndOfStream, PeerGone, Closed, msgspec.DecodeError, UnicodeDecodeError):
             self._drop(client)
 
-    def _drop(self, client: _Client) -> None:
+    def _drop(self, client: Client) -> None:
         if self._clients.pop(client.number, None) is None:
             return
         del self._by_fd[client.link.fileno()]
         self._poll.unregister(client.link.fileno())
         client.link.close()
         self._handle(tier_events.Gone(client.number))
+        self._shelves.gone(client.number)
 
-    def _send(self, client: _Client, message: protocol.FromStore, fds: Sequence[int] = ()) -> None:
+    def _send(self, client: Client, message: protocol.FromStore, fds: Sequence[int] = ()) -> None:
         """Never waits: a client that does not read what it asked for has itself to blame."""
         try:
             client.link.send_nowait(protocol.encode(message), fds)
@@ -188,7 +161,7 @@ class Store:
         except (PeerGone, Closed):
             self._drop(client)
 
-    def _refuse(self, client: _Client, code: Code, message: str) -> None:
+    def _refuse(self, client: Client, code: Code, message: str) -> None:
         self._send(client, protocol.Refused(code, message))
 
     # --- decisions -----------------------------------------------------------------------------------------------
@@ -215,20 +188,26 @@ class Store:
                     if number in self._clients:
                         self._send(self._clients[number], protocol.Forgotten(gone))
                 case tier_commands.Refuse(number, code, message):
-                    if number in self._clients:
+                    if (loan := self._loans.get(number)) is not None:
+                        loan.borrower.refused(code, message)
+                    elif number in self._clients:
                         self._refuse(self._clients[number], code, message)
 
     def _locate(self, model: str) -> None:
         """In a thread: what a name means now."""
-        wanted = packing.parse(model)
         try:
-            plan = find(self._disk, model) if wanted is None else packing.find(self._disk, wanted, self._pack)
+            plan = self.locate(model)
         except Exception as error:  # whatever the disk or the network may do, somebody waits for an answer
             failed = tier_events.NotLocated(model, _code(error), _text(error))
-            self._post(lambda: self._handle(failed))
+            self.post(lambda: self._handle(failed))
         else:
             pinned = frozenset(key for key, holding in list(self._holdings.items()) if holding.plan.is_pinned())
-            self._post(lambda: self._located(plan, pinned))
+            self.post(lambda: self._located(plan, pinned))
+
+    def locate(self, model: str) -> Plan:
+        """See `shelves.Lender`."""
+        wanted = packing.parse(model)
+        return find(self._disk, model) if wanted is None else packing.find(self._disk, wanted, self._pack)
 
     def _pack(self, wanted: packing.Wanted) -> packing.Outcome:
         """In a thread, which waits for the packer's end."""
@@ -240,6 +219,9 @@ class Store:
         for client in self._clients.values():
             if client.model == plan.model and not client.key:
                 client.key = plan.key
+        for loan in self._loans.values():
+            if loan.model == plan.model and not loan.key:
+                loan.key = plan.key
         self._hits += plan.key in self._holdings
         self._plans.setdefault(plan.key, plan)
         self._handle(tier_events.Located(plan.model, plan.key, plan.memory_bytes, plan.remote, plan.name))
@@ -263,16 +245,16 @@ class Store:
         except OSError as error:
             failed = tier_events.LoadFailed(key, Code.RESOURCE_EXHAUSTED, f"no memory for {plan.name}: {error}")
             whole = pieces(plan.memory_bytes)[0]
-            self._post(lambda: self._handle(failed))
-            self._post(lambda: self._handle(tier_events.Lost(whole)))
+            self.post(lambda: self._handle(failed))
+            self.post(lambda: self._handle(tier_events.Lost(whole)))
             return
-        holding = self._holdings[key] = _Holding(plan, owned, self._clock.monotonic())
+        holding = self._holdings[key] = Holding(plan, owned, self._clock.monotonic())
         self._loads += 1
         self._send_early(key)
         self._spawn(lambda: populate(owned.used()[recycled:]))
         self._spawn(lambda: self._fill(key, holding))
 
-    def _fill(self, key: str, holding: _Holding) -> None:
+    def _fill(self, key: str, holding: Holding) -> None:
         """In a thread: bytes into memory."""
         done = False
 
@@ -280,7 +262,7 @@ class Store:
             nonlocal done
             done = True
             seconds = self._clock.monotonic() - holding.began
-            self._post(lambda: self._filled(key, holding, seconds))
+            self.post(lambda: self._filled(key, holding, seconds))
 
         try:
             holding.plan.fill(holding.owned, lambda _: self._arrived(key, holding), ready)
@@ -289,16 +271,16 @@ class Store:
                 print(f"store: {holding.plan.name}: {_text(error)}", file=sys.stderr, flush=True)
                 return
             failed = tier_events.LoadFailed(key, _code(error), _text(error))
-            self._post(lambda: self._handle(failed))
+            self.post(lambda: self._handle(failed))
 
-    def _arrived(self, key: str, holding: _Holding) -> None:
+    def _arrived(self, key: str, holding: Holding) -> None:
         """In a thread: more of it is there."""
         now = self._clock.monotonic()
         if now >= holding.told_at + REPORT_S:
             holding.told_at = now
-            self._post(lambda: self._report(key))
+            self.post(lambda: self._report(key))
 
-    def _filled(self, key: str, holding: _Holding, seconds: float) -> None:
+    def _filled(self, key: str, holding: Holding, seconds: float) -> None:
         holding.ready = True
         holding.seconds = seconds
         self._rates.note("remote" if holding.plan.remote else "disk", holding.plan.nbytes, seconds)
@@ -319,6 +301,10 @@ class Store:
             self._free += holding.owned.release()
 
     def _grant(self, number: int, key: str) -> None:
+        if (loan := self._loans.get(number)) is not None:
+            self._send_early(key)
+            loan.borrower.granted(self._holdings[key])
+            return
         client = self._clients.get(number)
         if client is None:  # it went while this was being decided
             self._handle(tier_events.Gone(number))
@@ -333,7 +319,7 @@ class Store:
 
     # --- what clients get ----------------------------------------------------------------------------------------
 
-    def _attach(self, client: _Client, key: str) -> None:
+    def _attach(self, client: Client, key: str) -> None:
         holding = self._holdings[key]
         fds = [segment.fd for segment in holding.owned.segments]
         first, rest = fds[: protocol.MAX_DESCRIPTORS], fds[protocol.MAX_DESCRIPTORS :]
@@ -350,6 +336,9 @@ class Store:
             for client in list(self._clients.values()):
                 if client.key == key and client.early and not client.attached:
                     self._attach(client, key)
+            for loan in [loan for loan in self._loans.values() if loan.key == key and not loan.begun]:
+                loan.begun = True
+                loan.borrower.begin(self._holdings[key])
 
     def _report(self, key: str) -> None:
         holding = self._holdings.get(key)
@@ -371,6 +360,8 @@ class Store:
             protocol.Rate(source, self._rates.bandwidth(source), self._tier.queued_bytes(source == "remote"))
             for source in ("disk", "remote")
         ]
+        lanes = self._shelves.lanes().items()
+        rates += [protocol.Rate(device, self._rates.bandwidth(device), queued) for device, queued in lanes]
         tier = self._tier
         held = [*self._free, *(segment for holding in self._holdings.values() for segment in holding.owned.segments)]
         return protocol.Statistics(
@@ -382,14 +373,40 @@ class Store:
             tuple(models),
             tuple(rates),
             sum(segment.huge_bytes for segment in held),
+            self._shelves.statistics(),
         )
+
+    # --- what shelves get ------------------------------------------------------------------------------------------
+
+    def lend(self, model: str, borrower: Borrower) -> int:
+        """See `shelves.Lender`."""
+        self._numbers += 1
+        self._loans[self._numbers] = Loan(model, borrower)
+        self._handle(tier_events.Asked(self._numbers, model))
+        return self._numbers
+
+    def give_back(self, number: int) -> None:
+        """See `shelves.Lender`."""
+        if self._loans.pop(number, None) is not None:
+            self._handle(tier_events.Gone(number))
+
+    def is_here(self, client: int) -> bool:
+        """See `shelves.Lender`."""
+        return client in self._clients
+
+    def answer(self, client: int, message: protocol.FromStore, descriptors: Sequence[int] = ()) -> bool:
+        """See `shelves.Lender`."""
+        if client in self._clients:
+            self._send(self._clients[client], message, descriptors)
+        return client in self._clients
 
     # --- threads and memory ----------------------------------------------------------------------------------------
 
     def _spawn(self, work: Callable[[], None]) -> None:
         threading.Thread(target=work, daemon=True, name="store").start()
 
-    def _post(self, say: Callable[[], None]) -> None:
+    def post(self, say: Callable[[], None]) -> None:
+        """See `shelves.Lender`."""
         self._done.append(say)
         with contextlib.suppress(BlockingIOError):  # it is awake
             os.eventfd_write(self._wake, 1)

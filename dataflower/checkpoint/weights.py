@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import types
+from collections.abc import Callable
 from collections.abc import Mapping as Readonly
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataflower.checkpoint.format import Header, TensorSpec, header_length, parse_header
-from dataflower.checkpoint.layout import place
+from dataflower.checkpoint.layout import Placed, place
 from dataflower.checkpoint.loader import is_index
 from dataflower.checkpoint.manifest import Manifest
 from dataflower.checkpoint.region import Mapping
@@ -32,6 +33,7 @@ class Weights:
         digest: 64 hexadecimal digits that stand for the content of all files; what caches are keyed by.
         nbytes: Bytes of all files.
         shared: Whether other processes map the same memory.
+        torch_device: What torch calls the device that has the tensors.
 
     The memory stays mapped until `close` was called and no tensor of it is left; then its place in the host's store may
     be given to another model. A write into a tensor is a segmentation fault. Usable from any thread, and after a fork.
@@ -52,6 +54,7 @@ class Weights:
         self.digest = digest or manifest.digest
         self.nbytes = manifest.nbytes
         self.shared = shared
+        self.torch_device = "cpu"
         self._folder = folder
         self._mapping: Mapping | None = mapping
         self._places = {p.name: p for p in place((file.name, file.nbytes) for file in manifest.files)}
@@ -102,12 +105,7 @@ class Weights:
 
     def tensors(self) -> Readonly[str, torch.Tensor]:
         """Name -> tensor over the shared memory. Made anew at each call; they share their memory."""
-        from dataflower.checkpoint.tensors import views
-
-        found: dict[str, torch.Tensor] = {}
-        for file, header in self._parsed().items():
-            found.update(views(header, self._data(file)))
-        return types.MappingProxyType(found)
+        return self._views(self._parsed(), lambda place: self._data(place.name))
 
     def close(self) -> None:
         """Let go of the memory; tensors that are still in use keep it. Idempotent."""
@@ -125,13 +123,27 @@ class Weights:
     def _small(self) -> list[str]:
         return [name for name in self._places if not name.endswith(".safetensors") and not is_index(name)]
 
-    def _data(self, file: str) -> memoryview:
+    def _views(
+        self, parsed: Readonly[str, Header], data: Callable[[Placed], memoryview | torch.Tensor]
+    ) -> Readonly[str, torch.Tensor]:
+        from dataflower.checkpoint.tensors import views
+
+        found: dict[str, torch.Tensor] = {}
+        for file, header in parsed.items():
+            found.update(views(header, data(self._places[file])))
+        return types.MappingProxyType(found)
+
+    def _open_mapping(self) -> Mapping:
         if self._mapping is None:
             raise Closed(f"the weights of {self.name} are closed")
+        return self._mapping
+
+    def _data(self, file: str) -> memoryview:
+        mapping = self._open_mapping()
         place = self._places.get(file)
         if place is None:
             raise NotFound(f"{self.name} has no file {file!r}; it has {', '.join(self._places)}")
-        return self._mapping.array(place.offset, place.nbytes)
+        return mapping.array(place.offset, place.nbytes)
 
     def _parsed(self) -> dict[str, Header]:
         if self._headers is None:

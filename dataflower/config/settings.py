@@ -74,6 +74,8 @@ class Config:
     """Cap on that folder; the longest unused models that can be fetched again make room. 0: no cap."""
     models_memory_bytes: int = field(default_factory=checkpoint.default_memory_bytes)
     """Cap on the shared memory that holds weights; by default half of the machine's memory."""
+    models_device_bytes: int = 0
+    """Cap on the weights that each GPU holds for the functions of this server; 0: what the GPU has."""
     models_prefault_bytes: int = 0
     """Shared memory that a server gets ready for weights at its start: first loads are then as fast as later ones."""
     models_threads: int = 6

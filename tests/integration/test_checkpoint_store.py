@@ -286,32 +286,3 @@ def _knocked(door: int, process: int) -> Iterator[Link]:
     theirs.close()
     yield ours
     ours.close()
-
-
-@pytest.mark.parametrize("door", [True, False])
-def test_tensors_come_onto_a_device_as_they_are_read(tmp_path: Path, door: bool) -> None:
-    pytest.importorskip("torch")
-    from dataflower.checkpoint import device
-
-    wanted = make(tmp_path / "m", 60)
-    if door:
-        with running(settings(tmp_path)) as store:
-            tensors = device.load(tmp_path / "m", "cpu")
-            until(lambda: store.statistics().models[0].clients == 0)  # the host's copy is not held
-    else:
-        tensors = device.load(tmp_path / "m", "cpu", config=settings(tmp_path))
-    assert tensors.keys() == wanted.keys()
-    for name, tensor in tensors.items():
-        assert np.array_equal(tensor.numpy(), wanted[name])
-        tensor.zero_()  # the copy is the caller's own
-
-
-def test_a_damaged_file_never_comes_onto_a_device(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    from dataflower.checkpoint import device
-
-    make(tmp_path / "m", 20)
-    checkpoint.open(tmp_path / "m", config=settings(tmp_path)).close()
-    flip(tmp_path / "m" / "model.safetensors", 15 * 2**20)
-    with pytest.raises(WeightsInvalid, match="damaged in the chunk"):
-        device.load(tmp_path / "m", "cpu", config=settings(tmp_path))

@@ -1,0 +1,258 @@
+"""Weights on a device: one copy for all processes, brought there by the store and gone with the last user."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from weights_for_tests import flip, make
+
+from dataflower import checkpoint
+from dataflower.checkpoint.protocol import Shelved
+from dataflower.errors import Closed, InvalidArgument, NotFound, ResourceExhausted, WeightsInvalid
+from dataflower.testing.fake_device import BYTES, NAME, POOR
+from dataflower.testing.store_process import StoreProcess, running
+
+torch = pytest.importorskip("torch")
+
+USER = """
+import ctypes, json, sys
+import numpy
+from dataflower import checkpoint
+with checkpoint.open(sys.argv[1], device=sys.argv[2]) as weights:
+    spec = weights.specs()["layer.weight"]
+    address = weights._block.address + weights._places["model.safetensors"].offset + spec.offset
+    array = numpy.frombuffer((ctypes.c_char * spec.nbytes).from_address(address), "f4")
+    for line in sys.stdin:
+        if line.strip() == "write":
+            array[0] = 0
+        print(json.dumps([weights.digest, float(array.astype("f8").sum())]), flush=True)
+"""
+"""(Without torch, which takes seconds to import.)"""
+
+
+class User:
+    """Another process that has weights on the device."""
+
+    def __init__(self, store: StoreProcess, model: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", USER, str(model), NAME],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(store.door,),
+            text=True,
+        )
+
+    def say(self, line: str = "read") -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(line, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        return json.loads(answer) if answer else None
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+@contextmanager
+def users(store: StoreProcess, model: Path, count: int) -> Iterator[list[User]]:
+    made = [User(store, model) for _ in range(count)]
+    try:
+        yield made
+    finally:
+        for user in made:
+            user.close()
+
+
+def settings(tmp_path: Path, **changes: Any) -> checkpoint.StoreConfig:
+    return checkpoint.StoreConfig(
+        models_dir=tmp_path / "store", accelerators="dataflower.testing.fake_device", **changes
+    )
+
+
+def shelf(store: StoreProcess) -> Shelved:
+    (found,) = store.statistics().devices
+    return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what follows a message or the end of a process."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+def test_processes_share_one_copy_that_goes_with_the_last(tmp_path: Path) -> None:
+    wanted = make(tmp_path / "m", 40)
+    total = float(wanted["layer.weight"].astype(np.float64).sum())
+    with running(settings(tmp_path)) as store, users(store, tmp_path / "m", 3) as (a, b, c):
+        told = [user.say() for user in (a, b, c)]
+        assert told[0] == told[1] == told[2]
+        assert told[0][1] == pytest.approx(total)
+        there = shelf(store)
+        assert (there.device, [(m.clients, m.ready) for m in there.models]) == (NAME, [(3, True)])
+        assert there.models[0].digest == told[0][0]
+        nbytes = there.total_bytes - there.free_bytes
+        assert 40 * 2**20 <= nbytes <= 41 * 2**20  # once
+        statistics = store.statistics()
+        assert (statistics.loads, [m.clients for m in statistics.models]) == (1, [0])  # the host's copy is not held
+        assert [rate.source for rate in statistics.rates] == ["disk", "remote", NAME]
+        assert statistics.rates[2].bandwidth > 0
+        a.process.kill()
+        until(lambda: shelf(store).models[0].clients == 2)
+        assert b.say() == told[0]
+        b.close()
+        assert c.say() == told[0]
+        c.close()
+        until(lambda: not shelf(store).models)
+        assert shelf(store).free_bytes == shelf(store).total_bytes
+
+
+@pytest.mark.parametrize("poor", ["0", "1"])
+@pytest.mark.parametrize("door", [True, False])
+def test_tensors_are_on_the_device_and_small_files_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: bool, poor: str
+) -> None:
+    monkeypatch.setenv(POOR, poor)
+    wanted = make(tmp_path / "m", 40)
+    if door:
+        with running(settings(tmp_path)):
+            check(tmp_path, checkpoint.open(tmp_path / "m", device=NAME), wanted, shared=True)
+    else:
+        config = settings(tmp_path)
+        check(tmp_path, checkpoint.open(tmp_path / "m", device=NAME, config=config), wanted, shared=False)
+
+
+def check(tmp_path: Path, weights: checkpoint.Weights, wanted: dict[str, np.ndarray], *, shared: bool) -> None:
+    with checkpoint.open(tmp_path / "m", config=settings(tmp_path)) as host:
+        assert weights.digest == host.digest
+        assert weights.specs() == host.specs()
+    del host
+    assert (weights.shared, weights.torch_device) == (shared, "cpu")
+    tensors = weights.tensors()
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {n: a.shape for n, a in wanted.items()}
+    for name, tensor in tensors.items():
+        assert np.array_equal(tensor.numpy(), wanted[name])
+    assert bytes(weights.read("config.json")) == b'{"model_type": "none"}'
+    assert (weights.config_dir / "config.json").is_file()
+    with pytest.raises(InvalidArgument, match=r"model\.safetensors is on the device"):
+        weights.read("model.safetensors")
+    with pytest.raises(NotFound, match="has no file 'x'"):
+        weights.read("x")
+    weights.close()
+    assert np.array_equal(tensors["layer.bias"].numpy(), wanted["layer.bias"])  # a tensor keeps the memory
+    with pytest.raises(Closed):
+        weights.tensors()
+
+
+def test_a_user_that_writes_harms_itself_alone(tmp_path: Path) -> None:
+    make(tmp_path / "m", 5)
+    with running(settings(tmp_path)) as store, users(store, tmp_path / "m", 2) as (bad, good):
+        before = good.say()
+        assert bad.say() == before
+        assert bad.say("write") is None
+        assert bad.process.wait() < 0
+        assert good.say() == before
+
+
+def test_a_store_that_dies_leaves_users_theirs_and_the_next_begins_anew(tmp_path: Path) -> None:
+    make(tmp_path / "m", 20)
+    with running(settings(tmp_path)) as store, users(store, tmp_path / "m", 1) as (old,):
+        before = old.say()
+        store.kill()
+        assert old.say() == before
+        store.start()
+        with users(store, tmp_path / "m", 1) as (new,):
+            assert new.say() == before
+            assert [m.clients for m in shelf(store).models] == [1]
+            assert old.say() == before
+
+
+def test_who_waits_when_the_store_dies_asks_the_next(tmp_path: Path) -> None:
+    make(tmp_path / "m", 20)
+    with running(settings(tmp_path)) as store:
+        store.kill()
+        opened: list[checkpoint.Weights] = []
+        thread = threading.Thread(target=lambda: opened.append(checkpoint.open(tmp_path / "m", device=NAME)))
+        thread.start()
+        store.start()
+        thread.join()
+        assert len(opened[0].tensors()) == 2
+
+
+def test_what_does_not_fit_is_refused_with_who_has_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "a", 40)
+    make(tmp_path / "b", 40, seed=1)
+    monkeypatch.setenv(BYTES, str(64 * 2**20))
+    with running(settings(tmp_path)) as store:
+        refused = pytest.raises(ResourceExhausted, match=r"b needs .* are in use or pinned: a .*\(1 users\)")
+        with checkpoint.open(tmp_path / "a", device=NAME), refused:
+            checkpoint.open(tmp_path / "b", device=NAME)
+        until(lambda: not shelf(store).models)
+        with checkpoint.open(tmp_path / "b", device=NAME) as weights:
+            assert len(weights.tensors()) == 2
+    monkeypatch.setenv(BYTES, str(32 * 2**20))
+    with running(settings(tmp_path, models_device_bytes=2**30)) as store:  # others have taken the memory
+        with pytest.raises(ResourceExhausted, match=r"fake:0 has no room for 40 MiB of weights: 32 of its 32 MiB"):
+            checkpoint.open(tmp_path / "a", device=NAME)
+        assert shelf(store).free_bytes == 32 * 2**20
+        make(tmp_path / "c", 2)
+        with checkpoint.open(tmp_path / "c", device=NAME) as weights:
+            assert len(weights.tensors()) == 2
+
+
+@pytest.mark.parametrize("door", [True, False])
+def test_damaged_weights_never_come_onto_a_device(tmp_path: Path, door: bool) -> None:
+    make(tmp_path / "m", 20)
+    config = settings(tmp_path)
+    checkpoint.open(tmp_path / "m", config=config).close()
+    flip(tmp_path / "m" / "model.safetensors", 15 * 2**20)
+    if door:
+        with running(config) as store:
+            with pytest.raises(WeightsInvalid, match="damaged in the chunk"):
+                checkpoint.open(tmp_path / "m", device=NAME)
+            until(lambda: shelf(store).free_bytes == shelf(store).total_bytes)
+            flip(tmp_path / "m" / "model.safetensors", 15 * 2**20)
+            with checkpoint.open(tmp_path / "m", device=NAME) as weights:
+                assert len(weights.tensors()) == 2
+    else:
+        with pytest.raises(WeightsInvalid, match="damaged in the chunk"):
+            checkpoint.open(tmp_path / "m", device=NAME, config=config)
+
+
+def test_weights_come_from_afar_onto_a_device(tmp_path: Path) -> None:
+    wanted = make(tmp_path / "origin" / "m", 20)
+    url = f"file://{tmp_path}/origin/m"
+    with running(settings(tmp_path)) as store, checkpoint.open(url, device=NAME) as weights:
+        tensors = weights.tensors()
+        for name, array in wanted.items():
+            assert np.array_equal(tensors[name].numpy(), array)
+        with checkpoint.open(url, device=NAME) as again:
+            assert again.digest == weights.digest
+            assert [m.clients for m in shelf(store).models] == [2]
+
+
+def test_devices_that_are_not_there_are_named(tmp_path: Path) -> None:
+    make(tmp_path / "m", 1)
+    with running(settings(tmp_path)):
+        with pytest.raises(NotFound, match="there is no device 'fake:7'"):
+            checkpoint.open(tmp_path / "m", device="fake:7")
+        with pytest.raises(NotFound, match="nowhere"):
+            checkpoint.open("nowhere", device=NAME)
+    real = checkpoint.StoreConfig(models_dir=tmp_path / "store")
+    with pytest.raises(NotFound, match="say cpu, or cuda:0"):
+        checkpoint.open(tmp_path / "m", device="gpu", config=real)
