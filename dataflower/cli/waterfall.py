@@ -15,7 +15,7 @@ from dataflower.core.trace import InvocationTrace, TaskTrace
 FOLD = 6
 """A stage with more tasks than this becomes one row, unless all are asked for."""
 
-POINTS = ("queued", "dispatched", "fetched", "started", "first_output", "ended", "sent")
+POINTS = ("queued", "dispatched", "fetched", "started", "first_output", "last_output", "ended", "sent")
 
 _WAITING, _FETCHING, _RUNNING, _STREAMING, _SENDING = "·", "╌", "█", "▓", "╴"
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -122,9 +122,9 @@ def _phases(task: TaskTrace, start: float, end: float, width: int) -> list[str]:
     last = task.sent or task.ended or end
     for begin, stop, mark in (
         (task.queued, handed or last, _WAITING),
-        (handed, task.started or last, _FETCHING),
-        (task.started, task.ended or last, _RUNNING),
-        (task.first_output, task.ended, _STREAMING),
+        (handed, task.started or task.first_output or last, _FETCHING),
+        (task.started or task.first_output, task.ended or last, _RUNNING),
+        (task.first_output, task.ended or task.last_output, _STREAMING),
         (task.ended, task.sent, _SENDING),
     ):
         if not begin or not stop or stop < begin or (mark is _STREAMING and task.items < 2):

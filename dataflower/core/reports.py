@@ -118,6 +118,8 @@ class Reports(Tasks):
             self._devices.spoke(message.task, now)
         if instance is not None and not instance.is_doomed:
             call = self._calls[instance.flow.invocation]
+            if instance.trace is not None:
+                instance.trace.came(now)
             self._note_made(call, instance, message.index, message.outputs, now)
             call.flow.emit(instance, message.index, message.outputs)
             self._settle(call, now)
@@ -212,7 +214,7 @@ class Reports(Tasks):
 
     def _conclude_failed(self, instance: Instance, call: Call, message: wire.TaskFailed, now: float) -> None:
         """The task has left its container without results."""
-        self._note_times(instance, message.times, 0, now)
+        self._note_times(instance, message.times, 0 if instance.trace is None else instance.trace.items, now)
         error = message.error
         if error.lost and self._is_loss(call, instance, error, now):
             return

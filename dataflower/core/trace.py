@@ -17,6 +17,9 @@ class TaskTrace(Struct):
     first_output  first item or value left the function
     ended         user code returned
     sent          the host had received everything
+    last_output   the last item so far came to the host
+
+    Of a task whose invocation ended before it did, `first_output` and `items`, too, are what had come to the host.
     """
 
     stage: str
@@ -40,6 +43,13 @@ class TaskTrace(Struct):
     """How long it waited for others although a container was free."""
     start: dict[str, float] = {}
     """Of a cold one: phases of the start in seconds, `import` and `setup`, and the parts that `setup` told of."""
+    last_output: float = 0.0
+
+    def came(self, now: float) -> None:
+        """An item of it came."""
+        self.first_output = self.first_output or now
+        self.last_output = now
+        self.items += 1
 
 
 class InvocationTrace(Struct):

@@ -294,6 +294,7 @@ def encode_trace(trace: InvocationTrace, into: pb.Trace) -> None:
             batch=task.batch,
             batch_wait_s=task.batch_wait_s,
             start=task.start,
+            last_output_s=task.last_output,
         )
 
 
@@ -318,6 +319,7 @@ def decode_trace(message: pb.Trace) -> InvocationTrace:
             batch=task.batch,
             batch_wait_s=task.batch_wait_s,
             start=dict(task.start),
+            last_output=task.last_output_s,
         )
         for task in message.tasks
     ]

@@ -132,7 +132,7 @@ class Metrics:
             (self._cold if task.cold else self._queued).observe(labels, task.dispatched - task.queued)
         if task.started:
             self._fetched.observe(labels, task.started - task.dispatched)
-        if task.cold and task.first_output:
+        if task.cold and task.started and task.first_output:
             self._starts.observe((*labels, "first_output"), task.first_output - task.started)
         if task.ended and task.started:
             self._ran.observe(labels, task.ended - task.started)

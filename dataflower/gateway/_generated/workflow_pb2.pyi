@@ -546,7 +546,7 @@ class ListInvocationsResponse(_message.Message):
     def __init__(self, invocations: _Optional[_Iterable[_Union[Invocation, _Mapping]]] = ...) -> None: ...
 
 class TaskTrace(_message.Message):
-    __slots__ = ("stage", "tag", "attempt", "container", "queued_s", "dispatched_s", "fetched_s", "started_s", "first_output_s", "ended_s", "sent_s", "items", "cold", "error", "batch", "batch_wait_s", "start")
+    __slots__ = ("stage", "tag", "attempt", "container", "queued_s", "dispatched_s", "fetched_s", "started_s", "first_output_s", "ended_s", "sent_s", "items", "cold", "error", "batch", "batch_wait_s", "start", "last_output_s")
     class StartEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -571,6 +571,7 @@ class TaskTrace(_message.Message):
     BATCH_FIELD_NUMBER: _ClassVar[int]
     BATCH_WAIT_S_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    LAST_OUTPUT_S_FIELD_NUMBER: _ClassVar[int]
     stage: str
     tag: _containers.RepeatedScalarFieldContainer[int]
     attempt: int
@@ -588,7 +589,8 @@ class TaskTrace(_message.Message):
     batch: int
     batch_wait_s: float
     start: _containers.ScalarMap[str, float]
-    def __init__(self, stage: _Optional[str] = ..., tag: _Optional[_Iterable[int]] = ..., attempt: _Optional[int] = ..., container: _Optional[int] = ..., queued_s: _Optional[float] = ..., dispatched_s: _Optional[float] = ..., fetched_s: _Optional[float] = ..., started_s: _Optional[float] = ..., first_output_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., items: _Optional[int] = ..., cold: _Optional[bool] = ..., error: _Optional[str] = ..., batch: _Optional[int] = ..., batch_wait_s: _Optional[float] = ..., start: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    last_output_s: float
+    def __init__(self, stage: _Optional[str] = ..., tag: _Optional[_Iterable[int]] = ..., attempt: _Optional[int] = ..., container: _Optional[int] = ..., queued_s: _Optional[float] = ..., dispatched_s: _Optional[float] = ..., fetched_s: _Optional[float] = ..., started_s: _Optional[float] = ..., first_output_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., sent_s: _Optional[float] = ..., items: _Optional[int] = ..., cold: _Optional[bool] = ..., error: _Optional[str] = ..., batch: _Optional[int] = ..., batch_wait_s: _Optional[float] = ..., start: _Optional[_Mapping[str, float]] = ..., last_output_s: _Optional[float] = ...) -> None: ...
 
 class Trace(_message.Message):
     __slots__ = ("invocation_id", "key", "arrived_s", "first_output_s", "finished_s", "deadline_s", "tasks", "dropped")

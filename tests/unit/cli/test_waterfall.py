@@ -59,6 +59,12 @@ def test_a_streaming_task_shows_from_its_first_item_on() -> None:
     assert bar(line, 10.0, 11.0, 10).plain == "█████▓▓▓▓▓"
 
 
+def test_a_task_cut_off_in_the_middle_of_its_stream_shows_what_came_of_it() -> None:
+    one = TaskTrace("s", (), 1, 10.0, dispatched=10.2, first_output=10.4, last_output=10.8, items=4)
+    (line,) = rows(trace(one))
+    assert bar(line, 10.0, 11.0, 10).plain == "··╌╌▓▓▓▓██"
+
+
 def test_the_shortest_task_still_has_a_cell() -> None:
     (line,) = rows(trace(task("s", 10.5, length=0.0)))
     assert bar(line, 10.0, 11.0, 10).plain == "     █    "

@@ -3,7 +3,9 @@
 import pytest
 
 from dataflower import wire
+from dataflower.core.commands import FinishInvocation
 from dataflower.core.events import CancelArrived, InvocationReleased
+from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Code, Failure
 from dataflower.spec.workflow import Catch, Retry, Scaling
 from dataflower.testing.story import Story, stage, workflow
@@ -214,3 +216,34 @@ def test_a_host_whose_clock_is_a_little_ahead_ends_the_call_and_costs_no_attempt
     if kind is not None:
         assert story.failure is not None
         assert (story.failure.kind, story.failure.stage) == (kind, "")
+
+
+def ending(story: Story) -> InvocationTrace:
+    (found,) = (said.trace for said in story.said if isinstance(said, FinishInvocation))
+    return found
+
+
+def test_a_stage_that_still_streams_when_another_fails_shows_what_came_of_it():
+    stages = [stage("a", {"x": "inputs.x"}, ["t*"]), stage("b", {"x": "inputs.x"})]
+    story = Story(workflow(stages, {"r": "a.t", "s": "b.out"}))
+    story.invoke(x=1)
+    before = story.clock.monotonic()
+    story.emit("a", t=1)
+    first = story.clock.monotonic()
+    story.emit("a", t=2)
+    story.emit("a", t=3)
+    last = story.clock.monotonic()
+    story.fail("b")
+    (cut,) = (task for task in ending(story).tasks if task.stage == "a")
+    assert before < cut.first_output <= first < cut.last_output <= last
+    assert (cut.items, cut.ended, cut.sent) == (3, 0.0, 0.0)
+
+
+def test_a_stage_that_fails_in_the_middle_of_its_stream_keeps_the_count_of_its_items():
+    story = one()
+    story.emit("a", t=1)
+    story.emit("a", t=2)
+    story.fail("a")
+    (failed,) = ending(story).tasks
+    assert failed.items == 2
+    assert failed.last_output > 0
