@@ -259,3 +259,21 @@ def say_when_stopped(x: str) -> str:
 @function(batch=True)
 def fill_together(x: list[int]) -> list[np.ndarray[Any, Any]]:
     return [np.full(n, 7, np.uint8) for n in x]
+
+
+@function
+def sum_slowly(x: np.ndarray[Any, Any]) -> int:
+    """Takes a third of a second."""
+    time.sleep(0.3)
+    return int(x.astype(np.int64).sum())
+
+
+@function(batch=True)
+def sum_together(x: list[np.ndarray[Any, Any]]) -> list[int]:
+    return [int(one.astype(np.int64).sum()) for one in x]
+
+
+@function
+def sum_items(items: Stream[np.ndarray[Any, Any]]) -> int:
+    """Of all elements of all items."""
+    return sum(int(item.astype(np.int64).sum()) for item in items)

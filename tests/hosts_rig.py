@@ -64,16 +64,18 @@ class Pair:
 
     async def settled(self) -> None:
         """Return when nothing of any invocation is held any more."""
-
-        def clean() -> bool:
-            core = self.owner.statistics().core
-            return not (core.slots or core.invocations or core.tasks)
-
-        await self.until(clean)
+        await until_settled(self.owner)
 
     def guests(self) -> int:
         """Containers that the lender runs for the owner."""
         return sum(peer.containers for peer in self.lender.peers())
+
+
+async def until_settled(owner: Runtime) -> None:
+    """Return when nothing of any invocation is held any more."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (core := owner.statistics().core).slots or core.invocations or core.tasks:
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -94,8 +96,8 @@ async def pair(*placement: str, lender: dict[str, Any] | None = None, **settings
 
 
 @asynccontextmanager
-async def trio(*placement: str) -> AsyncIterator[tuple[Runtime, Runtime, Runtime]]:
-    """An owner and two lenders, `b` and `c`."""
+async def trio(*placement: str, **settings: Any) -> AsyncIterator[tuple[Runtime, Runtime, Runtime]]:
+    """An owner and two lenders, `b` and `c`. `settings`: the owner's."""
     async with (
         Runtime(config(peer_port=0, host_name="b")) as b,
         Runtime(config(peer_port=0, host_name="c")) as c,
@@ -104,6 +106,7 @@ async def trio(*placement: str) -> AsyncIterator[tuple[Runtime, Runtime, Runtime
                 host_name="a",
                 peers=tuple(f"{name}=127.0.0.1:{host.peer_port}" for name, host in (("b", b), ("c", c))),
                 placement=placement,
+                **settings,
             )
         ) as a,
     ):

@@ -15,21 +15,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+from dataflower.channel.inbox import Inbox
 from dataflower.channel.limit import Limit
+from dataflower.channel.mirrors import Mirrors
 from dataflower.channel.mux import Mux
 from dataflower.channel.mux_events import Aborted, Arrived, Completed, Grew, Message, MuxEvent, Opened
 from dataflower.channel.outflow import Outflows
-from dataflower.channel.segment import Segment
 from dataflower.wire import TensorRef
-
-MAX_MIRROR_BYTES = 1 << 42
-"""All mirrors of a session together; they are sparse, so this only keeps nonsense out."""
 
 
 class Mirror(msgspec.Struct, frozen=True, array_like=True, tag="m"):
@@ -48,13 +45,14 @@ class Forget(msgspec.Struct, frozen=True, array_like=True, tag="f"):
 class Parcel(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     """A message for `key`, to be given out when the streams in `needs` are complete, and after earlier ones.
 
-    `urgent`: at once.
+    `urgent`: at once. `after`: tickets of bytes that come from another host (`Ferry.came`).
     """
 
     key: int
     body: bytes
     needs: tuple[int, ...] = ()
     urgent: bool = False
+    after: tuple[int, ...] = ()
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -74,14 +72,6 @@ class _Passing:
     stream: int
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """A parcel whose bytes, or whose turn, have not come."""
-
-    needs: set[int]
-    body: bytes
-
-
 class Ferry:
     """One side. Owns the mirrors; `close` it. Not thread-safe."""
 
@@ -96,6 +86,8 @@ class Ferry:
         outflows: Outflows | None = None,
         routes: Callable[[int], Iterable[Ferry]] | None = None,
         wake: Callable[[], None] = lambda: None,
+        mirrors: Mirrors | None = None,
+        on_lost: Callable[[int], None] = lambda key: None,
         mux: Callable[..., Mux] = Mux,
     ) -> None:
         """`source` reads memory of this side. `deliver(key, body)` gets what came. `on_mirror(arena, bytes)` is told of
@@ -103,7 +95,8 @@ class Ferry:
 
         `limits`: by owner of an arena, how fast its memory may be sent. `outflows` is told of what is.
         `routes(arena)`: to whom else what comes for an arena is to go. `wake` is called when there is more to be sent
-        because of that.
+        because of that. `mirrors`: shared with other ferries, and so not closed by this one. `on_lost(key)` is told of
+        messages that will not come because their bytes were given up.
         The callbacks may raise ValueError for what makes no sense, which ends the connection.
         """
         self._source = source
@@ -127,12 +120,11 @@ class Ferry:
         """Bytes of the arenas of this side that were announced."""
         self._sent: dict[tuple[int, int], dict[tuple[int, int], int]] = {}
         """By slot: ranges (start, end) and the streams that took them over."""
-        self._mirrors: dict[int, Segment] = {}
-        self._mirrored_bytes = 0
-        self._coming: set[int] = set()
-        self._queues: dict[int, deque[_Waiting]] = {}
-        self._waiters: dict[int, set[int]] = {}
-        """By stream: the keys whose parcels wait for it."""
+        self._owns_mirrors = mirrors is None
+        self._mirrors = Mirrors() if mirrors is None else mirrors
+        self._told: set[int] = set()
+        """Arenas that the other side has announced."""
+        self.inbox = Inbox(deliver, on_lost)
 
     # --- out -------------------------------------------------------------------------------------------------
 
@@ -143,24 +135,30 @@ class Ferry:
         refs: Iterable[TensorRef] = (),
         size_of: Callable[[int], int] | None = None,
         due: float = math.inf,
+        *,
+        after: tuple[int, ...] = (),
     ) -> tuple[int, ...]:
         """Send a message, and of the memory that it refers to what the other side doesn't have.
 
-        Returns the streams that it waits for there. `size_of(arena)`: its bytes. The memory must not change before the
-        slots are `released`. `due`: by when the bytes should be there; those with a smaller number go first.
+        `after`: tickets of what comes to the other side from elsewhere. Returns the streams that it waits for there.
+        `size_of(arena)`: its bytes. The memory must not change before the slots are `released`. `due`: by when the
+        bytes should be there; those with a smaller number go first.
         """
         needs: dict[int, None] = {}
         for ref in refs:
-            if ref.arena in self._mirrors:
-                continue  # it is the other side's own
-            if ref.arena not in self._sizes:
-                assert size_of is not None
-                self.announce(ref.arena, size_of(ref.arena))
-            stream = self._push(ref, due) if ref.nbytes else 0
-            if stream:
+            if stream := self.push(ref, size_of, due):
                 needs[stream] = None
-        self.mux.send(_encode(Parcel(key, body, tuple(needs))))
+        self.mux.send(_encode(Parcel(key, body, tuple(needs), False, after)))
         return tuple(needs)
+
+    def push(self, ref: TensorRef, size_of: Callable[[int], int] | None = None, due: float = math.inf) -> int:
+        """Send bytes that a message will name, if the other side doesn't have them. The stream, 0 if they are there."""
+        if ref.arena in self._mirrors:
+            return 0  # it is the other side's own
+        if ref.arena not in self._sizes:
+            assert size_of is not None
+            self.announce(ref.arena, size_of(ref.arena))
+        return self._push(ref, due) if ref.nbytes else 0
 
     def send_urgent(self, key: int, body: bytes) -> None:
         """Send a message that waits for nothing."""
@@ -190,6 +188,13 @@ class Ferry:
         if self._outflows is not None:
             self._flows[stream] = self._outflows.began(owner, ref.nbytes, lambda: self.mux.left(stream))
         return stream
+
+    def is_sending(self, concerns: Callable[[int], bool]) -> bool:
+        """Whether bytes of such an arena may be on their way."""
+        for (arena, _), ranges in self._sent.items():
+            if concerns(arena) and any(map(self.mux.is_open, ranges.values())):
+                return True
+        return any(concerns(place[0]) for place in self._passed)
 
     def _give_up(self, stream: int) -> None:
         if self._outflows is not None and (flow := self._flows.pop(stream, None)) is not None:
@@ -242,39 +247,16 @@ class Ferry:
 
     def descriptor(self, arena: int) -> int:
         """A copy of the descriptor of a mirror, which the caller owns. ValueError if there is none."""
-        segment = self._mirrors.get(arena)
-        if segment is None:
-            raise ValueError(f"arena {arena:#x} is not mirrored")
-        return os.dup(segment.fd)
+        return os.dup(self._mirrors.segment(arena).fd)
 
     def mirrors(self, arena: int) -> bool:
         """Whether this arena is the other side's."""
         return arena in self._mirrors
 
-    def drop(self, key: int) -> None:
-        """Give out nothing more of what waits under this key."""
-        self._queues.pop(key, None)
-
-    def withdraw(self, key: int, matches: Callable[[bytes], bool]) -> list[bytes]:
-        """Take out what waits under this key and matches, and give it back; what it waited for goes on coming."""
-        queue = self._queues.get(key)
-        if not queue:
-            return []
-        found = [waiting for waiting in queue if matches(waiting.body)]
-        self._queues[key] = deque(waiting for waiting in queue if waiting not in found)
-        self._give_out(key)
-        return [waiting.body for waiting in found]
-
-    def waiting(self, key: int) -> list[bytes]:
-        """What waits under this key, in order."""
-        return [waiting.body for waiting in self._queues.get(key, ())]
-
     def drop_mirror(self, arena: int) -> None:
         """Let go of a mirror; its memory is gone when its last reader is. No-op if there is none."""
-        segment = self._mirrors.pop(arena, None)
-        if segment is not None:
-            self._mirrored_bytes -= segment.nbytes
-            os.close(segment.fd)
+        self._told.discard(arena)
+        self._mirrors.drop(arena)
 
     def close(self) -> None:
         """Let go of all mirrors, and of all memory that was to be sent. Idempotent."""
@@ -285,19 +267,15 @@ class Ferry:
         self._flows.clear()
         for stream in list(self._passing):
             self._break_off(stream)
-        for arena in list(self._mirrors):
-            self.drop_mirror(arena)
+        if self._owns_mirrors:
+            self._mirrors.close()
         self._placed = None
         self._sent.clear()
         self._passed.clear()
-        self._queues.clear()
-        self._waiters.clear()
+        self.inbox.clear()
 
     def _place(self, arena: int, offset: int, nbytes: int) -> memoryview:
-        segment = self._mirrors.get(arena)
-        if segment is None or offset + nbytes > segment.nbytes:
-            raise ValueError(f"bytes for {offset} to {offset + nbytes} of arena {arena:#x}, which are not mirrored")
-        view = segment.buffer[offset : offset + nbytes]
+        view = self._mirrors.place(arena, offset, nbytes)
         if self._routes is not None:
             self._placed = (arena, offset, view)
         return view
@@ -310,22 +288,18 @@ class Ferry:
                 if self._outflows is not None and (flow := self._flows.pop(stream, None)) is not None:
                     self._outflows.arrived(flow)
             case Opened(stream):
-                self._coming.add(stream)
+                self.inbox.began(stream)
                 self._begin_passing(stream)
             case Grew(stream, nbytes):
                 for passing in self._passing.get(stream, ()):
                     passing.ferry._extend(passing.stream, nbytes)
             case Completed(stream):
-                self._coming.discard(stream)
                 for passing in self._passing.pop(stream, ()):
                     passing.ferry._extend(passing.stream, passing.place[2])
-                for key in self._waiters.pop(stream, ()):
-                    self._give_out(key)
+                self.inbox.completed(stream)
             case Aborted(stream):
-                self._coming.discard(stream)
                 self._break_off(stream)
-                for key in self._waiters.pop(stream, ()):
-                    self._lose(key, stream)
+                self.inbox.aborted(stream)
 
     def _begin_passing(self, stream: int) -> None:
         placed, self._placed = self._placed, None
@@ -334,7 +308,7 @@ class Ferry:
         arena, offset, view = placed
         if len(view) < PASSED_BYTES:
             return
-        size = self._mirrors[arena].nbytes
+        size = self._mirrors.segment(arena).nbytes
         begun = [ferry.pass_on((arena, offset, len(view)), view, size) for ferry in self._routes(arena)]
         if begun:
             self._passing[stream] = [passing for passing in begun if passing is not None]
@@ -349,47 +323,20 @@ class Ferry:
     def _unpack(self, payload: bytearray) -> None:
         envelope = _decode(payload)
         if type(envelope) is Parcel:
-            self._accept(envelope)
+            if envelope.urgent:
+                self._deliver(envelope.key, envelope.body)
+            else:
+                self.inbox.accept(envelope.key, envelope.body, envelope.needs, envelope.after)
         elif type(envelope) is Mirror:
             self._make_mirror(envelope)
         else:
             self._on_forget(envelope.arena)
             self.drop_mirror(envelope.arena)
 
-    def _accept(self, parcel: Parcel) -> None:
-        key = parcel.key
-        needs = {stream for stream in parcel.needs if stream in self._coming}
-        queue = self._queues.get(key)
-        if parcel.urgent or (not needs and not queue):
-            self._deliver(key, parcel.body)
-            return
-        if queue is None:
-            queue = self._queues[key] = deque()
-        queue.append(_Waiting(needs, parcel.body))
-        for stream in needs:
-            self._waiters.setdefault(stream, set()).add(key)
-
-    def _give_out(self, key: int) -> None:
-        """Everything at the head of a queue whose bytes are there."""
-        while queue := self._queues.get(key):
-            first = queue[0]
-            if not first.needs.isdisjoint(self._coming):
-                return
-            queue.popleft()
-            self._deliver(key, first.body)
-        self._queues.pop(key, None)
-
-    def _lose(self, key: int, stream: int) -> None:
-        """Bytes will not come: what needs them is of no interest to its sender any more."""
-        queue = self._queues.get(key)
-        if queue:
-            self._queues[key] = deque(waiting for waiting in queue if stream not in waiting.needs)
-            self._give_out(key)
-
     def _make_mirror(self, mirror: Mirror) -> None:
-        arena, nbytes = mirror.arena, mirror.nbytes
-        if arena in self._mirrors or nbytes <= 0 or self._mirrored_bytes + nbytes > MAX_MIRROR_BYTES:
-            raise ValueError(f"a mirror of {nbytes} bytes under the number {arena:#x}")
-        self._mirrors[arena] = Segment.in_memory(arena, nbytes)
-        self._mirrored_bytes += nbytes
-        self._on_mirror(arena, nbytes)
+        arena = mirror.arena
+        if arena in self._told:
+            raise ValueError(f"a second mirror under the number {arena:#x}")
+        self._told.add(arena)
+        if self._mirrors.make(arena, mirror.nbytes):
+            self._on_mirror(arena, mirror.nbytes)

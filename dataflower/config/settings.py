@@ -170,6 +170,8 @@ class Config:
     """PEM certificates of the authority that the hosts' certificates must come from."""
     peer_timeout_s: float = 10.0
     """How long a broken connection between hosts may take to come back before its containers count as lost."""
+    peer_lines: bool = True
+    """Whether hosts that run stages for this one send each other what only they read; False: by way of this host."""
 
 
 SECRETS = frozenset({"api_key", "api_keys", "admin_keys", "peer_token"})

@@ -16,6 +16,7 @@ class CoreConfig:
     `output_ttl_s`: how long results in shared memory wait for a caller who reads none of them.
     `preload`: get ready ahead what calls are likely to need, in at most `preload_memory_bytes`.
     `pressure`: when a container that still sends gets its next task.
+    `lines`: what is made on another host and read on others alone goes there straight; False: by way of this one.
     `device_batches`: batches of stages with weights that a device computes first tokens of at a time, 0: as many as
     there are containers; of at most `device_batch_size` tasks. `device_ttft_s`: objective for the first token of
     workflows that state none. `device_memory_bytes`: cap on containers and weights of such stages, 0: none.
@@ -28,6 +29,7 @@ class CoreConfig:
     output_ttl_s: float = 600.0
     seed: int = 0
     pressure: Pressure = Pressure.MEASURED
+    lines: bool = True
     preload: bool = False
     preload_memory_bytes: int = 0
     device_batches: int = 0

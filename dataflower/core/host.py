@@ -186,7 +186,7 @@ class HostCore(Sendings):
             if name in named:
                 named[name].is_far = True
         if event.places:
-            deployment.staying = staying(event.program, event.places)
+            deployment.staying = staying(event.program, event.places, lines=self.config.lines)
             for index in deployment.staying:
                 deployment.pools[index].stays = True
         found = families(pools)

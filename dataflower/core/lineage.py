@@ -1,8 +1,9 @@
 """What it takes to make lost data again: which outputs may be lost, what they were made from, and where they went.
 
-Outputs that stay on the host where they were made are gone with it. So the inputs of such a task are kept as long as
-any of its outputs is needed, and if they are lost the task runs again (`core.recovery`). Its inputs may have been lost
-with them: those were made by tasks that are kept in the same way, back to what came from elsewhere.
+Outputs that stay on the host where they were made, or go straight from there to another one, are gone with it. So the
+inputs of such a task are kept as long as any of its outputs is needed, and if they are lost the task runs again
+(`core.recovery`). Its inputs may have been lost with them: those were made by tasks that are kept in the same way, back
+to what came from elsewhere.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ RESULT = -1
 """Index of what a task returned, among what it yielded."""
 
 
-def staying(program: Program, places: Mapping[str, str]) -> frozenset[int]:
-    """The stages whose outputs need not leave the host on which they are made. `places`: host by stage, if another.
+def staying(program: Program, places: Mapping[str, str], *, lines: bool = True) -> frozenset[int]:
+    """The stages whose outputs need not come to the owner. `places`: host by stage, if it is not the owner's.
 
-    Those whose readers are all on the same host, and which may be run again if the host is lost.
+    Those whose readers are all on other hosts too, and which may be run again if their host is lost. Who reads their
+    items on another one of them may have begun when it is lost, and so must be one that may run again as well.
+    `lines`: whether other hosts send to each other; else all readers must be where the outputs are made.
     """
-    return frozenset(stage.index for stage in program.stages[1:] if _stays(program, stage, places))
+    return frozenset(stage.index for stage in program.stages[1:] if _stays(program, stage, places, lines))
 
 
-def _stays(program: Program, stage: StageProgram, places: Mapping[str, str]) -> bool:
+def _stays(program: Program, stage: StageProgram, places: Mapping[str, str], lines: bool) -> bool:
     place = places.get(stage.name, "")
     if not place or stage.cases or is_shared(stage.stage) or not may_run_again(stage):
         return False
@@ -50,7 +53,11 @@ def _stays(program: Program, stage: StageProgram, places: Mapping[str, str]) -> 
             reader = program.stages[consumer.stage]
             if reader.inputs[consumer.input].is_control:
                 continue
-            if reader.cases or is_shared(reader.stage) or places.get(reader.name, "") != place:
+            reads_at = places.get(reader.name, "")
+            if reader.cases or is_shared(reader.stage) or not reads_at:
+                return False
+            is_stream = reader.inputs[consumer.input].stream
+            if reads_at != place and (not lines or (is_stream and not may_run_again(reader))):
                 return False
     return True
 

@@ -153,12 +153,14 @@ class PeerState(enum.Enum):
     CONNECTING  it has not answered yet
     LOST        there is no connection; it is looked for
     OWNER       this one runs containers for it
+    NEIGHBOUR   both run containers for the same host, and one sends the other what that tells it to
     """
 
     CONNECTED = "connected"
     CONNECTING = "connecting"
     LOST = "lost"
     OWNER = "owner"
+    NEIGHBOUR = "neighbour"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dataflower import wire
+from dataflower.core.lineage import KIND
 from dataflower.errors import Code
 from dataflower.host.links import Peer
 from dataflower.host.remote_peer import refs_of
@@ -14,6 +15,8 @@ from dataflower.wire import BatchDone, ErrorRecord, RunTask, TaskDone, TaskFaile
 
 LATE = "DeadlineExceeded"
 """What a task is told that has to stop because its deadline has passed."""
+
+LOST = "what it was to read was lost with the host that had it"
 
 
 @dataclass(slots=True)
@@ -23,13 +26,17 @@ class Guest:
     peer: Peer
     process: int
     stays: bool = False
-    """Whether what it makes is read here alone, so that its reports need not wait for bytes."""
+    """Whether what it makes is not read by its owner, so that its reports need not wait for bytes."""
+    readers: tuple[str, ...] = ()
+    """The neighbours on which it is read."""
     deadlines: dict[int, float] = field(default_factory=dict)
     """Of the tasks that it has, by this host's clock, where they have one."""
     late: set[int] = field(default_factory=set)
     """Those of them that were told to stop because it has passed."""
     unwanted: set[int] = field(default_factory=set)
     """Tasks that were told to stop and will not be tried again: nothing of them is read any more."""
+    bereft: dict[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    """Tasks that were told to stop because slots are lost that they were to read."""
     behind: set[int] = field(default_factory=set)
     """Streams that what it has said waits for, as far as they are under way."""
 
@@ -70,9 +77,17 @@ def forget_ended(guest: Guest, message: wire.FromContainer) -> wire.FromContaine
 
 
 def _forget_result(guest: Guest, result: TaskDone | TaskFailed) -> TaskDone | TaskFailed:
+    lost = guest.bereft.pop(result.task, ())
+    if lost and isinstance(result, TaskFailed) and result.error.code is Code.CANCELLED:
+        result = msgspec.structs.replace(result, error=lost_error(lost))
     if guest.deadlines.pop(result.task, None) is None or result.task not in guest.late:
         return result
     guest.late.discard(result.task)
     if isinstance(result, TaskDone) or result.error.code is not Code.CANCELLED:
         return result
     return msgspec.structs.replace(result, error=ErrorRecord(Code.DEADLINE_EXCEEDED, LATE, "its deadline passed"))
+
+
+def lost_error(lost: tuple[tuple[int, int], ...]) -> ErrorRecord:
+    """Of a task that was to read these slots, which are gone."""
+    return ErrorRecord(Code.INTERNAL, KIND, LOST, lost=lost)

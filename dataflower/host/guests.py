@@ -22,6 +22,7 @@ from dataflower import wire
 from dataflower.channel.connection import Connection
 from dataflower.channel.ferry import Ferry
 from dataflower.channel.limit import Limit
+from dataflower.channel.mirrors import Mirrors
 from dataflower.channel.outflow import Outflows
 from dataflower.channel.views import Views
 from dataflower.clock import SystemClock
@@ -33,7 +34,9 @@ from dataflower.host.api import PeerState, PeerStatus
 from dataflower.host.guest import Guest, forget_ended, refs_to, tasks_of
 from dataflower.host.guest_deadlines import GuestDeadlines
 from dataflower.host.links import Memory, Peer, ProtocolViolation
-from dataflower.host.peer_wire import Bye, DropArena, Ended, Greeting, Kill, Order, Sending, Stop
+from dataflower.host.neighbour import Surroundings
+from dataflower.host.neighbours import Neighbours
+from dataflower.host.peer_wire import TICKETS, Bye, DropArena, Ended, Greeting, Kill, LineOrder, Order, Sending, Stop
 from dataflower.host.remote_peer import refs_from
 from dataflower.host.soon import Soon
 from dataflower.wire import (
@@ -94,6 +97,7 @@ class Owner:
         """Guests of which there is news in `_outflows`."""
         self._tell_soon = Soon(self._loop, self._tell_news)
         self._memory = Memory(self._views, self._sizes, lambda slot: True)
+        self._mirrors = Mirrors(shared=True)
         self.ferry = Ferry(
             lambda ref: self._views.view(ref).data,
             self._deliver,
@@ -101,7 +105,21 @@ class Owner:
             self._forgotten,
             limits=self._limits,
             outflows=self._outflows,
+            mirrors=self._mirrors,
+            on_lost=self._never,
         )
+        around = Surroundings(
+            name=lender.name,
+            credentials=lender.credentials,
+            timeout_s=lender.timeout_s,
+            read=lambda ref: self._views.view(ref).data,
+            size_of=self._sizes.__getitem__,
+            mirrors=self._mirrors,
+            mirrored=self._mirrored,
+            limits=self._limits,
+            outflows=self._outflows,
+        )
+        self.neighbours = Neighbours(around, self.ferry, self.guests, lender.visits, say=self._say, has=self._has)
 
     # --- the connection --------------------------------------------------------------------------------------
 
@@ -144,6 +162,7 @@ class Owner:
         if self._timer is not None:
             self._timer.cancel()
         self._deadlines.close()
+        self.neighbours.close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -159,6 +178,7 @@ class Owner:
     def _close_if_empty(self) -> None:
         if self.is_over and not self.guests:
             self.ferry.close()
+            self._mirrors.close()
             self._views.close()
 
     # --- what the owner says ---------------------------------------------------------------------------------
@@ -181,7 +201,13 @@ class Owner:
             self._views.detach(arena)
 
     def _deliver(self, number: int, body: bytes) -> None:
+        if number > TICKETS:
+            self.ferry.inbox.came(number - TICKETS)
+            return
         message = peer_wire.decode_order(body)
+        if isinstance(message, LineOrder):
+            self.neighbours.take(message)
+            return
         if isinstance(message, Order):
             self._start(number, message)
             return
@@ -191,6 +217,7 @@ class Owner:
         if isinstance(message, DropArena):
             if message.arena >> 16 in self.guests or self.ferry.mirrors(message.arena):
                 raise ValueError(f"arena {message.arena:#x} is in use")
+            self.neighbours.forget(message.arena)
             self._detach(message.arena)
             self.ferry.let_go(message.arena)
             return
@@ -206,10 +233,14 @@ class Owner:
             self._hang_up(guest)
             self._lender.launcher.stop(guest.process)
         elif isinstance(message, Kill):
-            self.ferry.drop(number)
+            self.ferry.inbox.drop(number)
             self._lender.launcher.kill(guest.process, message.reason)
         else:
             self._tell(guest, number, message)
+
+    def _never(self, key: int) -> None:
+        if key > TICKETS:
+            self.ferry.inbox.never(key - TICKETS)
 
     def _tell(self, guest: Guest, number: int, message: wire.ToContainer) -> None:
         for ref in refs_to(message):
@@ -217,6 +248,7 @@ class Owner:
                 raise ValueError(f"named memory that is not there (arena {ref.arena:#x})")
         if isinstance(message, ReleaseSlots):
             self.ferry.released(message.slots)
+            self.neighbours.released(message.slots)
         elif isinstance(message, CancelTask):
             if self._withdraw(number, message):
                 return
@@ -238,7 +270,7 @@ class Owner:
         def concerns(body: bytes) -> bool:
             return getattr(peer_wire.decode_order(body), "task", 0) in message.tasks
 
-        found = [peer_wire.decode_order(body) for body in self.ferry.withdraw(number, concerns)]
+        found = [peer_wire.decode_order(body) for body in self.ferry.inbox.withdraw(number, concerns)]
         back = tuple([task.task for task in found if isinstance(task, RunTask)])
         if back:
             self._say(number, wire.encode(Withdrawn(back)))
@@ -250,7 +282,7 @@ class Owner:
         def concerns(body: bytes) -> bool:
             return getattr(peer_wire.decode_order(body), "task", 0) == cancel.task
 
-        found = [peer_wire.decode_order(body) for body in self.ferry.withdraw(number, concerns)]
+        found = [peer_wire.decode_order(body) for body in self.ferry.inbox.withdraw(number, concerns)]
         if not any(isinstance(message, RunTask) for message in found):
             return False
         error = ErrorRecord(Code.CANCELLED, "Cancelled", cancel.reason)
@@ -274,7 +306,7 @@ class Owner:
         command = StartContainer(number, order.key, order.stage)
         cap, board = lender.arena_cap_bytes, lender.launcher.board(process)
         peer = Peer(self._loop, command, links, self._memory, self._peers, arena_cap_bytes=cap, board=board)
-        guest = self.guests[number] = Guest(peer, process, order.stays)
+        guest = self.guests[number] = Guest(peer, process, order.stays, order.readers)
         self._peers[number] = peer
         rate = order.stage.resources.bandwidth
         if rate is not None and rate > 0:
@@ -334,7 +366,11 @@ class Owner:
         told = forget_ended(guest, message)
         if told is not message:
             message, payload = told, wire.encode(told)
-        refs = [] if guest.stays else refs_from(message)
+        refs = refs_from(message)
+        if guest.stays:
+            if guest.readers and refs:
+                self.neighbours.push(guest.readers, [ref for ref in refs if ref.arena >> 16 == peer.number], due)
+            refs = []
         if refs and isinstance(message, BatchDone):  # each with its own bytes, which can be done without
             for result in message.results:
                 own = BatchDone((result,))
@@ -408,7 +444,7 @@ class Owner:
         self._hang_up(guest)
         del self.guests[number], self._peers[number]
         self._outflows.forget(number)
-        self.ferry.drop(number)
+        self.ferry.inbox.drop(number)
         self._limits.pop(number, None)
         self._say(number, peer_wire.encode(Ended(reason, None if begun is None else tuple(begun))))
         self._close_if_empty()

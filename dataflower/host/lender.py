@@ -15,6 +15,7 @@ from dataflower.host.api import PeerStatus
 from dataflower.host.guests import FIRST_NUMBER, ExitListener, Owner
 from dataflower.host.launcher import Launcher
 from dataflower.host.meeting import Credentials, Refused, meet_owner
+from dataflower.host.neighbour import Inward
 from dataflower.host.peer_wire import Greeting
 from dataflower.host.settings import HostConfig
 
@@ -40,8 +41,10 @@ class Lender:
         self.timeout_s = config.peer_timeout_s
         self.max_guests = config.max_containers
         self.arena_cap_bytes = config.container_arena_bytes
-        self._credentials = credentials
+        self.credentials = credentials
         self._context = credentials.context(listens=True)
+        self.visits: dict[bytes, Inward] = {}
+        """Neighbours that may come, by their keys."""
         self._owners: dict[bytes, Owner] = {}
         self._meetings: set[asyncio.Task[None]] = set()
         self._last = FIRST_NUMBER
@@ -82,8 +85,9 @@ class Lender:
         self._owners = {ident: one for ident, one in self._owners.items() if one is not owner}
 
     def status(self) -> tuple[PeerStatus, ...]:
-        """The hosts that it runs containers for."""
-        return tuple(owner.status() for owner in self._owners.values())
+        """The hosts that it runs containers for, and those that it exchanges memory with for them."""
+        owners = tuple(self._owners.values())
+        return (*(owner.status() for owner in owners), *(one for o in owners for one in o.neighbours.status()))
 
     def _accept(self) -> None:
         try:
@@ -101,10 +105,16 @@ class Lender:
     async def _meet(self, sock: socket.socket, address: str) -> None:
         try:
             tune(sock, self.timeout_s)
-            sock, greeting, known = await meet_owner(sock, self._credentials, self._context, self.name, self._admit)
+            sock, greeting, known = await meet_owner(sock, self.credentials, self._context, self.name, self._admit)
         except (OSError, TimeoutError, Refused, msgspec.MsgspecError, UnicodeDecodeError) as error:
             _log.warning("a connection from %s was turned away: %s", address, error or "it said nothing in time")
             sock.close()
+            return
+        if greeting.visits:
+            if known and (inward := self.visits.get(greeting.session)) is not None:
+                inward.use(sock, address)
+            else:
+                sock.close()
             return
         owner = self._owners.get(greeting.session)
         if not known or owner is None:
@@ -114,6 +124,9 @@ class Lender:
             owner.use(sock, address)
 
     def _admit(self, greeting: Greeting) -> bool:
+        if greeting.visits:
+            inward = self.visits.get(greeting.session)
+            return inward is not None and inward.admits(greeting)
         if greeting.session in self._owners:
             return True
         if greeting.resumes or len(self._owners) >= MAX_OWNERS:

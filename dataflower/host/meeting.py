@@ -95,8 +95,10 @@ async def meet_lender(
     context: ssl.SSLContext | None,
     greeting: tuple[str, bytes, bool],
     timeout_s: float,
+    *,
+    visits: bool = False,
 ) -> tuple[socket.socket, Welcome, tuple[float, float]]:
-    """Connect to `host:port` and greet with (own name, session, whether it resumes).
+    """Connect to `host:port` and greet with (own name, session, whether it resumes). `visits`: as a neighbour.
 
     Returns the connection, the answer, and how far the lender's CLOCK_MONOTONIC is ahead, in seconds: likely, and at
     most. Raises OSError, TimeoutError, Refused.
@@ -114,21 +116,22 @@ async def meet_lender(
             if context is not None:
                 sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
                 await _attempt(sock, sock.do_handshake)
-            return sock, *await _greet(sock, credentials, *greeting)
+            return sock, *await _greet(sock, credentials, greeting, visits)
         except BaseException:
             sock.close()
             raise
 
 
 async def _greet(
-    sock: socket.socket, credentials: Credentials, name: str, session: bytes, resumes: bool
+    sock: socket.socket, credentials: Credentials, greeting: tuple[str, bytes, bool], visits: bool
 ) -> tuple[Welcome, tuple[float, float]]:
+    name, session, resumes = greeting
     challenge = peer_wire.decode_challenge(await _receive(sock))
     _check_version(challenge.version, challenge.name)
     nonce = os.urandom(_NONCE_BYTES)
-    proof = credentials.proof(b"owner", challenge.nonce, nonce, session)
+    proof = credentials.proof(_role(visits), challenge.nonce, nonce, session)
     began = _now()
-    await _send(sock, Greeting(peer_wire.VERSION, name, session, resumes, nonce, proof))
+    await _send(sock, Greeting(peer_wire.VERSION, name, session, resumes, nonce, proof, visits))
     answer = peer_wire.decode_welcome(await _receive(sock))
     if isinstance(answer, Refusal):
         raise Refused(answer.reason)
@@ -156,7 +159,7 @@ async def meet_owner(
             nonce = os.urandom(_NONCE_BYTES)
             await _send(sock, Challenge(peer_wire.VERSION, name, nonce))
             greeting = peer_wire.decode_greeting(await _receive(sock))
-            wanted = credentials.proof(b"owner", nonce, greeting.nonce, greeting.session)
+            wanted = credentials.proof(_role(greeting.visits), nonce, greeting.nonce, greeting.session)
             if not hmac.compare_digest(greeting.proof, wanted) or len(greeting.session) != SESSION_BYTES:
                 await _send(sock, Refusal("the token is another one (setting peer_token)"))
                 raise Refused("it does not know the token")
@@ -170,6 +173,10 @@ async def meet_owner(
     except BaseException:
         sock.close()
         raise
+
+
+def _role(visits: bool) -> bytes:
+    return b"neighbour" if visits else b"owner"
 
 
 def _check_version(version: int, name: str) -> None:

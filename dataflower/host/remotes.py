@@ -23,6 +23,7 @@ from dataflower.core.commands import StartContainer
 from dataflower.errors import FailedPrecondition
 from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
+from dataflower.host.lines import Lines
 from dataflower.host.links import Memory, Peer
 from dataflower.host.meeting import Credentials, Refused, meet_lender
 from dataflower.host.peer_wire import Bye, Order, Sending
@@ -59,14 +60,14 @@ class Remote:
         self._task: asyncio.Task[None] | None = None
 
     def _new_session(self) -> Session:
-        return Session(self._remotes, self._flush_soon)
+        return Session(self._remotes, self.name, self.address, self._flush_soon)
 
     def begin(self) -> None:
         """Connect, and stay connected until `close`."""
         self._task = self._loop.create_task(self._stay_connected(), name=f"peer {self.name}")
 
-    def start(self, command: StartContainer, peers: Mapping[int, Peer]) -> RemotePeer:
-        """Order a container. Raises OSError if the host can't be reached."""
+    def start(self, command: StartContainer, peers: Mapping[int, Peer], readers: tuple[str, ...]) -> RemotePeer:
+        """Order a container, whose outputs are read on `readers`. Raises OSError if the host can't be reached."""
         if self._session.is_over:
             if self._reason:
                 self._changed.set()  # look again now
@@ -74,9 +75,18 @@ class Remote:
             self._session = self._new_session()
         session = self._session
         peer = RemotePeer(session, command, self._remotes.memory, peers)
+        peer.readers = readers
         session.containers[command.container] = peer
-        session.tell(command.container, peer_wire.encode(Order(command.key, command.stage, command.stays)))
+        theirs = readers if command.stays else ()
+        for name in theirs:
+            self._remotes.join(session, name)
+        session.tell(command.container, peer_wire.encode(Order(command.key, command.stage, command.stays, theirs)))
         return peer
+
+    @property
+    def session(self) -> Session:
+        """The present one."""
+        return self._session
 
     @property
     def ferry(self) -> Ferry | None:
@@ -217,6 +227,7 @@ class Remotes:
         if self.placement.addresses:
             credentials.check(listens=False)
             self.context = credentials.context(listens=False)
+        self.lines = Lines(_now, straight=config.peer_lines)
         self._remotes = {name: Remote(name, address, self) for name, address in self.placement.addresses.items()}
 
     def begin(self) -> None:
@@ -231,9 +242,7 @@ class Remotes:
         except FailedPrecondition as error:  # it was applied when this server still knew that host
             raise ConnectionError(error.message) from error
         if name:
-            peer = self._remotes[name].start(command, peers)
-            peer.readers = self._readers(command, name)
-            return peer
+            return self._remotes[name].start(command, peers, self._readers(command, name))
         rate = command.stage.resources.bandwidth
         if rate is not None:
             self.limits[command.container] = Limit(rate)
@@ -248,10 +257,24 @@ class Remotes:
             return ()  # such a stage can't start either
         return tuple(name for name in names if name not in ("", own))
 
-    def ferries(self, names: Iterable[str]) -> list[Ferry]:
-        """Of those of these hosts that are connected."""
-        found = (self._remotes[name].ferry for name in names)
+    def ferries(self, names: Iterable[str], past: Session | None = None) -> list[Ferry]:
+        """Of those of these hosts that are connected; without those that `past` sends to itself."""
+        remotes = [self._remotes[name] for name in names]
+        if past is not None:
+            remotes = [remote for remote in remotes if not self.lines.is_straight(past, remote.session)]
+        found = (remote.ferry for remote in remotes)
         return [ferry for ferry in found if ferry is not None]
+
+    def join(self, source: Session, name: str) -> None:
+        """What is made at `source` will be read on that host."""
+        self.lines.join(source, self._remotes[name].session)
+
+    def announce(self, arena: int, nbytes: int, names: Iterable[str]) -> None:
+        """These hosts will read what is in a new arena of another one."""
+        for name in names:
+            session = self._remotes[name].session
+            if not session.is_over:
+                session.ferry.announce(arena, nbytes)
 
     def ended(self, container: int) -> None:
         """A container of this host is gone."""
@@ -275,6 +298,7 @@ class Remotes:
         """Nobody reads these slots any more."""
         for remote in self._remotes.values():
             remote.released(slots)
+        self.lines.released(slots)
 
     def drop_arena(self, arena: int) -> None:
         """No slot of this dead owner's arena is in use."""

@@ -103,6 +103,7 @@ class Runtime:
             output_ttl_s=config.output_ttl_s,
             seed=config.seed,
             pressure=config.pressure,
+            lines=config.peer_lines,
             preload=config.preload,
             preload_memory_bytes=config.preload_memory_bytes,
             device_batches=config.device_batches,

@@ -19,6 +19,7 @@ from dataflower.channel.ferry import Ferry
 from dataflower.core.events import Slot
 from dataflower.errors import Code
 from dataflower.host import peer_wire
+from dataflower.host.kept import Kept
 from dataflower.host.links import Peer
 from dataflower.host.meeting import SESSION_BYTES
 from dataflower.host.peer_wire import DropArena, Ended, Sending
@@ -27,6 +28,8 @@ from dataflower.wire import ArenaMade, BatchDone, ReleaseSlots, TaskDone, TaskFa
 
 if TYPE_CHECKING:
     from dataflower.host.remotes import Remotes
+
+Report = wire.FromContainer | Ended | Sending | peer_wire.LineReport
 
 
 class Listener(Protocol):
@@ -52,16 +55,20 @@ class Listener(Protocol):
 class Session:
     """What this host and a lender have with each other, over any number of connections. Ends once, for good."""
 
-    def __init__(self, remotes: Remotes, flush: Callable[[], None]) -> None:
+    def __init__(self, remotes: Remotes, name: str, address: str, flush: Callable[[], None]) -> None:
+        """`name`, `address`: of the lender."""
         memory, listener = remotes.memory, remotes.listener
+        self.name, self.address = name, address
         self.id = os.urandom(SESSION_BYTES)
         self.was_connected = False
         self.ahead_s = self.most_ahead_s = 0.0
         """How far the lender's clock is ahead: likely, and at most."""
         self.containers: dict[int, RemotePeer] = {}
         self.is_over = False
-        self._kept: dict[Slot, set[tuple[int, int]]] = {}
-        """What outputs name that stay on the lender: (offset, bytes) by slot."""
+        self.kept = Kept()
+        """What outputs name that stay on the lender."""
+        self._staying: set[int] = set()
+        """Arenas of containers whose outputs stay."""
         self._remotes = remotes
         self._memory = memory
         self._listener = listener
@@ -76,6 +83,7 @@ class Session:
             routes=self._routes,
             wake=flush,
         )
+        remotes.lines.add(self)
 
     def tell(
         self,
@@ -85,15 +93,30 @@ class Session:
         *,
         urgent: bool = False,
         due: float = math.inf,
+        is_here: bool = False,
     ) -> None:
-        """Send a message about a container; nothing happens once the session is over."""
+        """Send a message about a container; nothing happens once the session is over.
+
+        What it names and another lender has comes from there; `is_here`: it goes from here all the same.
+        """
         if self.is_over:
             return
         if urgent:
             self.ferry.send_urgent(container, body)
         else:
-            self.ferry.send(container, body, refs, self._memory.sizes.__getitem__, due)
+            after: tuple[int, ...] = ()
+            if refs and not is_here:
+                refs, after = self._remotes.lines.bring(self, refs, due)
+            self.ferry.send(container, body, refs, self._memory.sizes.__getitem__, due, after=after)
         self._flush()
+
+    def announce(self, arena: int) -> None:
+        """Messages to come refer to this arena, whoever sends what is in it."""
+        self.ferry.announce(arena, self._memory.sizes[arena])
+
+    def stays_in(self, arena: int) -> bool:
+        """Whether what is made in this arena stays on the lender."""
+        return arena in self._staying
 
     def _mirrored(self, arena: int, nbytes: int) -> None:
         if arena >> 16 not in self.containers or arena in self._memory.sizes:
@@ -104,17 +127,29 @@ class Session:
 
     def _routes(self, arena: int) -> list[Ferry]:
         peer = self.containers.get(arena >> 16)
-        return [] if peer is None else self._remotes.ferries(peer.readers)
+        return [] if peer is None else self._remotes.ferries(peer.readers, past=self if peer.stays else None)
+
+    def claim(self, ref: TensorRef) -> None:
+        """These bytes are here, and are known to be needed where they were passed on to."""
+        peer = self.containers.get(ref.arena >> 16)
+        for ferry in () if peer is None else self._remotes.ferries(peer.readers):
+            ferry.claim(ref)
 
     def _deliver(self, number: int, body: bytes) -> None:
+        if number > peer_wire.TICKETS:
+            self._remotes.lines.fetched(self, number - peer_wire.TICKETS)
+            return
         message = peer_wire.decode_report(body)
+        if isinstance(message, peer_wire.LineReport):
+            self._remotes.lines.hear(self, message)
+            return
         if number > peer_wire.ASIDE and not isinstance(message, TaskFailed):
             raise ValueError(f"{type(message).__name__} under the key {number}")
         peer = self.containers.get(number % peer_wire.ASIDE)
         if peer is None:
             return  # it has ended meanwhile
         if isinstance(message, Ended):
-            self.ferry.drop(number)
+            self.ferry.inbox.drop(number)
             del self.containers[number]
             begun = None if message.begun is None else frozenset(message.begun)
             self._listener.exited(number, message.reason, begun)
@@ -124,36 +159,53 @@ class Session:
                 raise ValueError(f"sends what can't be: {message}")
             self._listener.sending(number, message)
         elif isinstance(message, ArenaMade):
+            if peer.stays:
+                self._staying.add(message.arena)
+                self._remotes.announce(message.arena, message.nbytes, peer.readers)
             self._listener.heard(peer, message, [self.ferry.descriptor(message.arena)])
-        else:
+        elif not self._must_wait(number, peer, message, body):
             if peer.readers:
                 for ref in refs_from(message):
-                    for ferry in self._remotes.ferries(peer.readers):
-                        ferry.claim(ref)
+                    self.claim(ref)
             self._note_kept(peer, message)
             self._listener.heard(peer, self._here(message), [])
 
+    def _must_wait(self, number: int, peer: RemotePeer, message: wire.FromContainer, body: bytes) -> bool:
+        """Whether it hands on, to be read here, what stays on another lender: then that comes here first."""
+        lines = self._remotes.lines
+        lacking = [] if peer.stays else lines.lacking(self, refs_from(message))
+        if not lacking:
+            return False
+        inbox = self.ferry.inbox
+        tickets = []
+        for source, ref in lacking:
+            ticket = lines.next_ticket()
+            tickets.append(ticket)
+
+            def come(ticket: int = ticket) -> None:
+                inbox.came(ticket)
+                inbox.spent((ticket,))
+
+            self._remotes.loop.call_soon(lines.fetch, source, ref, come)
+        inbox.put_back(number, body, tickets)
+        return True
+
     def _note_kept(self, peer: RemotePeer, message: wire.FromContainer) -> None:
         """Outputs that stay are not here; what others name came with their message."""
-        if not peer.stays and not self._kept:
+        if not peer.stays and not self.kept:
             return
         for ref in refs_from(message):
-            slot, place = (ref.arena, ref.slot), (ref.offset, ref.nbytes)
             if not peer.stays:
-                places = self._kept.get(slot)
-                if places is not None:
-                    places.discard(place)
-                    if not places:
-                        del self._kept[slot]
-            elif ref.arena >> 16 == peer.number and ref.nbytes:
-                self._kept.setdefault(slot, set()).add(place)
+                self.kept.came(ref)
+            elif ref.arena >> 16 == peer.number:
+                self.kept.add(ref)
 
     def released(self, slots: tuple[Slot, ...]) -> None:
         """These slots will be written again."""
         self.ferry.released(slots)
-        if self._kept:
+        if self.kept:
             for slot in slots:
-                self._kept.pop(slot, None)
+                self.kept.forget(slot)
 
     def _here(self, message: wire.FromContainer) -> wire.FromContainer:
         """A report with the times of this host's clock."""
@@ -174,9 +226,9 @@ class Session:
             return isinstance(message, TaskDone) and message.task == task
 
         peer = self.containers.get(container)
-        others = [body for body in self.ferry.waiting(container) if not concerns(body)]
+        others = [body for body in self.ferry.inbox.waiting(container) if not concerns(body)]
         still_named = {slot for body in others for slot in _slots(body)}
-        found = self.ferry.withdraw(container, concerns)  # which may give out others
+        found = self.ferry.inbox.withdraw(container, concerns)  # which may give out others
         if peer is None or not found:
             return False
         report = _alone(peer_wire.decode_report(found[0]))
@@ -193,8 +245,8 @@ class Session:
     def drop_arena(self, arena: int) -> None:
         """No slot of this arena is in use any more, and its owner is gone."""
         if self.ferry.mirrors(arena):
-            for slot in [slot for slot in self._kept if slot[0] == arena]:
-                del self._kept[slot]
+            self.kept.forget_arena(arena)
+            self._staying.discard(arena)
             self.ferry.drop_mirror(arena)
             self.tell(0, peer_wire.encode(DropArena(arena)))
         elif not self.is_over:
@@ -210,12 +262,13 @@ class Session:
         containers, self.containers = self.containers, {}
         for number in containers:
             self._listener.exited(number, reason, None)
-        if self._kept:
-            lost, self._kept = tuple(self._kept), {}
+        lost = self.kept.lose()
+        if lost:
             self._listener.lost(lost)
+        self._remotes.lines.ended(self)
 
 
-def _alone(message: wire.FromContainer | Ended | Sending) -> wire.FromContainer | Ended | Sending:
+def _alone(message: Report) -> Report:
     """The result of a task that ran together with others, if it comes alone, as those that wait for bytes do."""
     return message.results[0] if isinstance(message, BatchDone) and len(message.results) == 1 else message
 
@@ -223,6 +276,6 @@ def _alone(message: wire.FromContainer | Ended | Sending) -> wire.FromContainer 
 def _slots(body: bytes) -> dict[tuple[int, int], None]:
     """All that a container's message refers to."""
     message = peer_wire.decode_report(body)
-    if isinstance(message, (Ended, Sending)):
+    if isinstance(message, (Ended, Sending, peer_wire.LineReport)):
         return {}
     return dict.fromkeys((ref.arena, ref.slot) for ref in refs_from(message))

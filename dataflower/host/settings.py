@@ -132,6 +132,8 @@ class HostConfig:
     """PEM certificates of the authority that the hosts' certificates must come from."""
     peer_timeout_s: float = 10.0
     """How long a broken connection between hosts may take to come back before its containers count as lost."""
+    peer_lines: bool = True
+    """Whether hosts that run stages for this one send each other what only they read; False: by way of this host."""
     set_aside_corrupt_journal: bool = False
     """Start with a new journal if the old one can't be read; the old file is kept beside it."""
 

@@ -1,4 +1,4 @@
-"""A host in a process of its own that runs containers for others: `python lender_process.py PORT`; says its port."""
+"""A host in a process of its own that lends containers: `python lender_process.py PORT [NAME]`; says its port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataflower.host.runtime import Runtime
 
 
 async def main() -> None:
-    async with Runtime(config(peer_port=int(sys.argv[1]), host_name="b")) as host:
+    async with Runtime(config(peer_port=int(sys.argv[1]), host_name=(sys.argv[2:] or ["b"])[0])) as host:
         print(host.peer_port, flush=True)
         await asyncio.Event().wait()
 

@@ -93,7 +93,7 @@ async def test_a_host_that_hears_nothing_for_too_long_counts_as_gone() -> None:
 
 
 @asynccontextmanager
-async def lender(port: int = 0) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+async def lender(port: int = 0, name: str = "b") -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """A host in a process of its own, and its port."""
     program = str(Path(__file__).parent / "lender_process.py")
     paths = os.pathsep.join((str(Path(__file__).parent.parent), *filter(None, sys.path)))
@@ -102,6 +102,7 @@ async def lender(port: int = 0) -> AsyncIterator[tuple[asyncio.subprocess.Proces
         "-P",
         program,
         str(port),
+        name,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": paths},
     )

@@ -154,7 +154,7 @@ def test_what_came_is_held_by_nobody_when_its_mirror_is_gone() -> None:
     while exchange(left, right, random.Random(1), whole=True):
         pass
     assert right.delivered == {1: [1]}
-    mapped = weakref.ref(right.ferry._mirrors[ARENA].map)
+    mapped = weakref.ref(right.ferry._mirrors.segment(ARENA).map)
     left.ferry.forget(ARENA)
     while exchange(left, right, random.Random(1), whole=True):
         pass
