@@ -113,6 +113,31 @@ class Write:
         return self._warm
 
 
+class Fresh:
+    """Computes in numpy, then returns a new array of `nbytes`."""
+
+    def __init__(self) -> None:
+        self._numbers = np.linspace(0.0, 1.0, 1 << 15)
+        self._kept: np.ndarray[Any, Any] | None = None
+
+    def __call__(self, nbytes: int, seconds: float, way: str) -> np.ndarray[Any, Any]:
+        """`kept`: the function has a name of its own for the array, until the next call; `own`: it has none."""
+        self._kept = None
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            np.sin(self._numbers)
+        if way == "own":
+            return np.full(nbytes, 7, np.uint8)
+        self._kept = np.full(nbytes, 7, np.uint8)
+        return self._kept
+
+
+@function
+def seen(x: np.ndarray[Any, Any]) -> int:
+    """One byte from either end."""
+    return int(x[0]) + int(x[-1])
+
+
 @function
 def seen_or_seconds(x: Any) -> float:
     """Of an array one byte from either end, so that its pages are really there; a number is handed on."""

@@ -146,6 +146,8 @@ class RunTask(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     attempt: int = 1
     then: Next | None = None
     served: Served | None = None
+    wanted: bool = False
+    """Whether others wait for its place: it may be given up as soon as the function is over (`Computed`)."""
 
 
 class RunMany(msgspec.Struct, frozen=True, array_like=True, tag="runs"):
@@ -308,6 +310,15 @@ class TokenSent(msgspec.Struct, frozen=True, array_like=True, tag="tok"):
     outputs: dict[str, Value]
 
 
+class Computed(msgspec.Struct, frozen=True, array_like=True, tag="over"):
+    """The function is over, and another task may come while its outputs are copied; `TaskDone` or `TaskFailed` follows.
+
+    Only of a task that is `wanted`, and of one at a time.
+    """
+
+    task: int
+
+
 class TaskDone(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     """The function returned. `outputs`: its value ports (absent ones left out); `items`: how many it streamed.
 
@@ -406,6 +417,7 @@ FromContainer = (
     Hello
     | StartFailed
     | TokenSent
+    | Computed
     | TaskDone
     | TaskFailed
     | BatchDone

@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 
 from dataflower.channel import plain
-from dataflower.channel.arena import Arena
+from dataflower.channel.arena import Arena, Slot
 from dataflower.channel.torches import INLINE_TENSOR_BYTES, Array, Bf16Bits, to_torch
 from dataflower.channel.views import NUMPY_DTYPES, Views
 from dataflower.errors import DataLost
@@ -27,6 +27,9 @@ from dataflower.wire import EXT_INLINE_TENSOR, EXT_TENSOR, TensorRef, Value
 INLINE_BODY_BYTES = 32768
 """Longer bodies go to the arena."""
 
+UNCOPIED_BYTES = 4 << 20
+"""Smaller arrays are copied at once: handing one to another thread takes as long as copying a good part of it."""
+
 _pack = msgpack.packb
 _unpack = msgpack.unpackb
 # One packer for small values of plain types, which call nobody back: a new one each time takes four times as long.
@@ -34,6 +37,18 @@ _unpack = msgpack.unpackb
 _pack_plain = msgpack.Packer().pack
 _ONE_TENSOR = _pack(msgpack.ExtType(EXT_TENSOR, _pack(0)))
 """Body of a value that is an array by reference and nothing else, which is what most large values are."""
+
+
+class Uncopied:
+    """What of a message's arrays has room in the arena and is still to be copied there, before the message leaves."""
+
+    __slots__ = ("made", "places")
+
+    def __init__(self) -> None:
+        self.places: list[tuple[str, Slot]] = []
+        """Ports whose value is such an array, and where it goes."""
+        self.made: list[tuple[int, int]] = []
+        """All slots that were taken for the message, to be released as unsent if it never leaves."""
 
 
 class _Encoder:
@@ -47,6 +62,7 @@ class _Encoder:
         "inline_tensor_bytes",
         "made",
         "tensors",
+        "uncopied",
         "views",
     )
 
@@ -57,7 +73,10 @@ class _Encoder:
         cancelled: Callable[[int], bool] | None,
         inline_tensor_bytes: int,
         inline_body_bytes: int,
+        *,
+        uncopied: Uncopied | None = None,
     ) -> None:
+        self.uncopied = uncopied
         self.arena, self.views, self.cancelled = arena, views, cancelled
         self.inline_tensor_bytes, self.inline_body_bytes = inline_tensor_bytes, inline_body_bytes
         self.tensors: list[TensorRef] = []
@@ -68,7 +87,7 @@ class _Encoder:
         self.tensors = []
         try:
             if type(value) is np.ndarray:
-                extension = self._tensor(value, "")
+                extension = self._tensor(value, "", name)
                 body = _ONE_TENSOR if self.tensors else _pack(extension)
                 return Value(body, tuple(self.tensors))
             if type(value) not in plain.TYPES:
@@ -98,7 +117,8 @@ class _Encoder:
             return self._tensor(*plain.from_torch(torch, value))
         return plain.from_subclass(value)
 
-    def _tensor(self, array: Array, dtype: str) -> msgpack.ExtType:
+    def _tensor(self, array: Array, dtype: str, port: str | None = None) -> msgpack.ExtType:
+        """`port`: whose whole value it is."""
         dtype = dtype or plain.array_dtype(array)
         kind = NUMPY_DTYPES[dtype]
         if array.nbytes <= self.inline_tensor_bytes or self.arena is None:
@@ -109,7 +129,7 @@ class _Encoder:
             return msgpack.ExtType(EXT_INLINE_TENSOR, _pack((dtype, array.shape, data)))
         place = self._place(array) if array.flags.c_contiguous and array.dtype.isnative else None
         if place is None:
-            place = self._copy(array, kind)
+            place = self._copy(array, port)
         self.tensors.append(TensorRef(*place, array.nbytes, dtype, array.shape))
         return msgpack.ExtType(EXT_TENSOR, _pack(len(self.tensors) - 1))
 
@@ -131,13 +151,22 @@ class _Encoder:
                 array.flags.writeable = False  # it has readers now: a later write through this name is an error
         return found
 
-    def _copy(self, array: Array, kind: np.dtype[Any]) -> tuple[int, int, int]:
+    def _copy(self, array: Array, port: str | None) -> tuple[int, int, int]:
         assert self.arena is not None
         slot = self.arena.allocate(array.nbytes, cancelled=self.cancelled)
         self.made.append((slot.arena, slot.slot))
-        source = array if array.dtype.num in plain.OIP_DTYPES else array.view(kind)
-        np.copyto(np.ndarray(array.shape, kind, slot.buffer), source.view(np.ndarray))
+        if port is not None and self.uncopied is not None and array.nbytes >= UNCOPIED_BYTES:
+            self.uncopied.places.append((port, slot))
+        else:
+            copy_into(slot, array)
         return slot.arena, slot.slot, slot.slot
+
+
+def copy_into(slot: Slot, array: Array) -> None:
+    """Write an array into a slot of its size, in the order of its elements. Other threads run meanwhile."""
+    kind = NUMPY_DTYPES[plain.array_dtype(array)]
+    source = array if array.dtype.num in plain.OIP_DTYPES else array.view(kind)
+    np.copyto(np.ndarray(array.shape, kind, slot.buffer), source.view(np.ndarray))
 
 
 def encode(
@@ -175,15 +204,22 @@ def encode_ports(
     cancelled: Callable[[int], bool] | None = None,
     inline_tensor_bytes: int = INLINE_TENSOR_BYTES,
     inline_body_bytes: int = INLINE_BODY_BYTES,
+    uncopied: Uncopied | None = None,
 ) -> dict[str, Value]:
-    """`encode` for the ports of one message: all or nothing, and two ports may name the same own slot."""
+    """`encode` for the ports of one message: all or nothing, and two ports may name the same own slot.
+
+    `uncopied`: takes up the large arrays that the caller will copy (`copy_into`).
+    """
     if len(values) == 1:
         ((name, value),) = values.items()
         if (quick := _quick(value, arena, views, inline_body_bytes)) is not None:
             return {name: quick}
-    encoder = _Encoder(arena, views, cancelled, inline_tensor_bytes, inline_body_bytes)
+    encoder = _Encoder(arena, views, cancelled, inline_tensor_bytes, inline_body_bytes, uncopied=uncopied)
     try:
-        return {name: encoder.value(value, name) for name, value in values.items()}
+        encoded = {name: encoder.value(value, name) for name, value in values.items()}
+        if uncopied is not None:
+            uncopied.made = encoder.made
+        return encoded
     except BaseException:
         encoder.take_back()
         raise

@@ -7,7 +7,7 @@ A module of its own because it must not be compiled: a compiled coroutine that e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dataflower.container.failure import Cancelled
@@ -15,7 +15,7 @@ from dataflower.container.failure import Cancelled
 if TYPE_CHECKING:
     from dataflower.container.running import RunningTask
 
-Ports = Mapping[str, Any]
+Ports = dict[str, Any]
 
 
 class Items(Protocol):
@@ -55,10 +55,11 @@ async def drive(
     try:
         async for item in generator:
             ports = sort(item)
+            del item
             if not task.has_credit():
                 await wait(task, task.has_credit)
             send(ports)
-            del item, ports
+            del ports
     finally:
         await generator.aclose()
     return {}

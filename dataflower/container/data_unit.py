@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dataflower import phases, wire
@@ -23,11 +22,15 @@ from dataflower.channel.board import BoardWriter
 from dataflower.channel.link import Link
 from dataflower.channel.pace import prompt
 from dataflower.channel.segment import Spill
+from dataflower.channel.tensor import Uncopied
 from dataflower.channel.views import ANY_DEVICE, Views
 from dataflower.clock import SystemClock
+from dataflower.container.attachments import CONTROL, INBOX, Attachments
 from dataflower.container.batch import BatchMember, RunningBatch
+from dataflower.container.copies import Copies, copy_here
 from dataflower.container.failpoints import FailPoints, Point
-from dataflower.container.failure import Cancelled, TypeMismatch
+from dataflower.container.failure import Cancelled, TypeMismatch, error_record
+from dataflower.container.late_views import LateViews, Slots
 from dataflower.container.relay import Relay
 from dataflower.container.running import RunningTask
 from dataflower.container.stream import StreamReader, refs_of
@@ -39,6 +42,7 @@ from dataflower.wire import (
     BatchDone,
     CancelTask,
     CloseLink,
+    Computed,
     DetachArena,
     ErrorRecord,
     Feed,
@@ -66,13 +70,10 @@ from dataflower.wire import (
     TokenSent,
     Trim,
     Trimmed,
-    Unheld,
     Value,
     Withdraw,
     Withdrawn,
 )
-
-Slots = tuple[tuple[int, int], ...]
 
 STOPPED_STATUS = 0
 """Exit status when the host closed a socket, whether idle or busy."""
@@ -84,7 +85,6 @@ POST_WITHIN_S = 0.004
 _UNLIMITED_BYTES = 1 << 46
 _FINISHED_KEPT = 4096
 _EARLY_KEPT = 4096
-_INBOX, _CONTROL = 1, 2
 
 _monotonic = SystemClock().monotonic
 _encode = wire.encode
@@ -125,13 +125,13 @@ class DataUnit:
             setting="container_arena_bytes",
             spill=spill,
         )
-        self._unheld: queue.SimpleQueue[Slots] = queue.SimpleQueue()
+        self._late = LateViews(self._send)
         # The host has checked on which device the files of other containers lie.
-        self.views = Views(on_unheld=self._unheld.put, keep_descriptors=True, files_on=ANY_DEVICE)
+        self.views = Views(on_unheld=self._late.unheld, keep_descriptors=True, files_on=ANY_DEVICE)
         self._lock = threading.Lock()
-        self._attached: dict[int, int] = {}
-        """Arenas, and over which sockets each was announced (the host detaches it over each of these)."""
+        self._copies = Copies(lambda slots: self.arena.release(slots, unsent=True), lambda: self._quit(BROKEN_STATUS))
         self._relay = Relay(container, self.views)
+        self._attached = Attachments(self.views, self._relay)
         self._pending: deque[RunTask] = deque()
         """Tasks that came together with others (only where one thread takes tasks); those have not begun."""
         self._pending_since = 0.0
@@ -146,11 +146,6 @@ class DataUnit:
         """The last tasks that ended: what still comes for them is thrown away."""
         self._ready = False
         self._stopping = False
-        self._report_lock = threading.Lock()
-        """Guards `_declared` and the order of what is said about held slots."""
-        self._declared: set[tuple[int, int]] = set()
-        """Slots that the host was told are held, until `Unheld` is sent."""
-        self._unheld_thread: threading.Thread | None = None
 
     # --- start and stop
 
@@ -215,7 +210,7 @@ class DataUnit:
             elif type(message) is RunBatch:
                 return self._begin_batch(RunningBatch(message, received))
             else:
-                self._handle(message, fds, _INBOX)
+                self._handle(message, fds, INBOX)
 
     def _begin(self, task: RunningTask) -> bool:
         """Enter it into the books, unless the host has had it back, or it is time to leave."""
@@ -263,7 +258,7 @@ class DataUnit:
     def _take_in(self, value: Value, slots: list[tuple[int, int]] | None = None) -> Any:
         if value.tensors or value.spilled is not None:
             for ref in refs_of(value):
-                if ref.arena not in self._attached and ref.arena >> 16 != self._container:  # another thread gets it
+                if not self._attached.knows(ref.arena) and ref.arena >> 16 != self._container:  # another thread gets it
                     self.views.wait_attached((ref.arena,))
                 if slots is not None:
                     slots.append((ref.arena, ref.slot))
@@ -271,26 +266,71 @@ class DataUnit:
 
     # --- results out
 
-    def send_item(self, task: RunningTask, ports: Mapping[str, Any]) -> None:
-        """Send one item of the task's streams (there is credit for it). Raises as `encode_outputs`."""
+    def send_item(self, task: RunningTask, ports: dict[str, Any]) -> None:
+        """Send one item of the task's streams (there is credit for it). Raises as `encode_outputs`.
+
+        Perhaps it leaves after that, when it is copied; `ports` does not hold it any more then.
+        """
         failpoints = self._failpoints
         if failpoints is not None:
             failpoints.hit(Point.MID_COMPUTE, task.run.attempt)
-        outputs = self.encode_outputs(task, ports)
+        uncopied = Uncopied()
+        outputs = self.encode_outputs(task, ports, uncopied=uncopied)
         if failpoints is not None:
             failpoints.hit(Point.MID_WRITE, task.run.attempt)
         if not task.emitted_items:
             task.first_output = _monotonic()
-        self._send(TokenSent(task.number, task.emitted_items, outputs))
+        token = TokenSent(task.number, task.emitted_items, outputs)
+        if task.is_copied:
+            self._copied(task)
+        if not uncopied.places:
+            self._send(token)
+        elif self._copies.beside(task, ports, uncopied, then=lambda: self._send(token), cancelled=_nothing):
+            task.is_copied = True
+        else:
+            copy_here(ports, uncopied)
+            self._send(token)
         task.emitted_items += 1
         task.emitted_bytes += sum(value_bytes(value) for value in outputs.values())
 
+    def _copied(self, task: RunningTask) -> None:
+        """Wait for the item before to leave."""
+        self._copies.wait()
+        task.is_copied = False
+
+    def finish_later(
+        self, task: RunningTask, ports: dict[str, Any], uncopied: Uncopied, outputs: dict[str, Value]
+    ) -> bool:
+        """Copy outputs. True: beside the function, which may go on with another task; then this one is reported, too.
+
+        The caller has let go of the task's inputs, and holds the outputs under no name but `ports`.
+        """
+        if task.is_copied:
+            self._copied(task)
+        task.ended = _monotonic()
+        if task.run.wanted and self._copies.beside(
+            task,
+            ports,
+            uncopied,
+            then=lambda: self.finish(task, outputs),
+            cancelled=lambda: self.fail(task, error_record(Cancelled(task.reason))),
+            before=lambda: self._send(Computed(task.number)),
+        ):
+            return True
+        copy_here(ports, uncopied)
+        task.ended = 0.0
+        return False
+
     def encode_outputs(
-        self, task: RunningTask, ports: Mapping[str, Any], starve: Callable[[int], bool] | None = None
+        self,
+        task: RunningTask,
+        ports: Mapping[str, Any],
+        starve: Callable[[int], bool] | None = None,
+        uncopied: Uncopied | None = None,
     ) -> dict[str, Value]:
         """Bring values into their form on the wire; may wait for room in the arena.
 
-        `starve`: what to do before that instead of `self.starve`.
+        `starve`: what to do before that instead of `self.starve`. `uncopied`: see `tensor.encode_ports`.
 
         Raises TypeMismatch (no such type on the wire), ResourceExhausted, Cancelled; then nothing stays allocated.
         """
@@ -300,6 +340,7 @@ class DataUnit:
                 arena=self.arena,
                 views=self.views,
                 cancelled=starve or (lambda released: self.starve(task, released)),
+                uncopied=uncopied,
             )
         except InvalidArgument as error:
             raise TypeMismatch(f"output: {error.message}") from None
@@ -319,7 +360,9 @@ class DataUnit:
 
     def finish(self, task: RunningTask, outputs: dict[str, Value]) -> None:
         """Report success. The caller has let go of the task's inputs."""
-        ended = _monotonic()
+        if task.is_copied:
+            self._copied(task)
+        ended = task.ended or _monotonic()
         first = task.first_output or (ended if outputs else 0.0)
         times = Times(task.received, task.fetched, task.started, first, ended)
         if self._failpoints is not None:
@@ -334,7 +377,7 @@ class DataUnit:
         number, items = task.number, task.emitted_items
         slots = self._end(task)
         if slots:
-            self._declare(slots, lambda held: TaskDone(number, outputs, items, times, held, forwarded))
+            self._late.declare(self.views, slots, lambda held: TaskDone(number, outputs, items, times, held, forwarded))
         else:
             self._send(TaskDone(number, outputs, items, times, (), forwarded))
         if self._failpoints is not None:
@@ -374,11 +417,13 @@ class DataUnit:
 
     def fail(self, task: RunningTask, error: ErrorRecord) -> None:
         """Report failure or cancellation. The caller has let go of the task's inputs and the exception's frames."""
+        if task.is_copied:
+            self._copied(task)
         times = Times(task.received, task.fetched, task.started, task.first_output, _monotonic())
         number = task.number
         slots = self._end(task)
         if slots:
-            self._declare(slots, lambda held: TaskFailed(number, error, times, held))
+            self._late.declare(self.views, slots, lambda held: TaskFailed(number, error, times, held))
         else:
             self._send(TaskFailed(number, error, times))
 
@@ -412,7 +457,7 @@ class DataUnit:
         if self._failpoints is not None:
             self._failpoints.hit(Point.MID_WRITE, whole.run.attempt)
         if slots:
-            self._declare(slots, message)
+            self._late.declare(self.views, slots, message)
         else:
             self._send(message(()))
         if self._failpoints is not None:
@@ -438,36 +483,9 @@ class DataUnit:
         slots = stream.take_slots()
         number, name, taken = task.number, stream.name, stream.taken
         if slots:
-            self._declare(slots, lambda held: Taken(number, name, taken, held))
+            self._late.declare(self.views, slots, lambda held: Taken(number, name, taken, held))
         else:
             self._send(Taken(number, name, taken))
-
-    # --- views that outlive their task
-
-    def _declare(self, slots: Iterable[tuple[int, int]], message: Callable[[Slots], FromContainer]) -> None:
-        """Send a message that names those slots of which views live, each once until it is `Unheld`."""
-        with self._report_lock:
-            held = self.views.held(slots, watch=False)
-            fresh = tuple(slot for slot in held if slot not in self._declared) if held else ()
-            self._send(message(fresh))
-            if not fresh:
-                return
-            self._declared.update(fresh)
-            self.views.watch(fresh)
-            if self._unheld_thread is None:
-                self._unheld_thread = threading.Thread(target=self._say_unheld, name="data-unit-unheld", daemon=True)
-                self._unheld_thread.start()
-
-    def _say_unheld(self) -> None:
-        while True:
-            slots = self._unheld.get()
-            with self._report_lock:
-                live = self.views.held(slots, watch=False)  # a later task may have brought a new view meanwhile
-                self.views.watch(live)
-                gone = tuple(slot for slot in slots if slot in self._declared and slot not in live)
-                self._declared.difference_update(gone)
-                if gone:
-                    self._send(Unheld(gone))
 
     # --- control
 
@@ -480,14 +498,14 @@ class DataUnit:
                 except (EndOfStream, PeerGone, Closed):
                     self._stop()
                     return
-                self._handle(wire.decode_to_container(payload), fds, _CONTROL)
+                self._handle(wire.decode_to_container(payload), fds, CONTROL)
         except BaseException:  # the host broke the protocol, or this is a bug: say so and let it see the death
             traceback.print_exc()
             self._quit(BROKEN_STATUS)
 
     def _handle(self, message: ToContainer, fds: list[int], socket: int) -> None:
         if isinstance(message, AttachArena):
-            self._attach(message, fds, socket)
+            self._attached.attach(message, fds, socket)
             return
         if isinstance(message, OpenLink):
             self._relay.open(message.container, *fds)
@@ -497,7 +515,7 @@ class DataUnit:
         if isinstance(message, ReleaseSlots):
             self.arena.release(message.slots)
         elif isinstance(message, DetachArena):
-            self._detach(message.arena, socket)
+            self._attached.detach(message.arena, socket)
         elif isinstance(message, CloseLink):
             self._relay.close(message.container)
         elif isinstance(message, Withdraw):
@@ -550,27 +568,6 @@ class DataUnit:
         if isinstance(message, CancelTask):
             self.arena.interrupt()
 
-    def _attach(self, message: AttachArena, fds: list[int], socket: int) -> None:
-        """Other containers announce arenas too, so it may be known already."""
-        (fd,) = fds
-        with self._lock:
-            sockets = self._attached.get(message.arena, 0)
-            if sockets:
-                os.close(fd)
-            else:
-                self.views.attach(message.arena, message.nbytes, fd)
-                self._relay.know(message.arena, message.nbytes)
-            self._attached[message.arena] = sockets | socket
-
-    def _detach(self, arena: int, socket: int) -> None:
-        with self._lock:
-            sockets = self._attached.pop(arena, 0)
-            if sockets & ~socket:
-                self._attached[arena] = sockets & ~socket
-            elif sockets:
-                self._relay.forget(arena)
-                self.views.detach(arena)
-
     def _announce(self, arena: int, nbytes: int, fd: int) -> None:
         self._relay.know(arena, nbytes, fd)
         self._send(ArenaMade(arena, nbytes), (fd,))
@@ -593,6 +590,9 @@ def _apply(task: RunningTask, message: ToContainer) -> None:
         task.cancel(message.reason)
     else:
         raise InvalidArgument(f"{type(message).__name__} does not belong on the control socket")
+
+
+def _nothing() -> None: ...
 
 
 def value_bytes(value: Value) -> int:

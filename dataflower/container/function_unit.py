@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from dataflower import wire
 from dataflower.channel.arena import Arena
 from dataflower.channel.pace import Pace
+from dataflower.channel.tensor import Uncopied
 from dataflower.clock import SystemClock
 from dataflower.container import coroutines, loops
 from dataflower.container.batch import BatchMember, RunningBatch
@@ -40,14 +41,24 @@ class Transport(Protocol):
         """The inputs by name."""
         ...
 
-    def send_item(self, task: RunningTask, ports: Mapping[str, Any]) -> None:
+    def send_item(self, task: RunningTask, ports: dict[str, Any]) -> None:
         """Send one item of the streams."""
         ...
 
     def encode_outputs(
-        self, task: RunningTask, ports: Mapping[str, Any], starve: Callable[[int], bool] | None = None
+        self,
+        task: RunningTask,
+        ports: Mapping[str, Any],
+        starve: Callable[[int], bool] | None = None,
+        uncopied: Uncopied | None = None,
     ) -> dict[str, Value]:
-        """Encode the value outputs."""
+        """Encode the value outputs; `uncopied` takes up what is to be copied by `finish_later`."""
+        ...
+
+    def finish_later(
+        self, task: RunningTask, ports: dict[str, Any], uncopied: Uncopied, outputs: dict[str, Value]
+    ) -> bool:
+        """Copy outputs; True: beside the function, and report the task after that."""
         ...
 
     def starve(self, task: RunningTask, released: int) -> bool:
@@ -118,11 +129,13 @@ class FunctionUnit:
                 record = error_record(error)
             forget_frames(error)
         else:
-            self._data.finish(task, outputs)
+            if outputs is not None:
+                self._data.finish(task, outputs)
             return
         self._data.fail(task, record)
 
-    def _compute(self, task: RunningTask) -> dict[str, Value]:
+    def _compute(self, task: RunningTask) -> dict[str, Value] | None:
+        """Its outputs; None: they are copied beside this thread, and reported after that."""
         result = self._call(task)
         kind = type(result)
         if kind is GeneratorType:
@@ -132,7 +145,13 @@ class FunctionUnit:
         else:
             ports = self._hand_out(task, result)
         del result
-        return self._data.encode_outputs(task, ports) if ports else {}
+        if not ports:
+            return {}
+        uncopied = Uncopied()
+        outputs = self._data.encode_outputs(task, ports, uncopied=uncopied)
+        if uncopied.places and self._data.finish_later(task, ports, uncopied, outputs):
+            return None
+        return outputs
 
     def _call(self, task: RunningTask) -> Any:
         if task.reason is not None:
@@ -174,7 +193,7 @@ class FunctionUnit:
 
     # --- the three ways of handing out
 
-    def _hand_out(self, task: RunningTask, result: Any) -> Mapping[str, Any]:
+    def _hand_out(self, task: RunningTask, result: Any) -> dict[str, Any]:
         """Of a plain function: lists become items."""
         if not self._outputs.streams:
             return self._outputs.values(result, task.sizes)
@@ -184,7 +203,7 @@ class FunctionUnit:
             self._data.send_item(task, row)
         return values
 
-    def _drive(self, task: RunningTask, generator: Generator[Any, Any, Any]) -> Mapping[str, Any]:
+    def _drive(self, task: RunningTask, generator: Generator[Any, Any, Any]) -> dict[str, Any]:
         """Of a generator: each yield leaves before user code goes on."""
         if task.pace is not None:
             task.pace.goes_on()
@@ -204,11 +223,12 @@ class FunctionUnit:
             finally:
                 task.leave_user()
             ports = self._outputs.item(item, task.sizes)
+            del item
             self._wait_for_credit(task)
             self._data.send_item(task, ports)
-            del item, ports
+            del ports
 
-    def _run_async(self, task: RunningTask, result: Any) -> Mapping[str, Any]:
+    def _run_async(self, task: RunningTask, result: Any) -> dict[str, Any]:
         """Of a coroutine or asynchronous generator: on this thread's own loop, which is kept."""
         try:
             if isinstance(result, AsyncGeneratorType):

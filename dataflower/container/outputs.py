@@ -48,13 +48,13 @@ class Outputs:
         self._values = frozenset(self._ports) - self._streams
         self._typed = {name: port for name, port in self._ports.items() if port.type.kind is not Kind.ANY}
 
-    def item(self, yielded: Any, sizes: dict[str, int]) -> Mapping[str, Any]:
+    def item(self, yielded: Any, sizes: dict[str, int]) -> dict[str, Any]:
         """The ports of one `yield`. Raises TypeMismatch."""
         if not self._streams:
             raise TypeMismatch(f"the function yields, but none of its outputs is a stream: {self._names()}")
         return self._sort(yielded, self._streams, "yield", sizes)
 
-    def returned(self, value: Any, sizes: dict[str, int]) -> Mapping[str, Any]:
+    def returned(self, value: Any, sizes: dict[str, int]) -> dict[str, Any]:
         """The value ports, from what a generator returned. Raises TypeMismatch."""
         if value is None and (self._streams or self._only is None):
             return {}
@@ -64,25 +64,25 @@ class Outputs:
             )
         return self._sort(value, self._values, "return", sizes)
 
-    def values(self, value: Any, sizes: dict[str, int]) -> Mapping[str, Any]:
+    def values(self, value: Any, sizes: dict[str, int]) -> dict[str, Any]:
         """The ports, from what a plain function without streams returned. Raises TypeMismatch."""
         if self._only is not None:
             ports = {self._only: self._single(value)}
             return self._checked(ports, sizes) if self._typed else ports
         return self._sort({} if value is None else value, self._values, "return", sizes)
 
-    def whole(self, value: Any, sizes: dict[str, int]) -> tuple[Iterator[Mapping[str, Any]], Mapping[str, Any]]:
+    def whole(self, value: Any, sizes: dict[str, int]) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
         """Items and value ports, from what a plain function with streams returned; items are checked when taken."""
         if self._only is not None:
             lists = {self._only: value}
-            values: Mapping[str, Any] = {}
+            values: dict[str, Any] = {}
         else:
             ports = self._as_ports({} if value is None else value, frozenset(self._ports), "return")
             lists = {name: ports[name] for name in ports if name in self._streams}
             values = self._checked({name: ports[name] for name in ports if name in self._values}, sizes)
         return self._rows(lists, sizes), values
 
-    def _rows(self, lists: Mapping[str, Any], sizes: dict[str, int]) -> Iterator[Mapping[str, Any]]:
+    def _rows(self, lists: Mapping[str, Any], sizes: dict[str, int]) -> Iterator[dict[str, Any]]:
         columns = [self._column(name, column) for name, column in lists.items()]
         for row in zip_longest(*columns, fillvalue=_MISSING):
             present = {name: item for name, item in zip(lists, row, strict=True) if item is not _MISSING}
@@ -107,12 +107,12 @@ class Outputs:
             )
         return value
 
-    def _sort(self, value: Any, allowed: frozenset[str], verb: str, sizes: dict[str, int]) -> Mapping[str, Any]:
+    def _sort(self, value: Any, allowed: frozenset[str], verb: str, sizes: dict[str, int]) -> dict[str, Any]:
         if self._only is not None:
             return self._checked({self._only: self._single(value)}, sizes)
         return self._checked(self._as_ports(value, allowed, verb), sizes)
 
-    def _as_ports(self, value: Any, allowed: frozenset[str], verb: str) -> Mapping[str, Any]:
+    def _as_ports(self, value: Any, allowed: frozenset[str], verb: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise TypeMismatch(
                 f"the function has several outputs ({self._names()}): {verb} a dict from output to value, "
@@ -122,9 +122,9 @@ class Outputs:
             if name not in allowed:
                 known = ", ".join(sorted(allowed)) or "none"
                 raise TypeMismatch(f"{verb} names the output {name!r}; a {verb} can fill: {known}")
-        return value
+        return dict(value)  # ours, so that nobody but us can reach what is in there through it
 
-    def _checked(self, ports: Mapping[str, Any], sizes: dict[str, int]) -> Mapping[str, Any]:
+    def _checked(self, ports: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
         if self._typed:
             for name, value in ports.items():
                 port = self._typed.get(name)

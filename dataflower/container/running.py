@@ -31,12 +31,14 @@ class RunningTask:
         "changed",
         "emitted_bytes",
         "emitted_items",
+        "ended",
         "fetched",
         "first_output",
         "granted_bytes",
         "granted_items",
         "interrupted",
         "interruptible",
+        "is_copied",
         "lock",
         "number",
         "pace",
@@ -77,6 +79,10 @@ class RunningTask:
         """Of the thread that runs it."""
         self.received = received
         self.fetched = self.started = self.first_output = 0.0
+        self.ended = 0.0
+        """When its function was over, if that is long ago by the time its outputs leave."""
+        self.is_copied = False
+        """Whether its newest item is being copied beside it, and leaves after that."""
 
     # --- by the thread that runs the task
 

@@ -158,6 +158,7 @@ class Instance:
         "flow",
         "is_fetched",
         "is_sent",
+        "is_wanted",
         "items",
         "lost",
         "made",
@@ -223,8 +224,9 @@ class Instance:
         """Whether its container was asked to give it back if it had not begun."""
         self.is_fetched = False
         """Whether a container was asked to have its inputs at hand, or needed not be."""
-        self.is_sent = False
-        """Whether its function is over and its outputs are on their way here from another host."""
+        self.is_sent = self.is_wanted = False
+        """Whether its function is over and its outputs are on their way here from another host; whether its container
+        may give up its place before its outputs are copied."""
         self.displaced = 0
         """How often a container died with it before it had begun."""
         self.unbegun = False

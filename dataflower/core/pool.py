@@ -239,6 +239,11 @@ class Pool:
             self.offer(container)
 
     @property
+    def may_copy_on(self) -> bool:
+        """Whether a task may give up its place while its outputs are still being copied."""
+        return self.concurrency == 1 and not (self.batches or self.is_far)
+
+    @property
     def backlog(self) -> int:
         """Tasks that wait, in the queue or in containers whose places are taken."""
         return self.queued + self.beyond

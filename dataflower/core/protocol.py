@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataflower.core.container import Container, ContainerPhase
 from dataflower.wire import (
     BatchDone,
+    Computed,
     ErrorRecord,
     FromContainer,
     Hello,
@@ -39,6 +40,8 @@ def violation(container: Container, message: FromContainer, last_task: int) -> s
         return _of_item(container, message, last_task)  # type: ignore[arg-type]
     if kind is BatchDone:
         return _of_batch(container, message, last_task)  # type: ignore[arg-type]
+    if kind is Computed:
+        return _of_end(container, message.task, last_task)  # type: ignore[union-attr]
     if kind is Withdrawn:
         return _of_return(container, message, last_task)  # type: ignore[arg-type]
     if kind is Hello or kind is StartFailed:
@@ -69,6 +72,15 @@ def _of_item(container: Container, message: TokenSent, last_task: int) -> str:
     if message.index != emitter.emitted:
         return f"sent item {message.index} where {emitter.emitted} was due"
     return "sent an item without credit" if emitter.is_spent else ""
+
+
+def _of_end(container: Container, task: int, last_task: int) -> str:
+    instance = container.tasks.get(task)
+    if instance is None:
+        return "gave up a place twice" if task in container.sending else _of_stranger(task, last_task)
+    if not instance.is_wanted:
+        return f"gave up the place of task {task}, which nobody asked for"
+    return "gave up a place while outputs are being copied" if container.sending else ""
 
 
 def _of_return(container: Container, message: Withdrawn, last_task: int) -> str:

@@ -59,7 +59,7 @@ class Relays(abc.ABC):
         after.task = task
         after.container = container.number
         after.promised = True
-        after.ahead = after.recalled = after.is_sent = False
+        after.ahead = after.recalled = after.is_sent = after.is_wanted = False
         self._tasks[task] = after
         pool.seat(container, after, now)
         call.running += 1

@@ -35,6 +35,7 @@ class Reports(Tasks):
             wire.Hello: self._hello,
             wire.StartFailed: self._start_failed,
             wire.TokenSent: self._token_sent,
+            wire.Computed: self._computed,
             wire.TaskDone: self._task_done,
             wire.TaskFailed: self._task_failed,
             wire.BatchDone: self._batch_done,
@@ -125,6 +126,12 @@ class Reports(Tasks):
             self._settle(call, now)
         for value in values:
             self.ledger.drop(value)
+
+    def _computed(self, container: Container, message: wire.Computed, now: float) -> None:
+        """A function is over, its outputs are being copied: its place is free, and all else is as before."""
+        if container.pool.vacate(container, message.task, now) is not None:
+            container.pool.offer(container)
+            self._after_task(container, now)
 
     def _task_done(self, container: Container, message: wire.TaskDone, now: float) -> None:
         values = [v for v in message.outputs.values() if v.tensors or v.spilled is not None]

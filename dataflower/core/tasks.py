@@ -265,6 +265,7 @@ class Tasks(Recovery):
         pool = container.pool
         instance.ahead = not pool.batches and len(container.tasks) >= pool.concurrency
         instance.recalled = instance.is_sent = instance.is_fetched = False
+        instance.is_wanted = pool.may_copy_on and pool.backlog > 0
         pool.seat(container, instance, now)
         if instance.ahead and pool.watch is None:
             pool.watch = self.timers.at(now + PATIENCE_S, lambda at: self._look_after(pool, at))
@@ -290,6 +291,7 @@ class Tasks(Recovery):
             instance.attempt,
             self._promise(call, instance, now) if relay and not instance.ahead else None,
             call.deployment.served.get(instance.program.index) if call.deployment.served else None,
+            instance.is_wanted,
         )
 
     def _look_after(self, pool: Pool, now: float) -> None:
@@ -376,6 +378,7 @@ class Tasks(Recovery):
         running = list(container.tasks.values())
         if not pool.batches:
             del running[pool.concurrency :]  # the rest waits behind these and has not begun
+        running += container.sending.values()
         if instance in running and all(other.is_doomed for other in running):
             self._fleet.kill(container, f"did not stop when told ({reason})")
         else:

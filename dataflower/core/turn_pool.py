@@ -23,6 +23,11 @@ class TurnPool(Pool):
         self._turns = turns
         self._waiting: dict[Instance, float] = {}
 
+    @property
+    def may_copy_on(self) -> bool:
+        """A place here is nobody's before its turn."""
+        return False
+
     def put_back(self, instance: Instance, deadline: float) -> None:  # noqa: D102 - as in the base
         self.queued += 1
         instance.pooled = True

@@ -86,6 +86,8 @@ class ScriptedTask:
         self.steps = behaviour.start(stage, message.tag, inputs, streams, message.attempt)
         self.request: Any = None
         self.outcome: Any = None
+        self.is_copying = False
+        """Whether its function is over and its place given up."""
         self.proceed(None)
 
     def proceed(self, answer: Any) -> None:
@@ -155,7 +157,7 @@ class ScriptedContainer:
                 assert self.phase is Phase.READY, f"task for container {self.number} while {self.phase.value}"
                 assert self.stage.batch is None, f"stage {self.stage.name} takes batches, not single tasks"
                 most = self.stage.scaling.concurrency + MOST
-                assert len(self.tasks) + len(self.waiting) < most, f"container {self.number} has no place"
+                assert self._seated() + len(self.waiting) < most, f"container {self.number} has no place"
                 self.waiting.append(message)
                 if any(isinstance(entry, wire.Opened) for entry in message.inputs):
                     self._begin_next()  # what comes for its streams comes after it
@@ -205,10 +207,14 @@ class ScriptedContainer:
     def _begin(self, random: Random) -> bool:
         """Begin with what waits, as far as places are free, perhaps not at once; False if with nothing."""
         begun = False
-        while self.waiting and len(self.tasks) < self.stage.scaling.concurrency and random.random() < 0.8:
+        while self.waiting and self._seated() < self.stage.scaling.concurrency and random.random() < 0.8:
             self._begin_next()
             begun = True
         return begun
+
+    def _seated(self) -> int:
+        """Tasks that take a place."""
+        return sum(1 for task in self.tasks.values() if not task.is_copying)
 
     def _begin_next(self) -> None:
         message = self.waiting.popleft()
@@ -296,7 +302,7 @@ class ScriptedContainer:
     def exit(self, reason: str) -> Event:
         """Die, whatever it was doing."""
         self.phase = Phase.GONE
-        begun = None if self._on_way else frozenset(self.tasks)
+        begun = None if self._on_way else frozenset(n for n, task in self.tasks.items() if not task.is_copying)
         self._on_way.clear()
         self._over.clear()
         self.tasks.clear()
@@ -364,6 +370,8 @@ class ScriptedContainer:
                 found.append(partial(self._emit, task, task.request))
         elif task.request is None:
             found.append(partial(self._end, task, random) if self._arena else self._make_arena)
+            if task.run.wanted and not self.is_far and not any(other.is_copying for other in self.tasks.values()):
+                found.append(partial(self._compute, task))
         assert not isinstance(task.request, Hang) or task.cancelled or self.stage.timeout_s is not None
         return found
 
@@ -396,6 +404,10 @@ class ScriptedContainer:
             for task in over
         ]
         return self._say(wire.BatchDone(tuple(results)))
+
+    def _compute(self, task: ScriptedTask) -> Event:
+        task.is_copying = True
+        return self._say(wire.Computed(task.number))
 
     def _end(self, task: ScriptedTask, random: Random) -> Event:
         return self._say(self._result(task, random))

@@ -71,7 +71,8 @@ def test_a_death_costs_only_what_had_begun(graph: Workflow, seed: int, crashes: 
     failed = [caller.failure for caller in run(script, graph, callers) if caller.failure is not None]
     places = max(each.scaling.concurrency for each in graph.stages.values())
     # A giver that dies takes along what it handed on, as far as nobody heard of it.
-    assert len(failed) <= len(script.crashed) * places
+    # So does one whose outputs are being copied, while the next has its place.
+    assert len(failed) <= len(script.crashed) * (places + 1)
     assert all((failure.kind, failure.attempt) == ("ContainerCrashed", 1) for failure in failed)
     event(f"failed: {len(failed)}")
 

@@ -53,6 +53,7 @@ messages = st.one_of(
     st.builds(wire.BatchDone, st.lists(results, max_size=3).map(tuple)),
     st.builds(wire.Taken, tasks, st.sampled_from(["t", "x", ""]), numbers, slots),
     st.builds(wire.Starved, tasks, numbers),
+    st.builds(wire.Computed, tasks),
     st.builds(wire.Unheld, slots),
     st.builds(wire.ArenaMade, numbers, numbers),
     st.builds(wire.Trimmed),

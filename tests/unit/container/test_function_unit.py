@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 from dataflower import wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
+from dataflower.channel.tensor import Uncopied
 from dataflower.container import loops
 from dataflower.container.failure import TypeMismatch, user_traceback
 from dataflower.container.function_unit import FunctionUnit
@@ -64,8 +65,19 @@ class MemoryData:
     def send_item(self, task: RunningTask, ports: Mapping[str, Any]) -> None:
         self.items.append(dict(ports))
 
-    def encode_outputs(self, task: RunningTask, ports: Mapping[str, Any]) -> dict[str, Value]:
+    def encode_outputs(
+        self,
+        task: RunningTask,
+        ports: Mapping[str, Any],
+        starve: Callable[[int], bool] | None = None,
+        uncopied: Uncopied | None = None,
+    ) -> dict[str, Value]:
         return cast("dict[str, Value]", dict(ports))
+
+    def finish_later(
+        self, task: RunningTask, ports: dict[str, Any], uncopied: Uncopied, outputs: dict[str, Value]
+    ) -> bool:
+        raise AssertionError("nothing here has to be copied")
 
     def finish(self, task: RunningTask, outputs: dict[str, Value]) -> None:
         self.outputs = outputs

@@ -8,7 +8,7 @@ from dataflower import wire
 from dataflower.core import commands, events
 from dataflower.core.ahead import MOST, PATIENCE_S
 from dataflower.core.tasks import MOST_DISPLACED
-from dataflower.errors import Code
+from dataflower.errors import Code, Failure
 from dataflower.spec.workflow import Scaling
 from dataflower.testing.story import Story, plain, stage, workflow
 
@@ -260,3 +260,86 @@ def test_a_batch_that_had_not_begun_is_given_out_again() -> None:
             assert story.failure is not None
         else:
             assert story.running["a", ()][1].attempt == attempt
+
+
+class Copying(Ahead):
+    """A stage that takes its time, so that no task is given ahead."""
+
+    def __init__(self, **scaling: int) -> None:
+        super().__init__(took=0.02, **scaling)
+
+    def computed(self, invocation: str) -> None:
+        """Its function is over, its outputs are being copied."""
+        container, message = self.where(invocation)
+        self.tell(events.ContainerSaid(container, wire.Computed(message.task)))
+
+
+def test_a_place_that_others_wait_for_is_free_while_outputs_are_copied() -> None:
+    story = Copying()
+    calls(story, "z", "a", "b", "c")
+    story.end("z")
+    story.computed("a")
+    assert story.given() == ["z", "a", "b"]
+    assert "a" not in story.finished
+    story.end("a")
+    assert story.given() == ["z", "a", "b"]  # the place is taken
+    assert story.finished["a"] is None
+    story.end("b")
+    assert story.given() == ["z", "a", "b", "c"]
+
+
+def test_who_waited_when_a_task_began_wants_its_place() -> None:
+    story = Copying()
+    calls(story, "a", "b", "c")
+    assert not story.where("a")[1].wanted
+    story.end("a")
+    assert story.where("b")[1].wanted
+    story.end("b")
+    assert not story.where("c")[1].wanted
+
+
+def test_with_several_places_nobody_wants_one() -> None:
+    story = Copying(concurrency=2)
+    calls(story, *"abcdef")
+    story.end("a")
+    assert not any(message.wanted for message in story.told(wire.RunTask))
+
+
+def test_a_container_that_dies_takes_along_what_it_copied_and_what_it_ran() -> None:
+    story = Copying()
+    calls(story, "z", "a", "b", "c")
+    story.end("z")
+    story.computed("a")
+    story.dies("b")
+    assert [story.failure_of(name) for name in "ab"] == [("ContainerCrashed", 1)] * 2
+    assert "c" not in story.finished
+
+
+def test_one_that_is_cancelled_while_it_is_copied_is_told_and_awaited() -> None:
+    story = Copying()
+    calls(story, "z", "a", "b")
+    story.end("z")
+    story.computed("a")
+    container, message = story.where("a")
+    story.tell(events.CancelArrived("a", Failure(Code.CANCELLED, "Cancelled", "not wanted")))
+    assert story.told(wire.CancelTask)[-1].task == message.task
+    error = wire.ErrorRecord(Code.CANCELLED, "Cancelled", "")
+    story.tell(events.ContainerSaid(container, wire.TaskFailed(message.task, error, wire.Times())))
+    story.end("b")
+    assert story.finished["b"] is None
+
+
+def test_giving_up_a_place_that_nobody_asked_for_is_against_the_protocol() -> None:
+    story = Copying()
+    calls(story, "a")
+    story.computed("a")
+    assert "nobody asked for" in story.said[-1].reason  # type: ignore[union-attr]
+
+
+def test_so_is_giving_up_two_at_a_time() -> None:
+    story = Copying()
+    calls(story, "z", "a", "b", "c")
+    story.end("z")
+    story.computed("a")
+    story.computed("b")
+    assert "are being copied" in story.said[-1].reason  # type: ignore[union-attr]
