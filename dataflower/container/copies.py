@@ -32,7 +32,7 @@ class Copies:
         self._idle = threading.Lock()
         """Held by whoever has work in the queue or being done."""
         self._queue: queue.SimpleQueue[Step] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._worker: threading.Thread | None = None
 
     def beside(
         self,
@@ -68,9 +68,9 @@ class Copies:
         if before is not None:
             before()
         self._queue.put(work)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="data-unit-copies", daemon=True)
-            self._thread.start()
+        if self._worker is None:
+            self._worker = threading.Thread(target=self._run, name="data-unit-copies", daemon=True)
+            self._worker.start()
         return True
 
     def wait(self) -> None:

@@ -26,7 +26,7 @@ class LateViews:
         """Guards `_declared` and the order of what is said."""
         self._declared: set[tuple[int, int]] = set()
         """Slots that the host was told are held, until `Unheld` is sent."""
-        self._thread: threading.Thread | None = None
+        self._worker: threading.Thread | None = None
 
     def unheld(self, slots: Slots) -> None:
         """These have no live views any more; called by `Views`, perhaps in the middle of a garbage collection."""
@@ -44,11 +44,11 @@ class LateViews:
                 return
             self._declared.update(fresh)
             views.watch(fresh)
-            if self._thread is None:
-                self._thread = threading.Thread(
+            if self._worker is None:
+                self._worker = threading.Thread(
                     target=self._say_unheld, args=(views,), name="data-unit-unheld", daemon=True
                 )
-                self._thread.start()
+                self._worker.start()
 
     def _say_unheld(self, views: Views) -> None:
         while True:
