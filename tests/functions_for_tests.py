@@ -81,6 +81,16 @@ def fill_or_wait(x: int) -> Any:
     return np.arange(x, dtype=np.float32)
 
 
+@function
+def fill_or_mark(x: int | str) -> Any:
+    """As `fill`; given a path, it leaves another file at each run, named like that, and goes on until it is stopped."""
+    if isinstance(x, int):
+        return np.arange(x, dtype=np.float32)
+    Path(f"{x}.{time.monotonic_ns()}").touch()
+    while True:
+        time.sleep(0.002)
+
+
 @function(outputs={"out": Tensor("FP32", ["N"])})
 def scale(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return x * np.float32(2)

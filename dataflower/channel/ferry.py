@@ -45,7 +45,8 @@ class Forget(msgspec.Struct, frozen=True, array_like=True, tag="f"):
 class Parcel(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     """A message for `key`, to be given out when the streams in `needs` are complete, and after earlier ones.
 
-    `urgent`: at once. `after`: tickets of bytes that come from another host (`Ferry.came`).
+    `urgent`: at once. `after`: tickets of bytes that come from another host (`Ferry.came`). `last`: whoever gets it is
+    told at once that it is to come.
     """
 
     key: int
@@ -53,6 +54,7 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     needs: tuple[int, ...] = ()
     urgent: bool = False
     after: tuple[int, ...] = ()
+    last: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -88,6 +90,7 @@ class Ferry:
         wake: Callable[[], None] = lambda: None,
         mirrors: Mirrors | None = None,
         on_lost: Callable[[int], None] = lambda key: None,
+        foretell: Callable[[int, bytes], None] = lambda key, body: None,
         mux: Callable[..., Mux] = Mux,
     ) -> None:
         """`source` reads memory of this side. `deliver(key, body)` gets what came. `on_mirror(arena, bytes)` is told of
@@ -96,7 +99,8 @@ class Ferry:
         `limits`: by owner of an arena, how fast its memory may be sent. `outflows` is told of what is.
         `routes(arena)`: to whom else what comes for an arena is to go. `wake` is called when there is more to be sent
         because of that. `mirrors`: shared with other ferries, and so not closed by this one. `on_lost(key)` is told of
-        messages that will not come because their bytes were given up.
+        messages that will not come because their bytes were given up, `foretell(key, body)` of a last word that has to
+        wait for earlier ones.
         The callbacks may raise ValueError for what makes no sense, which ends the connection.
         """
         self._source = source
@@ -108,6 +112,7 @@ class Ferry:
         self._outflows = outflows
         self._routes = routes
         self._wake = wake
+        self._foretell = foretell
         self._placed: tuple[int, int, memoryview] | None = None
         """Where the stream belongs that begins; nothing of it is kept then."""
         self._passing: dict[int, list[_Passing]] = {}
@@ -137,18 +142,19 @@ class Ferry:
         due: float = math.inf,
         *,
         after: tuple[int, ...] = (),
+        last: bool = False,
     ) -> tuple[int, ...]:
         """Send a message, and of the memory that it refers to what the other side doesn't have.
 
         `after`: tickets of what comes to the other side from elsewhere. Returns the streams that it waits for there.
         `size_of(arena)`: its bytes. The memory must not change before the slots are `released`. `due`: by when the
-        bytes should be there; those with a smaller number go first.
+        bytes should be there; those with a smaller number go first. `last`: nothing comes after it under this key.
         """
         needs: dict[int, None] = {}
         for ref in refs:
             if stream := self.push(ref, size_of, due):
                 needs[stream] = None
-        self.mux.send(_encode(Parcel(key, body, tuple(needs), False, after)))
+        self.mux.send(_encode(Parcel(key, body, tuple(needs), False, after, last)))
         return tuple(needs)
 
     def push(self, ref: TensorRef, size_of: Callable[[int], int] | None = None, due: float = math.inf) -> int:
@@ -325,8 +331,8 @@ class Ferry:
         if type(envelope) is Parcel:
             if envelope.urgent:
                 self._deliver(envelope.key, envelope.body)
-            else:
-                self.inbox.accept(envelope.key, envelope.body, envelope.needs, envelope.after)
+            elif not self.inbox.accept(envelope.key, envelope.body, envelope.needs, envelope.after) and envelope.last:
+                self._foretell(envelope.key, envelope.body)
         elif type(envelope) is Mirror:
             self._make_mirror(envelope)
         else:

@@ -37,8 +37,8 @@ class Inbox:
         self._void: set[int] = set()
         """Tickets that will not be named again, whose bytes may still be told of."""
 
-    def accept(self, key: int, body: bytes, needs: Iterable[int], tickets: Iterable[int] = ()) -> None:
-        """A message has come. `needs`: streams; `tickets`: what comes another way."""
+    def accept(self, key: int, body: bytes, needs: Iterable[int], tickets: Iterable[int] = ()) -> bool:
+        """A message has come. `needs`: streams; `tickets`: what comes another way. Whether it was given out."""
         missing = {stream for stream in needs if stream in self._coming}
         for ticket in tickets:
             if ticket not in self._came:
@@ -47,12 +47,13 @@ class Inbox:
         queue = self._queues.get(key)
         if not missing and not queue:
             self._deliver(key, body)
-            return
+            return True
         if queue is None:
             queue = self._queues[key] = deque()
         queue.append(_Waiting(missing, body))
         for number in missing:
             self._waiters.setdefault(number, set()).add(key)
+        return False
 
     def put_back(self, key: int, body: bytes, tickets: Iterable[int]) -> None:
         """A message that was just given out, and can't be dealt with before these tickets come: it keeps its turn."""

@@ -105,6 +105,18 @@ class ContainerExited(Struct, frozen=True):
     begun: frozenset[int] | None = None
 
 
+class ContainerDied(Struct, frozen=True):
+    """The process is gone, and some of what it said is still on its way: see `ContainerExited`, which follows that.
+
+    `owed`: the tasks of which something is to come.
+    """
+
+    container: int
+    reason: str
+    begun: frozenset[int] | None
+    owed: frozenset[int]
+
+
 class MemoryLost(Struct, frozen=True):
     """What these slots held is gone, with the host that had kept it; its containers are known to be gone."""
 
@@ -182,6 +194,7 @@ Event = (
     | InvocationReleased
     | ContainerSaid
     | ContainerExited
+    | ContainerDied
     | MemoryLost
     | ZygoteStarted
     | ZygoteEnded

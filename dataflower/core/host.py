@@ -103,6 +103,7 @@ class HostCore(Sendings):
             events.InvocationReleased: self._invocation_released,
             events.ContainerSaid: self._container_said,
             events.ContainerExited: self._container_exited,
+            events.ContainerDied: self._container_died,
             events.MemoryLost: self._memory_lost,
             events.ZygoteStarted: self._zygote_started,
             events.ZygoteEnded: self._zygote_ended,

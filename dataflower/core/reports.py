@@ -385,16 +385,34 @@ class Reports(Tasks):
         pool.remove(container)
         if self._offloading is not None:
             self._offloading.ended(container)
-        begun = _all_begun(container, event.begun)
         if container.relief is not None:
             container.relief.cancel()
         tasks = (*container.tasks, *container.sending)
+        freed = self._take_along(container, tasks, event.reason, event.begun, now)
+        for slot, count in container.held.items():
+            for _ in range(count):
+                self.ledger.drop_slot(slot)
+        self.ledger.owner_gone(container.arenas)
+        if was_starting and not pool.closing:
+            failure = crashed(pool.stage.name, 1, f"{event.reason} before it was ready")
+            self._note_failed_start(pool, failure, now, at_once=False)
+        else:
+            self._dispatch(pool, now)
+        self._preloading.ended(container, now)
+        for other in freed:
+            self._after_task(other, now)
+
+    def _take_along(
+        self, container: Container, tasks: Iterable[int], reason: str, told: frozenset[int] | None, now: float
+    ) -> list[Container]:
+        """A dead container takes these tasks along; `told`: what it had begun with. Returns where places are free."""
+        begun = _all_begun(container, told)
         gone = [found for task in tasks if (found := self._release_task(container, task, now))]
         freed: list[Container] = []
         for instance, _ in gone:
             freed += self._break(instance, now)
             if instance.promised:
-                instance.lost = event.reason  # what becomes of it is known when its inputs are
+                instance.lost = reason  # what becomes of it is known when its inputs are
                 instance.unbegun = self._had_not_begun(instance, begun)
         over = [found for found in gone if not found[0].promised]
         for instance, _ in over:  # before the first of them ends an invocation that others belong to
@@ -408,20 +426,9 @@ class Reports(Tasks):
         for instance, call in lost:
             if instance.trace is not None:
                 instance.trace.sent = now
-            failure = crashed(instance.program.name, instance.attempt, event.reason)
+            failure = crashed(instance.program.name, instance.attempt, reason)
             self._attempt_failed(call, instance, timed_out(instance) if instance.timed_out else failure, now)
-        for slot, count in container.held.items():
-            for _ in range(count):
-                self.ledger.drop_slot(slot)
-        self.ledger.owner_gone(container.arenas)
-        if was_starting and not pool.closing:
-            failure = crashed(pool.stage.name, 1, f"{event.reason} before it was ready")
-            self._note_failed_start(pool, failure, now, at_once=False)
-        else:
-            self._dispatch(pool, now)
-        self._preloading.ended(container, now)
-        for other in freed:
-            self._after_task(other, now)
+        return freed
 
 
 def _all_begun(container: Container, begun: frozenset[int] | None) -> frozenset[int] | None:

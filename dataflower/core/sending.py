@@ -41,6 +41,24 @@ class Sendings(Reports):
         pool.press(container, found, now + found.seconds)
         container.relief = self.timers.at(now + found.seconds, lambda at: self._relieve(container, at))
 
+    def _container_died(self, event: events.ContainerDied, now: float) -> None:
+        """What it said comes behind its bytes and counts; nothing else of it is waited for."""
+        container = self._containers.get(event.container)
+        if container is None or container.is_disbelieved:
+            return
+        pool = container.pool
+        if container.relief is not None:
+            container.relief.cancel()
+            container.relief = None
+        pool.leave(container)
+        pool.relieve(container)
+        for task in event.owed:
+            self._vacate(container, task, now)
+        freed = self._take_along(container, tuple(container.tasks), event.reason, event.begun, now)
+        self._dispatch(pool, now)
+        for other in freed:
+            self._after_task(other, now)
+
     def _relieve(self, container: Container, now: float) -> None:
         container.relief = None
         container.pool.relieve(container)

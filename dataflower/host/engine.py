@@ -24,6 +24,7 @@ from dataflower.clock import Clock
 from dataflower.core import commands
 from dataflower.core.commands import Command, FinishInvocation, Tell
 from dataflower.core.events import (
+    ContainerDied,
     ContainerExited,
     ContainerSaid,
     ContainerSending,
@@ -293,9 +294,14 @@ class Engine:
             flow = (message.fresh, message.waiting, message.bytes_per_s)
             self.feed(ContainerSending(container, *flow, message.over, message.run_s))
 
-    def exited(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
-        """A container on another host is gone, or its host is. `begun`: what it had begun with, if that is known."""
-        self._on_exit(container, reason, begun)
+    def exited(
+        self, container: int, reason: str, begun: frozenset[int] | None, owed: frozenset[int] = frozenset()
+    ) -> None:
+        """A container on another host is gone, or its host is: see `session.Listener`."""
+        if not owed:
+            self._on_exit(container, reason, begun)
+        elif not self._closing:
+            self.feed(ContainerDied(container, reason, begun, owed))
 
     def _take(self, peer: Peer, message: wire.FromContainer, descriptors: list[int]) -> None:
         """Check a message and let the core know. Raises ProtocolViolation."""

@@ -222,8 +222,11 @@ class Owner:
             self.ferry.let_go(message.arena)
             return
         guest = self.guests.get(number % peer_wire.ASIDE)
-        if guest is None:
-            return  # it has ended, and its owner will hear of that
+        if guest is None:  # it has ended, and its owner will hear of that
+            if isinstance(message, ReleaseSlots):
+                self.ferry.released(message.slots)  # what it had handed over need not come any further
+                self.neighbours.released(message.slots)
+            return
         if isinstance(message, wire.Prefetch) is not (number > peer_wire.ASIDE):
             raise ValueError(f"{type(message).__name__} under the key {number}")
         if isinstance(message, wire.Prefetch):
@@ -446,5 +449,8 @@ class Owner:
         self._outflows.forget(number)
         self.ferry.inbox.drop(number)
         self._limits.pop(number, None)
-        self._say(number, peer_wire.encode(Ended(reason, None if begun is None else tuple(begun))))
+        if not self.is_over:
+            ended = Ended(reason, None if begun is None else tuple(begun))
+            self.ferry.send(number, peer_wire.encode(ended), last=True)
+            self._flush_soon()
         self._close_if_empty()

@@ -19,6 +19,7 @@ from dataflower.channel.ferry import Ferry
 from dataflower.core.events import Slot
 from dataflower.errors import Code
 from dataflower.host import peer_wire
+from dataflower.host.guest import tasks_of
 from dataflower.host.kept import Kept
 from dataflower.host.links import Peer
 from dataflower.host.meeting import SESSION_BYTES
@@ -47,8 +48,13 @@ class Listener(Protocol):
         """What was only on a host that is gone."""
         ...
 
-    def exited(self, container: int, reason: str, begun: frozenset[int] | None) -> None:
-        """A container is gone. `begun`: what it had begun with, None if nobody knows."""
+    def exited(
+        self, container: int, reason: str, begun: frozenset[int] | None, owed: frozenset[int] = frozenset()
+    ) -> None:
+        """A container is gone. `begun`: what it had begun with, None if nobody knows.
+
+        `owed`: tasks of which it has said something that is on its way; told again when that is here.
+        """
         ...
 
 
@@ -82,6 +88,7 @@ class Session:
             outflows=remotes.outflows,
             routes=self._routes,
             wake=flush,
+            foretell=self._foretold,
         )
         remotes.lines.add(self)
 
@@ -169,6 +176,22 @@ class Session:
                     self.claim(ref)
             self._note_kept(peer, message)
             self._listener.heard(peer, self._here(message), [])
+
+    def _foretold(self, number: int, body: bytes) -> None:
+        """A container is gone, and what it said before waits for bytes: what it said nothing of need not."""
+        message = peer_wire.decode_report(body)
+        if not isinstance(message, Ended):
+            raise ValueError(f"{type(message).__name__} as the last word")
+        said = map(peer_wire.decode_report, self.ferry.inbox.waiting(number))
+        owed = frozenset(
+            task
+            for one in said
+            if not isinstance(one, (Ended, Sending, peer_wire.LineReport))
+            for task in tasks_of(one)
+        )
+        if number in self.containers and owed:
+            begun = None if message.begun is None else frozenset(message.begun)
+            self._listener.exited(number, message.reason, begun, owed)
 
     def _must_wait(self, number: int, peer: RemotePeer, message: wire.FromContainer, body: bytes) -> bool:
         """Whether it hands on, to be read here, what stays on another lender: then that comes here first."""

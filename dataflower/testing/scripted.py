@@ -212,7 +212,7 @@ class Script:
 
     def _crash(self, container: ScriptedContainer) -> events.Event:
         self.crashed.append(container.stage.name)
-        return container.exit("killed by signal 9")
+        return container.die("killed by signal 9", self._random)
 
     # --- carrying out commands ---
 

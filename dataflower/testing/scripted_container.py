@@ -11,7 +11,7 @@ from typing import Any
 
 from dataflower import wire
 from dataflower.core.ahead import MOST
-from dataflower.core.events import ContainerExited, ContainerSaid, ContainerSending, Event, Slot
+from dataflower.core.events import ContainerDied, ContainerExited, ContainerSaid, ContainerSending, Event, Slot
 from dataflower.errors import Code
 from dataflower.spec.workflow import Stage
 from dataflower.testing.behaviour import Behaviour, Emit, End, FakeTensor, Hang, Raised, Read
@@ -24,12 +24,15 @@ _FAR_BYTES, _FAR_BYTES_PER_S = 1 << 20, 1e8
 
 
 class Phase(enum.Enum):
-    """Life of a container. LEAVING: told to stop; KILLED: about to be seen dead."""
+    """Life of a container. LEAVING: told to stop; KILLED: about to be seen dead; DYING: dead, and what it said is still
+    on its way.
+    """
 
     STARTING = "starting"
     READY = "ready"
     LEAVING = "leaving"
     KILLED = "killed"
+    DYING = "dying"
     GONE = "gone"
 
 
@@ -275,12 +278,12 @@ class ScriptedContainer:
 
     def moves(self, random: Random) -> list[Callable[[], Event]]:
         """What it could do next."""
-        if self._on_way and self.phase in (Phase.LEAVING, Phase.KILLED):
+        if self._on_way and self.phase in (Phase.LEAVING, Phase.KILLED, Phase.DYING):
             return [self._arrive]
         match self.phase:
             case Phase.GONE:
                 return []
-            case Phase.LEAVING | Phase.KILLED:
+            case Phase.LEAVING | Phase.KILLED | Phase.DYING:
                 return [partial(self.exit, self._reason or "exited with status 0")]
             case Phase.STARTING:
                 return [self._hello]
@@ -301,15 +304,32 @@ class ScriptedContainer:
 
     def exit(self, reason: str) -> Event:
         """Die, whatever it was doing."""
-        self.phase = Phase.GONE
-        begun = None if self._on_way else frozenset(n for n, task in self.tasks.items() if not task.is_copying)
+        begun = None if self._on_way else self._begun()
         self._on_way.clear()
+        self._be_gone(Phase.GONE)
+        return ContainerExited(self.number, reason, begun)
+
+    def die(self, reason: str, random: Random) -> Event:
+        """The same; perhaps that is known before what it said has come."""
+        if not self._on_way or random.random() < 0.5:
+            return self.exit(reason)
+        owed = frozenset(number for message in self._on_way for number in _concerns(message))
+        begun = self._begun()
+        self._reason = reason
+        self._be_gone(Phase.DYING)
+        self._over.update(owed)
+        return ContainerDied(self.number, reason, begun, owed)
+
+    def _begun(self) -> frozenset[int]:
+        return frozenset(number for number, task in self.tasks.items() if not task.is_copying)
+
+    def _be_gone(self, phase: Phase) -> None:
+        self.phase = phase
         self._over.clear()
         self.tasks.clear()
         self.waiting.clear()
         self.batches.clear()
         self.held.clear()
-        return ContainerExited(self.number, reason, begun)
 
     def _give_back(self) -> Event:
         numbers, self._given_back = tuple(self._given_back), []
@@ -482,6 +502,11 @@ def _ends(message: wire.FromContainer) -> tuple[int, ...]:
     if isinstance(message, wire.BatchDone):
         return tuple(result.task for result in message.results)
     return (message.task,) if isinstance(message, wire.TaskDone | wire.TaskFailed) else ()
+
+
+def _concerns(message: wire.FromContainer) -> tuple[int, ...]:
+    """The tasks that a message hands out something of."""
+    return (message.task,) if isinstance(message, wire.TokenSent) else _ends(message)
 
 
 def tensors_of(message: wire.RunTask) -> tuple[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 import workflows_for_tests as w
 from hosts_rig import Pair, Way, pair
 
+from dataflower.core.pressure import Pressure
 from dataflower.host.api import Invocation
-from dataflower.spec.workflow import Resources, Scaling
+from dataflower.spec.workflow import Resources, Retry, Scaling
 
 CANCEL = b"\xa6cancel"
 """How `wire.CancelTask` begins on the wire."""
@@ -119,3 +122,40 @@ async def test_a_cancelled_task_is_over_here_though_bytes_come_back(tmp_path: Pa
         assert hosts.way.back.passed < 20 << 20
         large.cancel()
         await hosts.settled()
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_the_end_of_a_container_passes_what_it_had_handed_over(tmp_path: Path, is_cancelled: bool) -> None:
+    """Its running task is tried again while its last outputs are on their way, which count; or come no further."""
+    again = Retry(max_attempts=5, interval_s=0.01, jitter="none")
+    flow = w.single("fill_or_mark", resources=Resources(host="b"), scaling=Scaling(max_replicas=1), retry=again)
+
+    def begun(times: int) -> bool:
+        return len(list(tmp_path.glob("mark.*"))) == times
+
+    async with pair(pressure=Pressure.OFF) as hosts:
+        assert (await hosts.call(flow, x=10))["y"].size == 10
+        hosts.way.delay_s, hosts.way.bytes_per_s = 0.005, 4e6
+        before = hosts.way.back.passed
+        first = await hosts.owner.invoke("fill_or_mark", {"x": 4_000_000})
+        await hosts.until(lambda: hosts.way.back.passed > before + 500_000)
+        second = await hosts.owner.invoke("fill_or_mark", {"x": str(tmp_path / "mark")})
+        await hosts.until(lambda: begun(1))
+        (pid,) = hosts.lender.container_pids().values()
+        os.kill(pid, signal.SIGKILL)
+        await hosts.until(lambda: begun(2))
+        assert not first.is_over
+        assert hosts.way.back.passed < before + 12_000_000, "the rest of 16 MB was passed"
+        if is_cancelled:
+            first.cancel()
+        else:
+            found = (await first.result())["y"]
+            assert np.array_equal(found, np.arange(4_000_000, dtype=np.float32))
+            assert first.trace is not None
+            assert [task.attempt for task in first.trace.tasks] == [1]
+        second.cancel()
+        await hosts.settled()
+        assert second.trace is not None
+        assert [task.attempt for task in second.trace.tasks] == [1, 2]
+        if is_cancelled:
+            assert hosts.way.back.passed < before + 14_000_000, "what nobody wants comes no further"

@@ -83,6 +83,34 @@ def connect(left: Host, right: Host) -> None:
         host.ferry.mux.connected()
 
 
+def test_a_last_word_is_foretold_before_the_bytes_that_it_waits_for() -> None:
+    here, there = Host(), Host()
+    foretold: list[int] = []
+    there.ferry = Ferry(
+        there._read,
+        there._deliver,
+        lambda arena, nbytes: None,
+        lambda arena: None,
+        foretell=lambda key, body: foretold.append(msgspec.msgpack.decode(body)[0]),
+        mux=_small_mux,
+    )
+    connect(here, there)
+    refs = [TensorRef(ARENA, 0, 0, 4000, "BYTES", (4000,))]
+    try:
+        here.ferry.send(1, msgspec.msgpack.encode((1, [])), refs, lambda arena: SLOT * SLOTS)
+        here.ferry.send(1, msgspec.msgpack.encode((2, [])), last=True)
+        here.ferry.send(2, msgspec.msgpack.encode((3, [])), last=True)
+        while not foretold:
+            exchange(here, there, random.Random(0))
+        assert (foretold, there.delivered[1]) == ([2], []), "who waits for nothing is not foretold"
+        while exchange(here, there, random.Random(0), whole=True):
+            pass
+        assert (foretold, there.delivered) == ([2], {1: [1, 2], 2: [3]})
+    finally:
+        here.ferry.close()
+        there.ferry.close()
+
+
 @given(st.integers(0, 2**32), st.integers(1, 40), st.floats(0, 0.3))
 def test_every_message_comes_in_order_behind_its_bytes(seed: int, rounds: int, breaks: float) -> None:
     rng = random.Random(seed)
