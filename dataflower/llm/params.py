@@ -9,6 +9,15 @@ from dataflower.errors import InvalidArgument
 
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
+MAX_TEMPERATURE = 2
+"""Beyond it answers are noise; OpenAI's API draws the same line."""
+
+
+def within(name: str, value: float, low: float, high: float | None = None) -> None:
+    """Raises InvalidArgument, which names the parameter, unless the value is from `low` to `high` (None: no limit)."""
+    if not (value >= low and (high is None or value <= high)):  # a NaN is not within anything
+        limit = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+        raise InvalidArgument(f"{name} is {value!r}; it must be {limit}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +59,17 @@ class SamplingParams:
     schema: str = ""
 
     def __post_init__(self) -> None:
-        self._within("max_tokens", self.max_tokens or 0, 0, None)
-        self._within("min_tokens", self.min_tokens, 0, self.max_tokens)
-        self._within("temperature", self.temperature, 0, 100)
-        self._within("top_p", self.top_p, 0, 1)
-        self._within("top_k", self.top_k, 0, None)
-        self._within("logprobs", self.logprobs or 0, 0, MAX_TOP_LOGPROBS)
-        self._within("score_from", 1 if self.score_from is None else self.score_from, 1, None)
-        self._within("presence_penalty", self.presence_penalty, -2, 2)
-        self._within("frequency_penalty", self.frequency_penalty, -2, 2)
+        within("max_tokens", self.max_tokens or 0, 0)
+        within("min_tokens", self.min_tokens, 0, self.max_tokens)
+        within("temperature", self.temperature, 0, MAX_TEMPERATURE)
+        within("top_p", self.top_p, 0, 1)
+        within("top_k", self.top_k, 0)
+        within("logprobs", self.logprobs or 0, 0, MAX_TOP_LOGPROBS)
+        within("score_from", 1 if self.score_from is None else self.score_from, 1)
+        within("presence_penalty", self.presence_penalty, -2, 2)
+        within("frequency_penalty", self.frequency_penalty, -2, 2)
         for bias in self.logit_bias.values():
-            self._within("logit_bias", bias, -100, 100)
+            within("logit_bias", bias, -100, 100)
         if not all(self.stop) or len(self.stop) > MAX_STOPS:
             raise InvalidArgument(f"stop: at most {MAX_STOPS} texts, none of them empty")
 
@@ -74,9 +83,3 @@ class SamplingParams:
         """Whether the likeliest token by the bare logits is what is wanted."""
         penalties = self.presence_penalty or self.frequency_penalty or self.logit_bias
         return self.greedy and not (penalties or self.schema or self.min_tokens)
-
-    @staticmethod
-    def _within(name: str, value: float, low: float, high: float | None) -> None:
-        if not (value >= low and (high is None or value <= high)):  # a NaN is not within anything
-            limit = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-            raise InvalidArgument(f"{name} is {value!r}; it must be {limit}")

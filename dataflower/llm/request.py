@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from dataflower.errors import InvalidArgument
-from dataflower.llm.params import SamplingParams
+from dataflower.llm.params import MAX_TOP_LOGPROBS, SamplingParams, within
 
 MAX_SCHEMA_BYTES = 64 * 1024
 """Longer schemas are refused: compiling one takes time that grows with its size."""
@@ -47,6 +47,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     adapter: str | AdapterRef | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -111,6 +112,9 @@ def sampling(request: Request, *, max_tokens: int | None, temperature: float, sc
     Raises:
         InvalidArgument: A value is out of range.
     """
+    within("max_tokens", request.max_tokens or 0, 0)
+    within("max_completion_tokens", request.max_completion_tokens or 0, 0)
+    within("top_logprobs", request.top_logprobs or 0, 0, MAX_TOP_LOGPROBS)
     limits = [n for n in (request.max_tokens, request.max_completion_tokens) if n is not None]
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
     return SamplingParams(

@@ -22,11 +22,15 @@ TOLD = (
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools of a request. `schema`: of the call that the answer must be; "" = it need not be one."""
+    """The tools of a request. `schema`: of the call that the answer must be; "" = it need not be one.
+
+    `most`: calls that an answer may hold; what the model wrote after those is dropped. None: any number.
+    """
 
     given: tuple[Mapping[str, Any], ...] = ()
     names: frozenset[str] = frozenset()
     schema: str = ""
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,12 @@ def plan(request: Request) -> Tools:
         if tool.get("type") != "function" or not isinstance(described, dict) or not described.get("name"):
             raise InvalidArgument(f"request: tools[{index}] is not a function with a name")
         by_name[described["name"]] = described
+    most = 1 if request.parallel_tool_calls is False else None
     choice: Any = request.tool_choice
     if choice == "none":
         return Tools()
     if choice in (None, "auto"):
-        return Tools(given, frozenset(by_name))
+        return Tools(given, frozenset(by_name), most=most)
     if choice == "required":
         wanted = list(by_name.values())
     elif isinstance(choice, dict) and isinstance(choice.get("function"), dict):
@@ -62,7 +67,7 @@ def plan(request: Request) -> Tools:
         raise InvalidArgument("request: tool_choice is none, auto, required, or names a function")
     if not wanted:
         raise InvalidArgument("request: tool_choice asks for a tool, but there are none")
-    return Tools(given, frozenset(by_name), _schema(wanted))
+    return Tools(given, frozenset(by_name), _schema(wanted), most)
 
 
 def messages_without_template(messages: Sequence[Mapping[str, Any]], tools: Tools) -> list[dict[str, Any]]:
@@ -118,7 +123,7 @@ def read(text: str, tools: Tools) -> tuple[str, tuple[Call, ...]]:
             if not isinstance(arguments, dict) or one.get("name") not in tools.names:
                 return text, ()
             calls.append(Call(one["name"], json.dumps(arguments)))
-    return (before.strip(), tuple(calls)) if calls else (text, ())
+    return (before.strip(), tuple(calls[: tools.most])) if calls else (text, ())
 
 
 def _schema(functions: Sequence[Mapping[str, Any]]) -> str:

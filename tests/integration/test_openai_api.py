@@ -93,8 +93,9 @@ async def test_what_the_stage_understands_is_passed_on(door: Door, stage: Stage)
         "top_logprobs": 2,
         "response_format": schema,
         "stop_token_ids": [9],
+        "parallel_tool_calls": False,
     }
-    status, _, body = await door.post(CHAT, {"model": "tiny", **passed, "store": True, "reasoning_effort": "low"})
+    status, _, body = await door.post(CHAT, {"model": "tiny", **passed, "store": True, "min_p": 0, "verbosity": None})
     assert (status, body["choices"][0]["finish_reason"]) == (200, "length")
     assert stage.requests == [passed]
     await door.post(CHAT, {"model": "tiny", "messages": [{"role": "developer", "content": "be"}, *HELLO]})
@@ -186,7 +187,27 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "max_tokens": ({"model": "tiny", "messages": HELLO, "max_tokens": "ten"}, "max_tokens"),
     "negative": ({"model": "tiny", "messages": HELLO, "max_tokens": -1}, "max_tokens"),
     "temperature": ({"model": "tiny", "messages": HELLO, "temperature": -1}, "temperature"),
+    "hot": ({"model": "tiny", "messages": HELLO, "temperature": 9}, "temperature"),
     "top_p": ({"model": "tiny", "messages": HELLO, "top_p": 2}, "top_p"),
+    "presence": ({"model": "tiny", "messages": HELLO, "presence_penalty": 2.5}, "presence_penalty"),
+    "frequency": ({"model": "tiny", "messages": HELLO, "frequency_penalty": -3}, "frequency_penalty"),
+    "bias": ({"model": "tiny", "messages": HELLO, "logit_bias": {"5": 101}}, "logit_bias"),
+    "negative, by its other name": (
+        {"model": "tiny", "messages": HELLO, "max_completion_tokens": -1},
+        "max_completion_tokens",
+    ),
+    "logprobs of a chat as a number": ({"model": "tiny", "messages": HELLO, "logprobs": 3}, "logprobs"),
+    "too many likely tokens": (
+        {"model": "tiny", "messages": HELLO, "logprobs": True, "top_logprobs": 21},
+        "top_logprobs",
+    ),
+    "likely tokens alone": ({"model": "tiny", "messages": HELLO, "top_logprobs": 2}, "top_logprobs"),
+    "too many answers": ({"model": "tiny", "messages": HELLO, "n": 17}, "n"),
+    "not offered": ({"model": "tiny", "messages": HELLO, "reasoning_effort": "low"}, "reasoning_effort"),
+    "sound": ({"model": "tiny", "messages": HELLO, "modalities": ["text", "audio"]}, "modalities"),
+    "of other servers": ({"model": "tiny", "messages": HELLO, "repetition_penalty": 1.1}, "repetition_penalty"),
+    "misspelt": ({"model": "tiny", "messages": HELLO, "max_token": 5}, "max_token"),
+    "of the other endpoint": ({"model": "tiny", "messages": HELLO, "echo": True}, "echo"),
     "stop": ({"model": "tiny", "messages": HELLO, "stop": [""]}, "stop"),
     "n": ({"model": "tiny", "messages": HELLO, "n": 0}, "n"),
     "functions": ({"model": "tiny", "messages": HELLO, "functions": [{}]}, "functions"),
@@ -202,6 +223,33 @@ async def test_a_bad_request_names_its_field(door: Door, stage: Stage, case: str
     assert (status, error["type"], error["param"]) == (400, "invalid_request_error", param)
     assert param in error["message"]
     assert stage.requests == []
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"best_of": 2}, "best_of"),
+        ({"suffix": "end"}, "suffix"),
+        ({"temperature": 2.01}, "temperature"),
+        ({"messages": []}, "messages"),
+    ],
+)
+async def test_a_bad_completion_names_its_field(door: Door, stage: Stage, more: dict[str, Any], param: str) -> None:
+    status, _, answer = await door.post(TEXT, {"model": "tiny", "prompt": "a", **more})
+    assert (status, answer["error"]["type"], answer["error"]["param"]) == (400, "invalid_request_error", param)
+    assert stage.requests == []
+
+
+async def test_what_is_unknown_is_told_from_what_is_not_offered(door: Door) -> None:
+    for more, code, hint in (
+        ({"max_token": 5}, "unknown_parameter", "`max_tokens`"),
+        ({"repetition_penalty": 1.1}, "unsupported_parameter", "`frequency_penalty`"),
+    ):
+        _, _, answer = await door.post(CHAT, {"model": "tiny", "messages": HELLO, **more})
+        assert answer["error"]["code"] == code
+        assert hint in answer["error"]["message"]
 
 
 async def test_bodies_that_are_no_json_are_400(door: Door) -> None:
@@ -391,6 +439,7 @@ async def test_texts_become_vectors(door: Door) -> None:
         ({"model": "embed", "input": [["a"]]}, "input"),
         ({"model": "embed", "input": "a", "encoding_format": "hex"}, "encoding_format"),
         ({"model": "embed", "input": "a", "dimensions": 2}, "dimensions"),
+        ({"model": "embed", "input": "a", "normalise": False}, "normalise"),
     ):
         status, _, body = await door.post("/v1/embeddings", bad)
         assert (status, body["error"]["param"]) == (400, param)

@@ -5,6 +5,7 @@ import pytest
 from dataflower.errors import Code, InvalidArgument
 from dataflower.llm.params import SamplingParams
 from dataflower.llm.request import ANY_OBJECT, AdapterRef, flatten, parse, sampling
+from dataflower.llm.tools import plan, read
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -97,3 +98,11 @@ def test_flatten_joins_text_parts():
 def test_flatten_refuses_what_is_not_text(content):
     with pytest.raises(InvalidArgument, match=r"messages\[0\]"):
         flatten([{"role": "user", "content": content}])
+
+
+def test_one_call_at_most_where_calls_may_not_be_parallel():
+    tool = {"type": "function", "function": {"name": "f"}}
+    said = '[{"name": "f", "arguments": {}}, {"name": "f", "arguments": {"x": 1}}]'
+    for parallel, count in ((None, 2), (True, 2), (False, 1)):
+        tools = plan(parse(CHAT | {"tools": [tool], "parallel_tool_calls": parallel}))
+        assert len(read(said, tools)[1]) == count

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from dataflower.errors import DataflowerError
 from dataflower.gateway.http.body import json_object, json_response, read_body
 from dataflower.gateway.http.openai.models import Models, text_field
+from dataflower.gateway.http.openai.offered import passed
 from dataflower.gateway.http.presence import result_of
 from dataflower.gateway.http.site import Site
 from dataflower.gateway.http.status import BadField
@@ -22,6 +23,7 @@ from dataflower.spec.serving import TEXTS, VECTORS
 
 MOST = 2048
 """Texts of one request, as OpenAI has it."""
+PARAMETERS = frozenset(("model", "input", "encoding_format", "dimensions"))
 TOKENS = "tokens"
 """Output of an embedder: how many tokens it read, in all or for each text."""
 
@@ -43,6 +45,7 @@ class Embeddings:
         body = json_object(await read_body(request, self._site.body_limit))
         name = text_field(body, "model")
         assert name is not None
+        passed(body, frozenset(), PARAMETERS)
         texts, form = _texts(body.get("input")), _form(body)
         model = self._models.embedder(name)
         deadline = self._site.deadline(request)

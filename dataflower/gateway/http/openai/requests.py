@@ -8,6 +8,7 @@ from typing import Any
 
 from dataflower.errors import InvalidArgument
 from dataflower.gateway.http.openai.models import checked, count_field, flag, text_field
+from dataflower.gateway.http.openai.offered import DOOR, passed
 from dataflower.gateway.http.status import BadField
 from dataflower.llm import request as stage
 
@@ -37,17 +38,13 @@ CHAT = _COMMON | {
     "top_logprobs",
     "tools",
     "tool_choice",
+    "parallel_tool_calls",
     "add_generation_prompt",
     "chat_template_kwargs",
 }
 COMPLETION = _COMMON | {"prompt", "echo"}
-"""What is handed to the stage; everything else is for the door, or says nothing here."""
-_REFUSED = {
-    "functions": "use `tools` instead",
-    "function_call": "use `tool_choice` instead",
-    "audio": "audio is not offered",
-    "suffix": "filling in the middle is not offered",
-}
+"""What is handed to the stage."""
+_DOOR_TEXT = DOOR | {"best_of"}
 _ROLES = {"developer": "system"}
 """Roles that chat templates know by another name."""
 
@@ -70,9 +67,12 @@ def chat(body: Mapping[str, Any]) -> Asked:
     """
     if not isinstance(body.get("messages"), list):
         raise BadField("`messages` must be a list of messages", "messages")
-    passed = _passed(body, CHAT)
-    passed["messages"] = [_message(index, message) for index, message in enumerate(passed["messages"])]
-    return _asked(body, [passed])
+    wanted = passed(body, CHAT)
+    wanted["messages"] = [_message(index, message) for index, message in enumerate(wanted["messages"])]
+    scored = flag(body, "logprobs")
+    if wanted.get("top_logprobs") and not scored:
+        raise BadField("`top_logprobs` goes with `logprobs`: true", "top_logprobs")
+    return _asked(body, [wanted])
 
 
 def completion(body: Mapping[str, Any]) -> Asked:
@@ -84,8 +84,10 @@ def completion(body: Mapping[str, Any]) -> Asked:
     best_of = count_field(body, "best_of", MOST_CHOICES) if body.get("best_of") is not None else None
     if best_of not in (None, count_field(body, "n", MOST_CHOICES)):
         raise BadField("`best_of` other than `n` is not offered", "best_of")
-    passed = _passed(body, COMPLETION)
-    return _asked(body, [{**passed, "prompt": prompt} for prompt in _prompts(body.get("prompt"))])
+    wanted = passed(body, COMPLETION, _DOOR_TEXT)
+    if isinstance(wanted.get("logprobs"), bool):
+        raise BadField("`logprobs` must be a whole number here: how many of the likeliest tokens to tell", "logprobs")
+    return _asked(body, [{**wanted, "prompt": prompt} for prompt in _prompts(body.get("prompt"))])
 
 
 def _asked(body: Mapping[str, Any], sequences: list[dict[str, Any]]) -> Asked:
@@ -113,13 +115,6 @@ def _copies(sequences: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
         for sequence in sequences
         for i in range(n)
     ]
-
-
-def _passed(body: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    for name, hint in _REFUSED.items():
-        if body.get(name):
-            raise BadField(f"`{name}` is not offered: {hint}", name)
-    return {name: value for name, value in body.items() if name in known and value is not None}
 
 
 def _check(sequence: Mapping[str, Any]) -> None:
