@@ -13,10 +13,12 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
-from dataflower.core.plan import DispatchPlan, StageDispatch
+from dataflower.core.lengths import length_of
+from dataflower.core.plan import DispatchPlan, Length, StageDispatch
 from dataflower.core.pool import Pool
 from dataflower.spec.scopes import predecessors
-from dataflower.spec.workflow import Workflow
+from dataflower.spec.workflow import INPUTS, Fanout, Stage, Workflow
+from dataflower.wire import Value
 
 MARGIN = 0.1
 """Share of the SLO that is left unused, as far as the plan's own worst case allows: for what no model knows."""
@@ -25,6 +27,7 @@ GAIN = 0.5
 FADE_S = 5.0
 """Seconds after which a third is left of what is kept back."""
 
+_UNKNOWN: Mapping[str, Value] = {}
 LEAST_SHARE = 0.1
 """Of what the containers can serve: if so little would have to be let in for waits to fit, nothing is."""
 _NOTHING_S = 1e-4
@@ -67,6 +70,26 @@ class _Station:
         slowdown = self.pool.slowdown
         return able if slowdown is None else able / slowdown.counted
 
+    def weight(self, length: Length | None) -> float:
+        """A task of this length as so many usual ones."""
+        tokens = self.plan.tokens
+        return 1.0 if tokens is None or length is None else tokens.weight(length)
+
+    def late_s(self, length: Length, now: float, by: float) -> float:
+        """By how much a task of this length misses the first token's limit for those before it, or the end.
+
+        As many as run at a time don't wait for each other. A prompt that is too long by itself is nobody's fault.
+        """
+        tokens = self.plan.tokens
+        if tokens is None:
+            return -math.inf
+        late = self.free_at + self.tail_s + tokens.longer_s(length) - by
+        if tokens.ttft_s:
+            together = sum(group.replicas * group.batch for group in self.plan.groups)
+            wait_s = self.free_at - now - self.offset_s - together / self.rate()
+            late = max(late, wait_s - max(0.0, tokens.ttft_s - tokens.prompt_s * length.prompt))
+        return late
+
     def longer_s(self) -> float:
         """By how much a run takes longer than the plan says."""
         slowdown = self.pool.slowdown
@@ -82,6 +105,10 @@ class Admission:
         """`pools` by stage. `streams`: outputs come item by item, as fast as the caller takes them."""
         self._learns = not streams and not any(port.stream for port in workflow.inputs)
         planned = {stage.stage: stage for stage in plan.stages}
+        self._asked = {
+            stage.stage: _from_caller(workflow.stages[stage.stage]) for stage in plan.stages if stage.tokens is not None
+        }
+        """Inputs of the workflow that stages with a language model take as they are."""
         parents = {name: predecessors(workflow, stage) for name, stage in workflow.stages.items()}
         order = tuple(TopologicalSorter(parents).static_order())
         quickest = {name: min(g.duration_s for g in stage.groups) for name, stage in planned.items()}
@@ -133,7 +160,9 @@ class Admission:
             if old is not None and old.free_at > now:
                 station.free_at = now + (old.free_at - now) * old.rate() / station.rate()
 
-    def consider(self, now: float, deadline: float, *, alone: bool = False) -> float:
+    def consider(
+        self, now: float, deadline: float, *, alone: bool = False, inputs: Mapping[str, Value] = _UNKNOWN
+    ) -> float:
         """Accept an invocation (0), or refuse it: seconds until one like it would be accepted.
 
         Args:
@@ -141,7 +170,11 @@ class Admission:
             deadline: its own; 0 = none.
             alone: nothing else of the workflow runs: then it waits for nobody, and is accepted if the plan's run times
                 would do, since somebody has to show whether the machine is still as slow as it was.
+            inputs: what came with it. Of requests to language models among them the tokens count: room is kept for
+                their tasks by weight; one that could not have its first token in time because of those before it is
+                refused, and so is one whose answer can't be as long as it is to be.
         """
+        lengths = self._lengths(inputs)
         by = now + self._window_s
         if deadline:
             by = min(by, deadline)
@@ -150,6 +183,8 @@ class Admission:
             soonest = max(now + station.offset_s, now + station.pool.load / station.rate())
             station.free_at = soonest if alone else max(station.free_at, soonest)
             late_by_plan = max(late_by_plan, station.free_at + station.tail_s - by)
+            if station.plan.stage in lengths:
+                late_by_plan = max(late_by_plan, station.late_s(lengths[station.plan.stage], now, by))
         extra = self._extra(now)
         late, share = self._late_by_experience(now, by, extra) if extra else (late_by_plan, 1.0)
         if alone and late_by_plan <= 0:
@@ -157,8 +192,19 @@ class Admission:
         if max(late, late_by_plan) > 0:
             return max(late, late_by_plan)
         for station in self._stations:
-            station.free_at += station.plan.factor / (station.rate() * share)
+            tasks = station.plan.factor * station.weight(lengths.get(station.plan.stage))
+            station.free_at += tasks / (station.rate() * share)
         return 0.0
+
+    def _lengths(self, inputs: Mapping[str, Value]) -> dict[str, Length]:
+        """By stage, of those whose tasks are weighed and whose requests the caller has sent along."""
+        found: dict[str, Length] = {}
+        for name, ports in self._asked.items():
+            for port in ports:
+                length = length_of(inputs[port]) if port in inputs else None
+                if length is not None:
+                    found[name] = length
+        return found
 
     def _late_by_experience(self, now: float, by: float, extra: Sequence[float]) -> tuple[float, float]:
         """By how much an invocation would be late, and the share of what stages can serve that may be let in.
@@ -219,6 +265,11 @@ class Admission:
             return 0.0
         left = self._kept_back_s * math.exp((self._kept_at - now) / FADE_S)
         return left if left > _NOTHING_S else 0.0
+
+
+def _from_caller(stage: Stage) -> tuple[str, ...]:
+    edges = [edge for given in stage.inputs for edge in given.edges]
+    return tuple(edge.source.port for edge in edges if edge.source.stage == INPUTS and edge.fanout is Fanout.ALL)
 
 
 def _along(order: Sequence[str], before: Mapping[str, Iterable[str]], own: Mapping[str, float]) -> dict[str, float]:

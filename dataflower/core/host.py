@@ -346,7 +346,7 @@ class HostCore(Sendings):
                 return True
         late = 0.0
         if deployment.admission is not None:
-            late = deployment.admission.consider(now, event.deadline, alone=not deployment.calls)
+            late = deployment.admission.consider(now, event.deadline, alone=not deployment.calls, inputs=event.inputs)
         elif event.deadline:
             late = hopeless_s(deployment.pools.values(), self._fleet.starved, now, event.deadline)
         if late > 0:

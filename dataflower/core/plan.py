@@ -6,6 +6,7 @@ The planner decides it, the host hands it over (`events.PlanChanged`), dispatch 
 from __future__ import annotations
 
 import enum
+import math
 
 from msgspec import Struct
 
@@ -50,6 +51,51 @@ class GroupPlan(Struct, frozen=True):
         return None
 
 
+class Length(Struct, frozen=True):
+    """Of a request to a language model. `prompt`: tokens; `least` and `most`: tokens of the answer (inf: it does not
+    say).
+    """
+
+    prompt: float
+    least: float = 0.0
+    most: float = math.inf
+
+
+class TokenPlan(Struct, frozen=True):
+    """What requests take of a container of a language model.
+
+    Attributes:
+        prompt_s: seconds of its time that a token of a prompt takes.
+        answer_s: the same of an answer: a share of a step, which makes one token for each of many sequences.
+        token_s: from one token of an answer to the next.
+        prompt: tokens of a usual prompt.
+        answer: tokens of a usual answer.
+        longest: tokens of an answer that the plan's latency counts on.
+        ttft_s: most from when the stage has its prompt until the first token; 0: no limit.
+    """
+
+    prompt_s: float
+    answer_s: float
+    token_s: float
+    prompt: float
+    answer: float
+    longest: float
+    ttft_s: float = 0.0
+
+    def weight(self, length: Length) -> float:
+        """A request as so many usual ones, by the time that it takes of a container.
+
+        Few answers are as long as they may be: one is taken to be of the usual length, within what the request allows.
+        """
+        usual = self.prompt_s * self.prompt + self.answer_s * self.answer
+        own = self.prompt_s * length.prompt + self.answer_s * min(max(self.answer, length.least), length.most)
+        return own / usual if usual > 0 else 1.0
+
+    def longer_s(self, length: Length) -> float:
+        """By how much its answer takes longer than the plan counts on, as far as the request says so."""
+        return max(0.0, length.least - self.longest) * self.token_s
+
+
 class StageDispatch(Struct, frozen=True):
     """How one stage is run.
 
@@ -70,6 +116,7 @@ class StageDispatch(Struct, frozen=True):
             under way there wait for them (`turnstile`).
         from_s: but only until so many seconds after the arrival of their invocation, when they are to be there.
         prewarm: a task that waits for the stage's weights misses the plan: they are kept in memory.
+        tokens: of a language model, whose tasks differ by their tokens.
     """
 
     stage: str
@@ -83,6 +130,7 @@ class StageDispatch(Struct, frozen=True):
     behind: tuple[str, ...] = ()
     from_s: float = 0.0
     prewarm: bool = False
+    tokens: TokenPlan | None = None
 
     @property
     def rate(self) -> float:

@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 from msgspec.structs import replace
 
 from dataflower.core.batching import GRACE_S
-from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
+from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch, TokenPlan
 from dataflower.errors import Problem
 from dataflower.planner.document import GroupDocument, PlanDocument, StageDocument, as_it_starts, check_against
 from dataflower.planner.reading import DocumentInvalid
@@ -165,6 +165,28 @@ def _stage(name: str, stage: StageDocument, document: PlanDocument, *, until_s: 
         factor=stage.rate_per_s / document.rate_per_s,
         eager=eager,
         prewarm=stage.weights is not None and stage.weights.prewarm,
+        tokens=_tokens(name, stage, document),
+    )
+
+
+def _tokens(name: str, stage: StageDocument, document: PlanDocument) -> TokenPlan | None:
+    """What a request of a language model takes: as measured, or (in a file without a basis) as the plan expects."""
+    planned = stage.tokens
+    if planned is None:
+        return None
+    known = None if document.basis is None else document.basis.stages.get(name)
+    kinds = {} if known is None or known.tokens is None else known.tokens.kinds
+    kind = kinds.get(stage.groups[0].device)
+    slowdown = 1.0 if known is None else known.slowdown
+    measured = None if kind is None else kind.prompt_token_ms * slowdown
+    return TokenPlan(
+        prompt_s=(planned.ttft_ms / planned.prompt_tokens.high if measured is None else measured) / 1000,
+        answer_s=planned.tpot_ms / planned.sequences / 1000,
+        token_s=planned.tpot_ms / 1000,
+        prompt=planned.prompt_tokens.mean,
+        answer=planned.output_tokens.mean,
+        longest=planned.output_tokens.high,
+        ttft_s=(planned.ttft_limit_ms or 0.0) / 1000,
     )
 
 

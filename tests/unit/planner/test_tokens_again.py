@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from dataflower.core.plan import Replan
+from dataflower.core.plan import Length, Replan
 from dataflower.planner import (
     Application,
     Arrivals,
@@ -102,6 +102,12 @@ def test_more_traffic_takes_more_of_the_same_containers() -> None:
     workflow = workflow_of(APP).workflow
     assert tuned(workflow, document) == tuned(workflow, present)
     assert dispatch_of(document, workflow).stages[1].groups[0].points == ()
+    counted = dispatch_of(document, workflow).stages[1].tokens
+    assert counted is not None
+    usual = Length(tokens.prompt_tokens.mean, 0.0, tokens.output_tokens.mean)
+    assert counted.weight(usual) == counted.weight(Length(usual.prompt)) == 1.0
+    assert counted.weight(Length(2 * usual.prompt)) > 1 > counted.weight(Length(usual.prompt, 0.0, 1.0))
+    assert counted.longest == tokens.output_tokens.high
     back = plan_again(parse_plan(json.dumps(document.as_data()), "p"), 2.0, lambda _: "").document
     assert back is not None
     assert replicas(back) == replicas(present)
