@@ -72,6 +72,7 @@ class Link:
         "_sent_bytes",
         "_socket",
         "_spilled",
+        "most_bytes",
     )
 
     def __init__(self, end: int | socket.socket) -> None:
@@ -79,6 +80,8 @@ class Link:
         self._socket = socket.socket(fileno=end) if isinstance(end, int) else end
         if self._socket.gettimeout():
             self._socket.settimeout(None)
+        self.most_bytes = MAX_MESSAGE_BYTES
+        """Longer messages of the peer are refused."""
         self._closed = False
         self._reset = False
         self._busy: list[None] = []  # one entry per thread inside a system call; append and pop are atomic
@@ -264,7 +267,7 @@ class Link:
                 return payload[2:], fds
             if not fds:
                 raise PeerGone("the peer sent a broken frame")
-            payload = _read_spilled(payload, fds[0])
+            payload = _read_spilled(payload, fds[0], self.most_bytes)
         except BaseException:
             for fd in fds:
                 os.close(fd)
@@ -284,12 +287,12 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return fds
 
 
-def _read_spilled(frame: bytes, fd: int) -> bytes:
+def _read_spilled(frame: bytes, fd: int, most_bytes: int) -> bytes:
     """The payload of an `ESCAPE 1` frame. Trusts neither the frame nor the descriptor. Raises PeerGone."""
     if len(frame) != _SPILLED.size:
         raise PeerGone("the peer sent a broken frame")
     _, kind, size = _SPILLED.unpack(frame)
-    if kind != 1 or size > MAX_MESSAGE_BYTES:
+    if kind != 1 or size > most_bytes:
         raise PeerGone("the peer sent a broken frame")
     try:
         seals.check(fd, size, _SPILL_SEALS)

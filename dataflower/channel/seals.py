@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import stat
 
@@ -38,6 +39,8 @@ def check(fd: int, nbytes: int, seals: int) -> None:
         raise ValueError("the descriptor is not a memfd")
     if present & seals != seals:
         raise ValueError(f"the memfd lacks seals: has {present:#x}, needs {seals:#x}")
+    if os.fstatvfs(fd).f_bsize != mmap.PAGESIZE:
+        raise ValueError("the memfd is made of huge pages, which may run out under whoever reads it")
     actual = os.fstat(fd).st_size
     if actual != nbytes:
         raise ValueError(f"the memfd has {actual} bytes, announced were {nbytes}")

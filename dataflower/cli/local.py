@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -14,6 +16,9 @@ from dataflower.host.settings import HostConfig
 from dataflower.spec.workflow import Workflow
 
 T = TypeVar("T")
+
+MOST_FILES = 1 << 17
+"""Enough for any host; some systems allow a billion, for which libraries then make tables."""
 
 
 class LocalHost(HostApi, Protocol):
@@ -38,9 +43,18 @@ async def open_host(config: HostConfig, load: Callable[[str], Workflow] | None =
     """A running host; leaving the block drains and closes it. `load` reads the workflows in its state directory."""
     from dataflower.host.runtime import Runtime
 
+    raise_file_limit()
     async with Runtime(config, load=load) as runtime:
         spare_the_collector()
         yield runtime
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many files open as it may: containers, connections and shared memory take some each."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    with contextlib.suppress(OSError, ValueError):  # some systems say less than they mean
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:

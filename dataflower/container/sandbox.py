@@ -23,6 +23,12 @@ _NICE = 5
 """How much a container yields the processor to the host, which must not queue behind what computes."""
 _MOST_PROCESSES = 4096
 """Threads and processes of a sandboxed container."""
+_MOST_FILES = 4096
+"""Descriptors that a sandboxed process may have open; no more than half of the host's, too.
+
+The kernel also counts those that are under way in sockets, for all processes of a user together, and lets nobody send
+more who is over his own limit: containers reach theirs before the host does.
+"""
 _REMOVED = (errno.ENOENT, errno.ENODEV)
 """What comes of writing into a control group that is removed: before its file is opened, and after."""
 
@@ -43,6 +49,8 @@ def settle(spare: Spare, lifeline: int | None) -> int | None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if spare.isolated:
         _lower(resource.RLIMIT_NPROC, _MOST_PROCESSES)
+        hosts = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        _lower(resource.RLIMIT_NOFILE, min(_MOST_FILES, hosts // 2) if hosts != resource.RLIM_INFINITY else _MOST_FILES)
     with contextlib.suppress(OSError):  # a hardened /proc may refuse; the container works without it
         _prefer_for_oom()
     _join(spare.groups)
@@ -63,6 +71,7 @@ def confine(fork: Fork, view: View) -> None:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # another container of the same user must not look into this one
     os.makedirs(fork.scratch, mode=0o700, exist_ok=True)
     landlock.confine(view, fork.scratch, network=fork.network, gpu=fork.gpu)
+    kernel.drop_capabilities()  # a server of root's has them all: to make devices, say
     kernel.install_filter(seccomp.program(network=fork.network, among_others=True))
 
 

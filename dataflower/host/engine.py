@@ -65,8 +65,6 @@ CROWD = 8
 """With more invocations than this, messages wait for the others of the same turn of the loop, to wake nobody twice."""
 LAST_WORDS = 10_000
 """Messages taken from a container after its death."""
-SMALLEST_ARENA = 1 << 16
-"""What an arena counts for at least, so that there can't be any number of them."""
 
 _decode = wire.decode_from_container
 
@@ -130,9 +128,9 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._handle = core.handle
         self._now = clock.monotonic
-        self._container_arena_bytes = config.container_arena_bytes
         self._sizes: dict[int, int] = {}
         spill = spill_of(config)
+        self._container_arena_bytes = config.container_arena_bytes + (0 if spill is None else spill.cap_bytes)
         self.views = Views(keep_descriptors=True, files_on=spill.device if spill is not None else None)
         self._memory = Memory(self.views, self._sizes, core.ledger.is_held)
         self.arenas = InputArenas(config.host_arena_bytes, self._announce_own, self._drop_arena)
@@ -226,6 +224,7 @@ class Engine:
         receive = peer.task.receive_nowait
         promises = self._promises
         try:
+            peer.check_heard()
             while peer.stalled:
                 if promises.is_early(peer.stalled[0][0]):
                     if burst and not peer.is_deaf:  # the loop says that there is more
@@ -353,10 +352,11 @@ class Engine:
             if arena >> 16 != peer.number or arena in self._sizes:
                 os.close(descriptors[0])
                 raise ProtocolViolation(f"made an arena under the number {arena:#x}")
-            if message.nbytes > peer.arena_room:
+            try:
+                peer.add_arena(message.nbytes)
+            except ProtocolViolation:
                 os.close(descriptors[0])
-                raise ProtocolViolation("made more memory than it may have")
-            peer.arena_room -= max(message.nbytes, SMALLEST_ARENA)
+                raise
             try:
                 self.views.attach(arena, message.nbytes, descriptors[0])
             except ValueError as error:

@@ -68,7 +68,6 @@ FIRST_NUMBER = 1 << 32
 """Processes of guests are numbered from here, those of the host's own containers from 1."""
 BURST = 32
 LAST_WORDS = 10_000
-SMALLEST_ARENA = 1 << 16
 GOODBYE = "its owner stops"
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*@[0-9]+")
 _STAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*")
@@ -332,6 +331,7 @@ class Owner:
     def _on_readable(self, guest: Guest, burst: int = BURST) -> None:
         peer = guest.peer
         try:
+            peer.check_heard()
             for _ in range(burst):
                 payload, descriptors = peer.task.receive_nowait()
                 self._take(peer, payload, descriptors)
@@ -418,10 +418,13 @@ class Owner:
 
     def _attach(self, peer: Peer, message: ArenaMade, descriptor: int) -> None:
         arena = message.arena
-        if arena >> 16 != peer.number or arena in self._sizes or message.nbytes > peer.arena_room:
+        try:
+            if arena >> 16 != peer.number or arena in self._sizes:
+                raise ProtocolViolation(f"made an arena under the number {arena:#x}")
+            peer.add_arena(message.nbytes)
+        except ProtocolViolation:
             os.close(descriptor)
-            raise ProtocolViolation(f"made an arena of {message.nbytes} bytes under the number {arena:#x}")
-        peer.arena_room -= max(message.nbytes, SMALLEST_ARENA)
+            raise
         self._views.attach(arena, message.nbytes, descriptor)
         self._sizes[arena] = message.nbytes
         self.ferry.announce(arena, message.nbytes)

@@ -40,7 +40,8 @@ class Lender:
         self.files_on = files_on
         self.timeout_s = config.peer_timeout_s
         self.max_guests = config.max_containers
-        self.arena_cap_bytes = config.container_arena_bytes
+        spilled = 0 if files_on is None else config.container_spill_bytes
+        self.arena_cap_bytes = config.container_arena_bytes + spilled
         self.credentials = credentials
         self._context = credentials.context(listens=True)
         self.visits: dict[bytes, Inward] = {}

@@ -44,6 +44,12 @@ from dataflower.wire import (
 
 _encode = wire.encode
 _ARENA_SLACK_BYTES = 64 << 20
+_MOST_ARENAS = 1000
+"""Of one container: each costs the host a descriptor."""
+_MOST_WAITING = 10_000
+"""Messages that a container may leave unread beyond what the kernel keeps; honest ones read theirs whatever they do."""
+_MOST_MESSAGE_BYTES = 256 << 20
+"""Longer words of a container are not read. Values lie in arenas, so honest ones stay far below."""
 MOST_TOGETHER = 8
 """Tasks in one message."""
 _FETCHED_BYTES = 256 << 10
@@ -152,10 +158,11 @@ class Peer:
     """A container as the host talks to it. Owns the sockets."""
 
     __slots__ = (
+        "_arena_room",
+        "_least_arena",
         "_memory",
         "_peers",
         "_sizes",
-        "arena_room",
         "board",
         "control",
         "done",
@@ -194,6 +201,7 @@ class Peer:
         """
         self.inbox = Outbox(loop, links[0])
         self.task = links[1]
+        self.task.most_bytes = _MOST_MESSAGE_BYTES
         self.control = Outbox(loop, links[2])
         self._settle(command, memory, peers, arena_cap_bytes, board)
 
@@ -238,8 +246,9 @@ class Peer:
         self._sizes = memory.sizes
         self.started_at = 0.0
         """CLOCK_MONOTONIC time at which it was ordered."""
-        self.arena_room = 4 * arena_cap_bytes + _ARENA_SLACK_BYTES
+        self._arena_room = 4 * arena_cap_bytes + _ARENA_SLACK_BYTES
         """Bytes that its arenas may still grow by; an honest one's stay below twice the cap, or thrice (`Arena`)."""
+        self._least_arena = self._arena_room // _MOST_ARENAS
         self.done = [0]
         """Tasks ended so far; the engine has all containers of a stage share one count."""
 
@@ -376,6 +385,17 @@ class Peer:
                 box.send(_encode(DetachArena(arena)))
 
     # --- container to host -----------------------------------------------------------------------------------
+
+    def check_heard(self) -> None:
+        """Raises `ProtocolViolation` if what it is told piles up unread: its words must not cost the host ever more."""
+        if len(self.control._queue) > _MOST_WAITING or len(self.inbox._queue) > _MOST_WAITING:
+            raise ProtocolViolation("does not read what it is told")
+
+    def add_arena(self, nbytes: int) -> None:
+        """It makes an arena. Raises `ProtocolViolation` if it has too many, or too much in them."""
+        if nbytes > self._arena_room:
+            raise ProtocolViolation("made more memory than it may have")
+        self._arena_room -= max(nbytes, self._least_arena)
 
     def check(self, message: wire.FromContainer) -> None:
         """Refuse references to memory that this container was not given, or that nobody reads any more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import struct
@@ -20,8 +21,13 @@ def _ends() -> list[socket.socket]:
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
-            end = socket.socket(fileno=os.dup(int(name)))
+            own = os.dup(int(name))
         except OSError:
+            continue
+        try:
+            end = socket.socket(fileno=own)
+        except OSError:
+            os.close(own)
             continue
         if end.family == socket.AF_UNIX and end.type == socket.SOCK_SEQPACKET:
             found.append(end)
@@ -47,7 +53,9 @@ def _memfd(nbytes: int, wanted: int = seals.RESIZE | seals.FUTURE_WRITE) -> int:
 
 
 def _arena(number: int, nbytes: int, said: int | None = None, wanted: int = seals.RESIZE | seals.FUTURE_WRITE) -> None:
-    _say(wire.encode(wire.ArenaMade(number, nbytes if said is None else said)), _memfd(nbytes, wanted))
+    memory = _memfd(nbytes, wanted)
+    _say(wire.encode(wire.ArenaMade(number, nbytes if said is None else said)), memory)
+    os.close(memory)
 
 
 def _ref(arena: int, offset: int = 0, nbytes: int = 64) -> Value:
@@ -62,6 +70,28 @@ def _all(messages: list[wire.FromContainer]) -> None:
 def _flood() -> None:
     for task in range(10_000):
         _say(wire.encode(wire.TaskDone(task + 1_000_000, {}, 0, Times())))
+
+
+def _arenas_without_number() -> None:
+    for number in range(60_000):
+        _arena(2 << 16 | number, 4096)
+
+
+def _endless_message() -> None:
+    """A gibibyte that costs nobody anything but whoever reads it."""
+    nbytes = 1 << 30
+    memory = seals.make("dataflower-message", nbytes)
+    seals.seal(memory, seals.RESIZE | fcntl.F_SEAL_WRITE)
+    _say(struct.pack("<BBQ", 0xC1, 1, nbytes), memory)
+
+
+def _huge_pages() -> None:
+    """Memory that is not there: a reader would find out by dying of it."""
+    nbytes = 2 * MIB
+    memory = os.memfd_create("dataflower-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | os.MFD_HUGETLB)
+    os.ftruncate(memory, nbytes)
+    seals.seal(memory, seals.RESIZE | seals.FUTURE_WRITE)
+    _say(wire.encode(wire.ArenaMade(2 << 16 | 900, nbytes)), memory)
 
 
 NAN = float("nan")
@@ -94,6 +124,11 @@ ACTS: dict[str, Callable[[], None]] = {
     "many descriptors": lambda: _say(wire.encode(wire.Unheld(())), *[0] * 200),
     "a flood": _flood,
     "arenas without end": lambda: [_arena(2 << 16 | n, MIB, said=1 << 44) for n in range(900, 905)] and None,
+    "arenas without number": _arenas_without_number,
+    "an endless message": _endless_message,
+    "memory of huge pages": _huge_pages,
+    "a knock without a socket": lambda: _say(wire.encode(wire.Knock())),
+    "a knock with two": lambda: _say(wire.encode(wire.Knock()), 0, 0),
     "impossible times": lambda: _all(
         [wire.TaskDone(task, {}, 0, Times(NAN, NAN, NAN, NAN, NAN)) for task in range(50)]
     ),

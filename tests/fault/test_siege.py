@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from engine_rig import PATIENCE_S, Rig, opened, workflow
+from engine_rig import PATIENCE_S, Rig, one_stage, opened, workflow
 
 from dataflower.errors import InvocationFailed
 from dataflower.host import zygote
@@ -103,3 +106,21 @@ async def test_inputs_of_another_workflow_are_nowhere_in_its_memory(rig: Rig) ->
 async def pry(rig: Rig, secret: str, mine: str) -> int:
     # As it is searched for it must not be written anywhere in the message.
     return int((await rig.client.invoke("prying", secret=secret[::-1], mine=mine, deadline_s=PATIENCE_S))["out"])
+
+
+async def test_open_files_run_out_for_itself_alone(rig: Rig) -> None:
+    assert await raid(rig, "descriptors") == "EMFILE"
+    assert await raid(rig, "limits") == {"files": min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)}
+    assert await rig.client.invoke("echo", x="." * 100_000) == {"out": "." * 100_000}
+
+
+async def test_the_host_can_still_pass_memory_on_when_too_many_descriptors_are_under_way(rig: Rig) -> None:
+    """The kernel counts them for all processes of a user: the containers share one limit, the host has another."""
+    await rig.client.apply(one_stage("taker", "first_byte", "x"))
+    assert await raid(rig, "flying_descriptors") == "ETOOMANYREFS"
+    given = np.full(100_000, 7, np.uint8)
+    assert await rig.client.invoke("taker", x=given, deadline_s=PATIENCE_S) == {"out": 7}
+    (pid,) = await rig.pids("raider", "raider")
+    os.kill(pid, signal.SIGKILL)
+    await rig.until(lambda: pid not in rig.host.container_pids().values())
+    assert await rig.client.invoke("echo", x="." * 100_000) == {"out": "." * 100_000}

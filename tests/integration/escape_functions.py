@@ -9,6 +9,7 @@ import mmap
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,6 +68,12 @@ def me() -> dict[str, Any]:
         status = dict(line.split(":", 1) for line in file)
     names = ("CapEff", "CapPrm", "CapBnd", "NoNewPrivs", "Seccomp")
     return {"pid": os.getpid(), "uid": os.getuid(), **{name: status[name].strip() for name in names}}
+
+
+def make_device() -> str:
+    """A way of one's own to the first disk."""
+    path = os.path.join(os.environ["TMPDIR"], "disk")
+    return refusal(lambda: os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(8, 0)))
 
 
 def kill(pid: int) -> str:
