@@ -8,6 +8,7 @@ of that one to its own: `hosts_waited_64MB_ms`. The two hosts are in network nam
 limit, where that is possible.
 
 Then over a long line (`bench.long_line`): `hosts_line_share`, `hosts_line_share_alone`, `hosts_line_reach_ms`.
+Then from one of two other hosts to the other (`bench.between`): `lenders_64MB_ms`, `lenders_gain_64MB`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from argparse import Namespace
 import numpy as np
 import uvloop
 
-from bench import long_line
+from bench import between, long_line
 from bench.engine import call, document, engine
 from bench.report import Report, arguments, finish
 from bench.second_host import ECHO_BYTES, NAME, SINK_BYTES, TOKEN, second_host
@@ -124,6 +125,7 @@ def main() -> None:
     report = Report("hosts")
     uvloop.run(run(report, options))
     uvloop.run(long_line.measure(report, options))
+    uvloop.run(between.measure(report, options))
     finish(report, options)
 
 

@@ -133,6 +133,28 @@ def second_host(link: str = LINK, name: str = NAME, *settings: str) -> Iterator[
             leave(namespace)
 
 
+@contextmanager
+def joined(one: SecondHost, other: SecondHost, link: str = "") -> Iterator[str]:
+    """A line between two such hosts that does not lead past us, if they are in namespaces; says in words what it is."""
+    if not (one.network and other.network):
+        yield one.words
+        return
+    ends = ((one.network, other.address[0], one.address[0]), (other.network, one.address[0], other.address[0]))
+    made = _run(
+        *("ip", "-n", one.network, "link", "add", "between", "type", "veth"),
+        *("peer", "name", "between", "netns", other.network),
+    )
+    for network, theirs, own in ends:
+        made &= _run("ip", "-n", network, "link", "set", "between", "up")
+        made &= _run("ip", "-n", network, "route", "add", f"{theirs}/32", "dev", "between", "src", own)
+        if link:
+            shape = ("root", "tbf", "rate", link, "burst", "256kb", "latency", "50ms")
+            made &= _run("tc", "-n", network, "qdisc", "add", "dev", "between", *shape)
+    if not made:
+        raise OSError("two network namespaces could not be joined")
+    yield f"network namespaces, {link} each way" if link else "network namespaces, lines without a limit"
+
+
 def network_of(number: int) -> str:
     """The first three numbers of addresses, different for each process, so that two runs at a time don't meet."""
     return f"10.{64 + os.getpid() % 128}.{number}"

@@ -287,3 +287,8 @@ def sum_together(x: list[np.ndarray[Any, Any]]) -> list[int]:
 def sum_items(items: Stream[np.ndarray[Any, Any]]) -> int:
     """Of all elements of all items."""
     return sum(int(item.astype(np.int64).sum()) for item in items)
+
+
+@function
+def repeat_bytes(text: str, times: int) -> np.ndarray[Any, Any]:
+    return np.frombuffer(text.encode() * times, np.uint8)

@@ -96,11 +96,13 @@ async def pair(*placement: str, lender: dict[str, Any] | None = None, **settings
 
 
 @asynccontextmanager
-async def trio(*placement: str, **settings: Any) -> AsyncIterator[tuple[Runtime, Runtime, Runtime]]:
-    """An owner and two lenders, `b` and `c`. `settings`: the owner's."""
+async def trio(
+    *placement: str, lenders: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[tuple[Runtime, Runtime, Runtime]]:
+    """An owner and two lenders, `b` and `c`. `settings`: the owner's, `lenders`: of the others."""
     async with (
-        Runtime(config(peer_port=0, host_name="b")) as b,
-        Runtime(config(peer_port=0, host_name="c")) as c,
+        Runtime(config(peer_port=0, host_name="b", **(lenders or {}))) as b,
+        Runtime(config(peer_port=0, host_name="c", **(lenders or {}))) as c,
         Runtime(
             config(
                 host_name="a",

@@ -104,26 +104,33 @@ class Inbox:
         """The bytes of a ticket will not come, since they were given up."""
         self._void.discard(ticket)
 
-    def strand(self, tickets: Iterable[int]) -> list[tuple[int, bytes, set[int]]]:
+    def strand(
+        self, tickets: Iterable[int], about: Callable[[bytes], frozenset[int]]
+    ) -> list[tuple[int, bytes, set[int]]]:
         """The bytes of these are lost, as far as they are not here: what waits for them is taken out and returned, as
-        (key, body, what it lacks), and what waited behind that goes on.
+        (key, body, what it lacks), with all that waits behind and is about the same; the rest goes on.
         """
         gone = {ticket for ticket in tickets if ticket not in self._came}
         found: list[tuple[int, bytes, set[int]]] = []
-        for key in {key for ticket in gone for key in self._waiters.get(-ticket, ())}:
+        keys = {key for ticket in gone for key in self._waiters.get(-ticket, ())}
+        for key in keys:
             kept: deque[_Waiting] = deque()
+            over: set[int] = set()
             for waiting in self._queues.get(key, ()):
                 lacks = {ticket for ticket in gone if -ticket in waiting.needs}
-                if lacks:
+                subjects = about(waiting.body)
+                if lacks or not over.isdisjoint(subjects):
+                    over |= subjects
                     found.append((key, waiting.body, lacks))
                 else:
                     kept.append(waiting)
             self._queues[key] = kept
-            self._give_out(key)
         for ticket in gone:
             self._coming.discard(-ticket)
             self._waiters.pop(-ticket, None)
         self._came.difference_update(tickets)
+        for key in keys:
+            self._give_out(key)
         return found
 
     def drop(self, key: int) -> None:

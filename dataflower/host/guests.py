@@ -372,7 +372,7 @@ class Owner:
         refs = refs_from(message)
         if guest.stays:
             if guest.readers and refs:
-                self.neighbours.push(guest.readers, [ref for ref in refs if ref.arena >> 16 == peer.number], due)
+                self._push(guest, [ref for ref in refs if ref.arena >> 16 == peer.number], due)
             refs = []
         if refs and isinstance(message, BatchDone):  # each with its own bytes, which can be done without
             for result in message.results:
@@ -385,6 +385,13 @@ class Owner:
             guest.behind.update(self._say(key, payload, refs, due))
         guest.unwanted.difference_update(tasks_of(message))
         self._tell_over(guest, message)
+
+    def _push(self, guest: Guest, refs: list[TensorRef], due: float) -> None:
+        """Send outputs to where they will be read, straight or by way of the owner."""
+        if not self.neighbours.push(guest.readers, refs, due):
+            for ref in refs:
+                self.ferry.push(ref, self._sizes.__getitem__, due)
+            self._flush_soon()
 
     def _tell_over(self, guest: Guest, message: wire.FromContainer) -> None:
         """Tasks have ended: their owner hears of it now if their reports have to wait for bytes."""

@@ -72,15 +72,14 @@ class Lines:
         """A session with a lender begins."""
         self._sessions[session] = None
 
-    def join(self, source: Session, target: Session) -> None:
-        """What containers at `source` make will be read at `target`: introduce the two, if that is not done."""
-        if source is not target and not (source.is_over or target.is_over):
-            self._is_straight(self._joint(source, target))
+    def join(self, source: Session, target: Session) -> bool:
+        """What containers at `source` make will be read at `target`: introduce the two, if that is due and not done.
 
-    def is_straight(self, source: Session, target: Session) -> bool:
-        """Whether bytes go over the line between the two."""
-        joint = self._joints.get((source, target))
-        return joint is not None and joint.policy.is_up
+        Whether bytes go over the line between them.
+        """
+        if source is target or source.is_over or target.is_over:
+            return False
+        return self._is_straight(self._joint(source, target))
 
     # --- what a lender needs -------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from dataflower.host.peer_wire import (
     Spent,
     Strand,
 )
-from dataflower.wire import CancelTask, Feed, RunBatch, RunTask, TaskFailed, TensorRef, Times
+from dataflower.wire import CancelTask, Feed, FeedEnd, RunBatch, RunTask, TaskFailed, TensorRef, Times
 
 
 class Neighbours:
@@ -75,12 +75,13 @@ class Neighbours:
             case Strand():
                 self._strand(message)
 
-    def push(self, names: tuple[str, ...], refs: Iterable[TensorRef], due: float) -> None:
-        """Outputs that are read on those neighbours: they go there before anybody asks."""
-        for outward in self._outward.values():
-            if outward.name in names:
-                for ref in refs:
-                    outward.push(ref, due)
+    def push(self, names: tuple[str, ...], refs: Iterable[TensorRef], due: float) -> bool:
+        """Outputs that are read on those neighbours: they go there before anybody asks. False if one can't be had."""
+        found = [outward for outward in self._outward.values() if outward.name in names]
+        for outward in found:
+            for ref in refs:
+                outward.push(ref, due)
+        return len(found) == len(names)
 
     def released(self, slots: tuple[Slot, ...]) -> None:
         """These slots will be written again."""
@@ -138,25 +139,29 @@ class Neighbours:
     def _strand(self, message: Strand) -> None:
         """Tasks that wait for what is lost say so, and it is made again for them."""
         slots = {ticket: (arena, slot) for ticket, arena, slot in message.tickets}
-        for key, body, lacks in self._inbox.strand(slots):
-            guest = self._guests.get(key % peer_wire.ASIDE)
-            order = peer_wire.decode_order(body)
-            if guest is None or not isinstance(order, (RunTask, RunBatch, Feed)):
+        lost: dict[tuple[int, int], set[Slot]] = {}
+        unbegun: set[tuple[int, int]] = set()
+        for key, body, lacks in self._inbox.strand(slots, tasks_about):
+            begins = isinstance(peer_wire.decode_order(body), (RunTask, RunBatch))
+            for task in tasks_about(body):
+                lost.setdefault((key, task), set()).update(slots[ticket] for ticket in lacks)
+                if begins:
+                    unbegun.add((key, task))
+        for (key, task), missing in lost.items():
+            guest = self._guests.get(key)
+            if guest is None:
                 continue
-            lost = tuple(sorted({slots[ticket] for ticket in lacks}))
-            if isinstance(order, Feed) and not self._drop(key, order.task):
-                guest.bereft[order.task] = lost  # it runs
-                guest.peer.tell(CancelTask(order.task, LOST))
-                continue
-            for task in (order.task,) if isinstance(order, (RunTask, Feed)) else [one.task for one in order.tasks]:
-                self._drop(key, task)
-                self._say(key, wire.encode(TaskFailed(task, lost_error(lost), Times())))
+            gone = tuple(sorted(missing))
+            if (key, task) in unbegun:
+                self._say(key, wire.encode(TaskFailed(task, lost_error(gone), Times())))
+            else:  # it runs
+                guest.bereft[task] = gone
+                guest.peer.tell(CancelTask(task, LOST))
 
-    def _drop(self, key: int, task: int) -> bool:
-        """What else waits for this task is not needed; whether that was its beginning."""
 
-        def concerns(body: bytes) -> bool:
-            return getattr(peer_wire.decode_order(body), "task", 0) == task
-
-        found = [peer_wire.decode_order(body) for body in self._inbox.withdraw(key, concerns)]
-        return any(isinstance(order, RunTask) for order in found)
+def tasks_about(body: bytes) -> frozenset[int]:
+    """The tasks that an order is about; what is only fetched ahead is for none."""
+    order = peer_wire.decode_order(body)
+    if isinstance(order, RunBatch):
+        return frozenset(task.task for task in order.tasks)
+    return frozenset((order.task,)) if isinstance(order, (RunTask, Feed, FeedEnd)) else frozenset()

@@ -261,7 +261,7 @@ class Remotes:
         """Of those of these hosts that are connected; without those that `past` sends to itself."""
         remotes = [self._remotes[name] for name in names]
         if past is not None:
-            remotes = [remote for remote in remotes if not self.lines.is_straight(past, remote.session)]
+            remotes = [remote for remote in remotes if not self.lines.join(past, remote.session)]
         found = (remote.ferry for remote in remotes)
         return [ferry for ferry in found if ferry is not None]
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import trustme
 import workflows_for_tests as w
+from hosts_rig import TOKEN
 from neighbours_rig import far, on, three, total
 
+from dataflower.channel.ferry import Forget, Parcel
+from dataflower.channel.mux import HEADER, Kind
 from dataflower.core import lines
 from dataflower.host.api import PeerState
+from dataflower.host.meeting import Credentials, Refused, meet_lender
 from dataflower.spec.workflow import Batch, Fanout, Resources, Scaling
 
 N = 1_000_000
@@ -83,10 +91,12 @@ async def test_who_cannot_be_reached_gets_it_by_way_of_the_owner(
         hosts.lead(f"127.0.0.1:{hosts.c.peer_port}")
         (joint,) = hosts.owner._engine.remotes.lines._joints.values()
         joint.policy._again_at = 0.0
+        await hosts.settled()
+        assert await hosts.call(far(), x=N) == {"y": total(N)}
+        assert hosts.straight == 4 * N, "after the pause it goes straight"
         before = hosts.passed
         assert await hosts.call(far(), x=N) == {"y": total(N)}
-        assert hosts.passed == before, "and after the pause it goes straight"
-        assert hosts.straight == 4 * N
+        assert hosts.passed == before
 
 
 async def test_a_line_that_is_cut_goes_on_where_it_was(caplog: pytest.LogCaptureFixture) -> None:
@@ -163,3 +173,72 @@ async def test_what_waits_for_its_turn_over_there_comes_meanwhile() -> None:
         assert len(done) < 3
         assert [(await call.result())["y"] for call in calls] == [total(N)] * 4
         assert hosts.passed == 0
+
+
+async def test_who_was_not_introduced_is_not_let_in(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor who comes a second time with a key that was used."""
+    async with three() as hosts:
+        await hosts.call(far(), x=10)
+        (key,) = hosts.c._engine.lender.visits
+        for tried in (os.urandom(16), key):
+            address = f"127.0.0.1:{hosts.c.peer_port}"
+            greeting = ("b", tried, False)
+            sock, welcome, _ = await meet_lender(address, Credentials(TOKEN), None, greeting, 5.0, visits=True)
+            sock.close()
+            assert not welcome.known
+        with pytest.raises(Refused, match="token"):
+            await meet_lender(address, Credentials("another"), None, greeting, 5.0, visits=True)
+        assert [peer.state for peer in hosts.c.peers()] == [PeerState.OWNER, PeerState.NEIGHBOUR]
+        assert await hosts.call(far(), x=N) == {"y": total(N)}
+        assert hosts.straight == 4 * N
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"\xff" * 100,
+        HEADER.pack(Kind.RESUME, 0, 0, 0) + HEADER.pack(Kind.OPEN, 16, 1, 1 << 40) + bytes(16),
+        HEADER.pack(Kind.RESUME, 0, 0, 0) + HEADER.pack(Kind.MESSAGE, 4, 0, 0) + msgspec.msgpack.encode(Forget(1)),
+        HEADER.pack(Kind.RESUME, 0, 0, 0) + HEADER.pack(Kind.MESSAGE, 9, 0, 0) + msgspec.msgpack.encode(Parcel(1, b"")),
+    ],
+    ids=["noise", "no memory", "no arena of its own", "no ticket"],
+)
+async def test_nonsense_of_a_neighbour_ends_its_line_and_nothing_else(
+    noise: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with three() as hosts:
+        await hosts.call(far(), x=10)
+        hosts.way.cut()
+        (key,) = hosts.c._engine.lender.visits
+        address = f"127.0.0.1:{hosts.c.peer_port}"
+        sock, welcome, _ = await meet_lender(address, Credentials(TOKEN), None, ("b", key, True), 5.0, visits=True)
+        assert welcome.known
+        await asyncio.get_running_loop().sock_sendall(sock, noise)
+        await hosts.until(lambda: "broke the protocol" in caplog.text)
+        sock.close()
+        assert await hosts.call(far(), x=N) == {"y": total(N)}
+        assert [peer.state for peer in hosts.c.peers() if peer.state is PeerState.OWNER]
+
+
+async def test_lines_between_lenders_are_encrypted_as_all_are(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    files = {}
+    made = authority.issue_cert("127.0.0.1")
+    for part, blob in (
+        ("cert", made.cert_chain_pems[0]),
+        ("key", made.private_key_pem),
+        ("ca", authority.cert_pem),
+    ):
+        files[f"peer_tls_{part}_file"] = tmp_path / f"{part}.pem"
+        blob.write_to_path(tmp_path / f"{part}.pem")
+    secret = b"a secret that nobody else may read "
+    async with three(lenders={**files, "peer_token": ""}, peer_token="", **files) as hosts:
+        stages = [
+            on("b", "make", "repeat_bytes", {"text": "inputs.x", "times": "inputs.n"}),
+            on("c", "read", "checksum", {"x": "make.out"}),
+        ]
+        flow = w.workflow("secret", stages, {"y": "read.out"}, (w.Port("x"), w.Port("n", w.INT)))
+        assert await hosts.call(flow, x=secret.decode(), n=30_000) == {"y": 30_000 * sum(secret)}
+        assert hosts.straight == 30_000 * len(secret)
+        assert hosts.passed == 0
+        assert not hosts.way.has_seen(b"a secret")

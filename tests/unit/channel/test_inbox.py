@@ -84,8 +84,10 @@ def test_what_waits_for_lost_bytes_is_handed_back() -> None:
     reader.inbox.accept(1, b"has it", (), (1,))
     reader.inbox.accept(2, b"lacks one", (), (1, 2))
     reader.inbox.accept(2, b"behind", ())
+    reader.inbox.accept(2, b"lost with it", ())
     reader.inbox.accept(3, b"lacks another", (), (3,))
-    assert reader.inbox.strand((1, 2)) == [(2, b"lacks one", {2})]
+    found = reader.inbox.strand((1, 2), lambda body: frozenset((1,)) if b"l" in body else frozenset())
+    assert found == [(2, b"lacks one", {2}), (2, b"lost with it", set())]
     assert reader.got == [(1, b"has it"), (2, b"behind")]
     reader.inbox.came(3)
     assert reader.got[2:] == [(3, b"lacks another")]
