@@ -34,7 +34,7 @@ def build(weights: Weights, kind: str = "AutoModelForCausalLM") -> PreTrainedMod
         model = getattr(transformers, kind).from_config(config, dtype=dtype)
     bind(model, tensors)
     for module in model.modules():
-        _compute_buffers(model, module)
+        _compute_buffers(model, module, weights.torch_device)
     model.eval()
     return model  # type: ignore[no-any-return]
 
@@ -48,7 +48,7 @@ def _uninitialised() -> AbstractContextManager[None]:
     return no_init_weights()
 
 
-def _compute_buffers(model: PreTrainedModel, module: torch.nn.Module) -> None:
+def _compute_buffers(model: PreTrainedModel, module: torch.nn.Module, device: str) -> None:
     """Buffers that no checkpoint holds, such as the frequencies of rotary embeddings: the library computes them."""
     from torch import empty_like, no_grad
 
@@ -56,6 +56,6 @@ def _compute_buffers(model: PreTrainedModel, module: torch.nn.Module) -> None:
     if not absent:
         return
     for name, buffer in absent.items():
-        setattr(module, name, empty_like(buffer, device="cpu"))
+        setattr(module, name, empty_like(buffer, device=device))
     with no_grad():
         model._init_weights(module)  # type: ignore[no-untyped-call]
