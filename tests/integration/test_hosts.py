@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import struct
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from hosts_rig import PATIENCE_S, config, pair, trio
 
 from dataflower.core.pressure import Pressure
 from dataflower.errors import DataflowerError, FailedPrecondition, InvalidArgument, InvocationFailed
+from dataflower.host import peer_wire
 from dataflower.host.api import PeerState
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import DefaultIsolation
@@ -153,6 +155,23 @@ async def test_strangers_are_never_let_in_by_default() -> None:
         with pytest.raises((InvalidArgument, FailedPrecondition), match=said):
             async with Runtime(config(**settings)):
                 pass
+
+
+async def test_a_host_of_another_version_is_refused_and_named() -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = peer_wire.encode(peer_wire.Challenge(3, "old", os.urandom(32)))
+        writer.write(struct.pack("<I", len(said)) + said)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = config(host_name="a", peers=(f"b=127.0.0.1:{port}",), placement=("chain.s0=b",))
+    async with server, Runtime(settings) as owner:
+        await owner.apply(w.chain(1), "chain")
+        invocation = await owner.invoke("chain", {"x": 1})
+        with pytest.raises(InvocationFailed, match="host old speaks version 3 between hosts, this one 4"):
+            await invocation.result()
 
 
 async def test_noise_on_the_port_disturbs_nobody() -> None:
