@@ -87,6 +87,7 @@ class Write:
         """`plain`: seconds for a copy into warm memory of its own; `arena`: an array of the arena; `copied`: any array.
 
         `torch`: as `arena`, written by torch. `took`: seconds of the last write into an array of the arena, by numpy.
+        `spun`, `slept`: an array of the arena that is not written, after as long in a loop of Python, or asleep.
         """
         if way == "took":
             return self._took
@@ -103,6 +104,8 @@ class Write:
             np.copyto(out, self._source)
             self._took = time.perf_counter() - start
             return out
+        if way in ("spun", "slept"):
+            return self._idle(context.empty((nbytes,), "UINT8"), way)
         if way == "torch":
             import torch
 
@@ -111,6 +114,14 @@ class Write:
             return out
         np.copyto(self._warm, self._source)
         return self._warm
+
+    def _idle(self, out: np.ndarray[Any, Any], way: str) -> np.ndarray[Any, Any]:
+        end = time.perf_counter() + self._took
+        if way == "slept":
+            time.sleep(self._took)
+        while time.perf_counter() < end:
+            pass
+        return out
 
 
 class Fresh:
@@ -130,6 +141,24 @@ class Fresh:
             return np.full(nbytes, 7, np.uint8)
         self._kept = np.full(nbytes, 7, np.uint8)
         return self._kept
+
+
+@function(outputs={"item": Stream()})
+def fresh_items(count: int, nbytes: int, seconds: float, way: str) -> Iterator[np.ndarray[Any, Any]]:
+    """`Fresh`, as a stream."""
+    make = Fresh()
+    for _ in range(count):
+        if way == "own":
+            yield make(nbytes, seconds, way)
+        else:
+            item = make(nbytes, seconds, "own")
+            yield item
+
+
+@function
+def seen_items(items: Stream[Any]) -> int:
+    """One byte of each."""
+    return sum(int(item[0]) for item in items)
 
 
 @function

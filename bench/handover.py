@@ -22,9 +22,11 @@ from dataflower.host.runtime import Runtime
 
 MB = 1024 * 1024
 COMPUTE_MS = (0, 2, 5, 10, 20, 50)
-SIZES_MB = (1, 2, 4, 8, 16)
+SIZES_MB = (8, 16, 32)
 WAYS = ("own", "kept")
 CALLERS = 3
+ITEMS = 10
+INPUTS = "{{{}nbytes: {{type: int}}, seconds: {{type: float}}, way: {{type: string}}}}"
 
 
 def workflow() -> str:
@@ -34,8 +36,14 @@ def workflow() -> str:
         stage("make", "Fresh", "{nbytes: inputs.nbytes, seconds: inputs.seconds, way: inputs.way}", one),
         stage("look", "seen", "{x: make.out}", one.replace(", params: {}", "")),
     ]
-    inputs = "{nbytes: {type: int}, seconds: {type: float}, way: {type: string}}"
-    return document("fresh", inputs, "\n".join(lines), "{y: look.out}")
+    return document("fresh", INPUTS.format(""), "\n".join(lines), "{y: look.out}")
+
+
+def streaming() -> str:
+    """The same as a stream."""
+    given = "{count: inputs.count, nbytes: inputs.nbytes, seconds: inputs.seconds, way: inputs.way}"
+    lines = [stage("make", "fresh_items", given), stage("look", "seen_items", "{items: make.item}")]
+    return document("items", INPUTS.format("count: {type: int}, "), "\n".join(lines), "{y: look.out}")
 
 
 async def rate(host: Runtime, way: str, nbytes: int, seconds: float, *, callers: int, calls: int) -> float:
@@ -61,10 +69,23 @@ async def in_turns(host: Runtime, nbytes: int, seconds: float, *, callers: int, 
     return ratios[1:]  # the first makes the pages
 
 
+async def streams(host: Runtime, nbytes: int, seconds: float, *, rounds: int) -> list[float]:
+    """How much sooner a stream is over."""
+    ratios = []
+    for number in range(rounds + 1):
+        took = {}
+        for way in WAYS if number % 2 else WAYS[::-1]:
+            start = time.perf_counter()
+            await call(host, "items", {"count": ITEMS, "nbytes": nbytes, "seconds": seconds, "way": way})
+            took[way] = time.perf_counter() - start
+        ratios.append(took["kept"] / took["own"])
+    return ratios[1:]
+
+
 async def measure(report: Report, options: Namespace) -> None:
     """All figures."""
     rounds = 3 if options.quick else 15
-    async with engine(workflow()) as host:
+    async with engine(workflow(), streaming()) as host:
         for compute in COMPUTE_MS:
             ratios = await in_turns(host, 64 * MB, compute / 1e3, callers=CALLERS, rounds=rounds)
             question = (
@@ -75,6 +96,9 @@ async def measure(report: Report, options: Namespace) -> None:
             ratios = await in_turns(host, size * MB, 0.002, callers=CALLERS, rounds=rounds)
             question = f"the same, {size} MB after 2 ms"
             report.add(f"handover_{size}MB_2ms_gain", question, statistics.median(ratios), samples=ratios)
+        ratios = await streams(host, 64 * MB, 0.01, rounds=rounds)
+        question = f"a stream of {ITEMS} items of 64 MB after 10 ms each: items per second over items with a name"
+        report.add("handover_items_gain", question, statistics.median(ratios), samples=ratios)
         ratios = await in_turns(host, 64 * MB, 0.005, callers=1, rounds=rounds)
         question = "64 MB after 5 ms, one task at a time: duration over that of copying before"
         report.add("handover_alone_ratio", question, 1 / statistics.median(ratios), samples=ratios)

@@ -3,7 +3,9 @@
 A stage writes the output, the next one looks at both of its ends. Time is that of the whole invocation, as its caller
 sees it. `write_64MB_ratio`: written straight into the arena (`context.empty`); `copied`: the function returns an array
 of its own, which has to be copied there (at best twice the plain write). The plain write runs in the same container,
-in turns with the others. `alone`: the write into the arena by itself; `rest_ms`: what the invocation took beyond it.
+in turns with the others. `alone`: the write into the arena by itself; `rest_ms`: what the invocation took beyond it;
+`spun_rest_ms`, `slept_rest_ms`: the same where the function does not write, but computes in a loop of Python or sleeps
+for as long, which tells what of the rest is the fault of the write, and what of the time that passes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dataflower.host.runtime import Runtime
 MB = 1024 * 1024
 SIZES = (1, 16, 64)
 WAYS = {"arena": "numpy into the arena", "torch": "torch into the arena", "copied": "an array of its own, copied"}
+IDLE = {"spun": "computing in Python", "slept": "asleep"}
 
 
 def workflow() -> str:
@@ -49,7 +52,7 @@ async def measure(report: Report, options: Namespace) -> None:
             for way in ("plain", *WAYS):
                 for _ in range(3):
                     await seconds(host, way, nbytes)
-            samples: dict[str, list[float]] = {way: [] for way in ("plain", *WAYS, "took")}
+            samples: dict[str, list[float]] = {way: [] for way in ("plain", *WAYS, "took", *IDLE)}
             for _ in range(rounds):
                 for way, found in samples.items():
                     found.append(await seconds(host, way, nbytes) * 1e3)
@@ -67,6 +70,11 @@ async def measure(report: Report, options: Namespace) -> None:
             report.add(f"write_{size}MB_alone_ratio", question, statistics.median(alone), samples=alone)
             question = f"{size} MB, numpy into the arena, the rest of the invocation"
             report.add(f"write_{size}MB_rest_ms", question, statistics.median(rest), unit="ms", samples=rest)
+            for way, words in IDLE.items():
+                rest = [whole - own for whole, own in zip(samples[way], samples["took"], strict=True)]
+                question = f"the same, {words} for as long instead"
+                key = f"write_{size}MB_{way}_rest_ms"
+                report.add(key, question, statistics.median(rest), unit="ms", samples=rest)
 
 
 def main() -> None:

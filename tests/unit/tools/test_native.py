@@ -30,6 +30,17 @@ def test_what_is_compiled_is_there():
     assert all((native.ROOT / name).exists() for name in native.SHIPPED)
 
 
+# What gcc keeps for itself behind two underscores; mypyc puts one before the name of each attribute.
+TAKEN = {"alignof", "asm", "attribute", "complex", "const", "extension", "func", "imag", "inline", "int128", "label"}
+TAKEN |= {"real", "restrict", "signed", "thread", "typeof", "volatile"}
+
+
+@pytest.mark.parametrize("path", native.sources(), ids=lambda path: path.stem)
+def test_no_attribute_has_a_name_that_c_keeps_for_itself(path):
+    names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    assert not names & {f"_{name}" for name in TAKEN}
+
+
 @pytest.mark.parametrize("path", native.sources(), ids=lambda path: path.stem)
 def test_no_compiled_coroutine_awaits_where_it_cleans_up(path):
     """What mypyc makes of it hands the error of one call on to the next."""
