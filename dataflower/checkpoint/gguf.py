@@ -37,7 +37,8 @@ def convert(path: Path, into: Path) -> None:
         _tokenizer(path, reader).save_pretrained(into)
         model = _llama(path, reader) if _field(reader, "general.architecture") == "llama" else _any(path)
     except Exception as error:  # the libraries that read the file have errors of many kinds, down to the plainest
-        raise WeightsInvalid(f"{path}: can't convert it: {error}") from error
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise WeightsInvalid(f"{path}: can't convert it: {why}") from error
     _name_tokens(model, reader)
     model.save_pretrained(into)
 

@@ -33,6 +33,7 @@ class Lent(Protocol):
 
     plan: Plan
     owned: Owned
+    ready: bool
 
 
 class Borrower(Protocol):
@@ -85,9 +86,11 @@ class _Shelved:
 
     key: str
     plan: Plan
-    began: float
+    began: float = 0.0
     loan: int = 0
     granted: bool = False
+    alone: bool = False
+    """The copy waited for no load, so what it took is the device's own pace."""
     short: bool = False
     """The load ended before all was there."""
     over: bool = False
@@ -109,7 +112,7 @@ class Shelf:
     def __init__(
         self, device: Accelerator, config: StoreConfig, lender: Lender, clock: Clock, note: Callable[[int, float], None]
     ) -> None:
-        """`note`: told bytes and seconds of each load."""
+        """`note`: told bytes and seconds of each copy of weights that were in host memory."""
         self.device, self._config, self._lender, self._clock, self._note = device, config, lender, clock, note
         self.tier = MemoryTier(config.models_device_bytes or device.room().total_bytes)
         self._there: dict[str, _Shelved] = {}
@@ -161,12 +164,12 @@ class Shelf:
     # --- loads ---------------------------------------------------------------------------------------------------
 
     def _load(self, key: str) -> None:
-        shelved = self._there[key] = _Shelved(key, self._plans[key], self._clock.monotonic())
+        shelved = self._there[key] = _Shelved(key, self._plans[key])
         shelved.loan = self._lender.lend(shelved.plan.model, _Loan(self, shelved))
 
     def begin(self, shelved: _Shelved, lent: Lent) -> None:
         """Host memory is being filled: copy behind that, in a thread."""
-        shelved.plan = lent.plan
+        shelved.plan, shelved.alone, shelved.began = lent.plan, lent.ready, self._clock.monotonic()
         threading.Thread(target=self._copy, args=(shelved, lent), daemon=True, name=self.device.name).start()
 
     def _copy(self, shelved: _Shelved, lent: Lent) -> None:
@@ -212,7 +215,8 @@ class Shelf:
             self.failed(shelved, Code.INTERNAL, f"{shelved.plan.name} came onto {self.device.name} in part only")
             return
         self._lender.give_back(shelved.loan)
-        self._note(shelved.plan.nbytes, self._clock.monotonic() - shelved.began)
+        if shelved.alone:
+            self._note(shelved.plan.nbytes, self._clock.monotonic() - shelved.began)
         self.handle(tier_events.Loaded(shelved.key))
 
     def failed(self, shelved: _Shelved, code: Code, message: str) -> None:
@@ -276,7 +280,7 @@ class Shelves:
     def __init__(
         self, config: StoreConfig, lender: Lender, clock: Clock, note: Callable[[str, int, float], None]
     ) -> None:
-        """`note`: told the device, bytes and seconds of each load."""
+        """`note`: told the device, bytes and seconds of each copy of weights that were in host memory."""
         self._config, self._lender, self._clock, self._note = config, lender, clock, note
         self._shelves: dict[str, Shelf] = {}
         self._of_client: dict[int, Shelf] = {}

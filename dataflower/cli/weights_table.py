@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 
 def weights_of(workflow: Workflow, config: Config) -> dict[str, Weights]:
     """Of the stages that name a model: where their weights are on this machine, and how long a load takes."""
-    named = {name: stage.model for name, stage in workflow.stages.items() if stage.model}
+    named = {name: stage for name, stage in workflow.stages.items() if stage.model}
     if not named:
         return {}
+    from dataflower.checkpoint.accelerator import HOST
     from dataflower.checkpoint.expected import expected
     from dataflower.checkpoint.settings import StoreConfig
     from dataflower.config.convert import shared
     from dataflower.errors import NotFound, WeightsInvalid
 
     store, found = StoreConfig(**shared(config, StoreConfig)), {}
-    for name, model in named.items():
+    for name, stage in named.items():
+        model = stage.model
         try:
-            known = expected(model, store)
+            known = expected(model, store, str(stage.params.get("device", HOST)))
         except (NotFound, WeightsInvalid):  # planning needs no weights; the first start says what is wrong with them
             found[name] = Weights(model, "missing")
         else:

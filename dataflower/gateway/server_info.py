@@ -71,8 +71,10 @@ def encode_weights(held: Statistics, into: pb.WeightStore) -> None:
     """Write what the store of weights holds into a message."""
     into.cap_bytes, into.held_bytes, into.free_bytes = held.cap_bytes, held.held_bytes, held.free_bytes
     into.loads, into.hits = held.loads, held.hits
-    for m in held.models:
-        into.models.add(name=m.name, digest=m.digest, bytes=m.nbytes, clients=m.clients, ready=m.ready, held=m.held)
+    named = [(m.name, m) for m in held.models]
+    named += [(f"{m.name} on {shelf.device}", m) for shelf in held.devices for m in shelf.models]
+    for name, m in named:
+        into.models.add(name=name, digest=m.digest, bytes=m.nbytes, clients=m.clients, ready=m.ready, held=m.held)
     for rate in held.rates:
         into.rates.add(source=rate.source, bandwidth=rate.bandwidth, queued_bytes=rate.queued_bytes)
 

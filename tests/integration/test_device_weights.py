@@ -17,6 +17,7 @@ import pytest
 from weights_for_tests import flip, make
 
 from dataflower import checkpoint
+from dataflower.checkpoint.expected import expected
 from dataflower.checkpoint.protocol import Shelved
 from dataflower.errors import Closed, InvalidArgument, NotFound, ResourceExhausted, WeightsInvalid
 from dataflower.testing.fake_device import BYTES, NAME, POOR
@@ -111,7 +112,7 @@ def test_processes_share_one_copy_that_goes_with_the_last(tmp_path: Path) -> Non
         statistics = store.statistics()
         assert (statistics.loads, [m.clients for m in statistics.models]) == (1, [0])  # the host's copy is not held
         assert [rate.source for rate in statistics.rates] == ["disk", "remote", NAME]
-        assert statistics.rates[2].bandwidth > 0
+        assert statistics.rates[2].bandwidth == 0  # the copy went at the pace of the disk
         a.process.kill()
         until(lambda: shelf(store).models[0].clients == 2)
         assert b.say() == told[0]
@@ -120,6 +121,14 @@ def test_processes_share_one_copy_that_goes_with_the_last(tmp_path: Path) -> Non
         c.close()
         until(lambda: not shelf(store).models)
         assert shelf(store).free_bytes == shelf(store).total_bytes
+        with checkpoint.open(tmp_path / "m", device=NAME):
+            measured = store.statistics().rates[2].bandwidth
+            assert measured > 0  # this time it was in host memory
+        assert expected(str(tmp_path / "m"), store.config).seconds is not None
+        slower = expected(str(tmp_path / "m"), store.config, NAME)
+        assert slower.nbytes is not None
+        assert slower.seconds is not None
+        assert slower.seconds >= slower.nbytes / measured * 0.999
 
 
 @pytest.mark.parametrize("poor", ["0", "1"])

@@ -98,8 +98,8 @@ def test_repacked_weights_are_aligned_and_still_valid(tmp_path: Path, store: Pat
         assert weights.specs().keys() == tensors.keys()
 
 
-def write_gguf(path: Path) -> dict[str, np.ndarray]:
-    """A tiny Llama with its tokenizer."""
+def write_gguf(path: Path, *, merges: bool = True) -> dict[str, np.ndarray]:
+    """A tiny Llama with its tokenizer, which can't be read without merges."""
     import gguf
 
     writer = gguf.GGUFWriter(path, "llama")
@@ -116,7 +116,8 @@ def write_gguf(path: Path) -> dict[str, np.ndarray]:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(["<s>", "</s>", *letters])
-    writer.add_token_merges(["a b", "c d"])
+    if merges:
+        writer.add_token_merges(["a b", "c d"])
     writer.add_token_types([3, 3] + [1] * 258)
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
@@ -164,6 +165,8 @@ def test_a_gguf_file_is_converted_once(tmp_path: Path, store: Path) -> None:
         del tensors, down, halves, model
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF" + bytes(40))
     assert "tiny.gguf: the GGUF file can't be read" in run("add", str(tmp_path / "tiny.gguf"), "-n", "t", code=1)
+    write_gguf(tmp_path / "poor.gguf", merges=False)
+    assert "poor.gguf: can't convert it: it lacks 'scores'" in run("add", str(tmp_path / "poor.gguf"), code=1)
     (tmp_path / "not.gguf").write_bytes(b"hello")
     assert "this is no GGUF file" in run("add", str(tmp_path / "not.gguf"), code=1)
     assert sorted(path.name for path in store.iterdir() if not path.name.startswith(".")) == ["tiny"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from dataflower.checkpoint.protocol import Rate, Resident, Statistics
+import msgspec
+
+from dataflower.checkpoint.protocol import Rate, Resident, Shelved, Statistics
 from dataflower.cli.records import weights_data, weights_text
 from dataflower.gateway import server_info
 from dataflower.gateway._generated import workflow_pb2 as pb
@@ -24,6 +26,13 @@ def test_it_crosses_the_wire_whole() -> None:
     message = pb.WeightStore()
     server_info.encode_weights(HELD, message)
     assert server_info.decode_weights(message) == HELD
+
+
+def test_what_is_on_devices_is_listed_by_device() -> None:
+    there = Shelved("cuda:0", 2**33, 2**34, (Resident("smollm2", "ab" * 32, 269 * 2**20, 8, True),))
+    message = pb.WeightStore()
+    server_info.encode_weights(msgspec.structs.replace(HELD, devices=(there,)), message)
+    assert "  smollm2 on cuda:0  269 MiB  8 users" in weights_text(server_info.decode_weights(message)).splitlines()
 
 
 def test_it_is_shown() -> None:
