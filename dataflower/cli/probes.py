@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -50,6 +50,17 @@ class Finding:
     mend: str = ""
 
 
+_LAYER_MENDS = {
+    "namespaces": "see there; until then Landlock keeps containers apart, if it can: they see each other's processes",
+    "seccomp": "no sandbox without: a kernel with CONFIG_SECCOMP_FILTER; in Docker: --security-opt seccomp=unconfined",
+    "landlock": "Linux 6.12 or newer, `landlock` among lsm= of its command line; without it `network: true` also opens "
+    "abstract sockets, and there is no sandbox where namespaces are refused",
+}
+_LIMITS = {
+    "cpu": "`resources.cpu` is no hard limit",
+    "memory": "shared memory and forked processes of a function are not limited",
+    "pids": "processes are counted for each user, not for each container",
+}
 Probe = Callable[[], "Finding | tuple[Finding, ...]"]
 
 
@@ -177,7 +188,9 @@ def isolation(config: Config) -> tuple[Finding, ...]:
     else:
         whole = Finding(name, Grade.WARNING, what, found.why_not)
     layers = [
-        ok(layer.layer, layer.detail) if layer.possible else Finding(layer.layer, Grade.WARNING, layer.detail, "")
+        ok(layer.layer, layer.detail)
+        if layer.possible
+        else Finding(layer.layer, Grade.WARNING, layer.detail, _LAYER_MENDS.get(layer.layer, ""))
         for layer in found.layers
     ]
     return (whole, *layers)
@@ -189,15 +202,19 @@ def cgroups() -> Finding:
 
     groups = Groups()
     try:
-        kind, able = f"v{groups.version}", ", ".join(groups.controllers)
+        return control_groups(groups.version, groups.controllers, groups.why_not)
     finally:
         groups.close()
-    if able:
-        return ok("cgroups", f"{kind}: {able}")
-    mend = (
-        "limits are kept by rlimits alone; under systemd: systemd-run --user --scope -p Delegate=yes dataflower serve"
-    )
-    return Finding("cgroups", Grade.WARNING, f"{kind}: {groups.why_not}", mend)
+
+
+def control_groups(version: int, able: Sequence[str], why_not: str) -> Finding:
+    """What limits can be kept, and what comes of those that can't."""
+    lacking = [f"{name}: {what}" for name, what in _LIMITS.items() if name not in able]
+    detail = f"v{version}: {', '.join(able) or why_not}"
+    if not lacking:
+        return ok("cgroups", detail)
+    mend = "under systemd: systemd-run --user --scope -p Delegate=yes dataflower serve"
+    return Finding("cgroups", Grade.WARNING, f"{detail}; lacks {'; '.join(lacking)}", mend)
 
 
 def descriptors() -> Finding:

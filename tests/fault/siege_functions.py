@@ -93,7 +93,8 @@ def shared_segment(key: int) -> str:
 
 
 def limits() -> dict[str, int]:
-    return {"files": resource.getrlimit(resource.RLIMIT_NOFILE)[1]}
+    wanted = {"files": resource.RLIMIT_NOFILE, "processes": resource.RLIMIT_NPROC}
+    return {name: resource.getrlimit(limit)[1] for name, limit in wanted.items()}
 
 
 def flying_descriptors() -> str:
