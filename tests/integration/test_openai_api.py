@@ -95,7 +95,9 @@ async def test_what_the_stage_understands_is_passed_on(door: Door, stage: Stage)
         "stop_token_ids": [9],
         "parallel_tool_calls": False,
     }
-    status, _, body = await door.post(CHAT, {"model": "tiny", **passed, "store": True, "min_p": 0, "verbosity": None})
+    status, _, body = await door.post(
+        CHAT, {"model": "tiny", **passed, "store": True, "min_p": 0, "reasoning_effort": "low"}
+    )
     assert (status, body["choices"][0]["finish_reason"]) == (200, "length")
     assert stage.requests == [passed]
     await door.post(CHAT, {"model": "tiny", "messages": [{"role": "developer", "content": "be"}, *HELLO]})
@@ -203,7 +205,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "likely tokens alone": ({"model": "tiny", "messages": HELLO, "top_logprobs": 2}, "top_logprobs"),
     "too many answers": ({"model": "tiny", "messages": HELLO, "n": 17}, "n"),
-    "not offered": ({"model": "tiny", "messages": HELLO, "reasoning_effort": "low"}, "reasoning_effort"),
+    "not offered": ({"model": "tiny", "messages": HELLO, "verbosity": "low"}, "verbosity"),
     "sound": ({"model": "tiny", "messages": HELLO, "modalities": ["text", "audio"]}, "modalities"),
     "of other servers": ({"model": "tiny", "messages": HELLO, "repetition_penalty": 1.1}, "repetition_penalty"),
     "misspelt": ({"model": "tiny", "messages": HELLO, "max_token": 5}, "max_token"),

@@ -20,13 +20,16 @@ SILENT = frozenset(
         "prompt_cache_key",
         "prompt_cache_retention",
         "prediction",
+        "reasoning",
+        "reasoning_effort",
     )
 )
-"""What says nothing about the answer: who asks, and what a provider keeps of it or charges for it."""
+"""What changes no answer: who asks, what a provider keeps of it or charges for it, and how hard a model thinks that
+does: these don't, and `usage` says so (clients that know only models of the other kind always ask).
+"""
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "verbosity": ("medium",),
-    "reasoning_effort": ("none",),
     "min_p": (0,),
     "repetition_penalty": (1,),
     "length_penalty": (1,),
