@@ -20,6 +20,8 @@ def main() -> None:
     for line in sys.stdin:
         name, *numbers = line.split()
         print(json.dumps(getattr(user, name)(*map(int, numbers))), flush=True)
+    if user.runner is not None:
+        user.runner.close()
 
 
 class User:

@@ -40,7 +40,8 @@ class StoreProcess:
         """Start the process; what came through the door before is answered then."""
         fd = self._inside.fileno()
         root = str(Path(dataflower.__file__).resolve().parent.parent)
-        environment = {**os.environ, "PYTHONPATH": root}
+        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
         self._process = subprocess.Popen(program.command(fd, self.config), pass_fds=(fd,), env=environment)
 
     def kill(self) -> None:
