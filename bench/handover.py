@@ -60,7 +60,7 @@ async def rate(host: Runtime, way: str, nbytes: int, seconds: float, *, callers:
 
 async def in_turns(host: Runtime, nbytes: int, seconds: float, *, callers: int, rounds: int) -> list[float]:
     """What the first way does over the second, once for each round."""
-    calls = max(3, round(0.15 / (seconds + nbytes / 6e9) / callers))
+    calls = max(3, round(0.01 * rounds / (seconds + nbytes / 6e9) / callers))
     ratios = []
     for number in range(rounds + 1):
         order = WAYS if number % 2 else WAYS[::-1]
@@ -84,7 +84,7 @@ async def streams(host: Runtime, nbytes: int, seconds: float, *, rounds: int) ->
 
 async def measure(report: Report, options: Namespace) -> None:
     """All figures."""
-    rounds = 3 if options.quick else 15
+    rounds = 1 if options.quick else 15
     async with engine(workflow(), streaming()) as host:
         for compute in COMPUTE_MS:
             ratios = await in_turns(host, 64 * MB, compute / 1e3, callers=CALLERS, rounds=rounds)
