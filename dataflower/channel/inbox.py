@@ -34,8 +34,10 @@ class Inbox:
         """By what is waited for: the keys of which messages wait for it."""
         self._came: set[int] = set()
         """Tickets whose bytes are there, and that may be named again."""
-        self._void: set[int] = set()
-        """Tickets that will not be named again, whose bytes may still be told of."""
+        self._over: set[int] = set()
+        """Tickets whose bytes were given up, and that may still be named."""
+        self._void: dict[int, set[int]] = {}
+        """Tickets that will not be named again, whose bytes may still be told of: by whom."""
 
     def accept(self, key: int, body: bytes, needs: Iterable[int], tickets: Iterable[int] = ()) -> bool:
         """A message has come. `needs`: streams; `tickets`: what comes another way. Whether it was given out."""
@@ -85,24 +87,36 @@ class Inbox:
 
     def came(self, ticket: int) -> None:
         """The bytes of a ticket are there."""
-        if ticket in self._void:
-            self._void.discard(ticket)
-            return
-        self._came.add(ticket)
-        self.completed(-ticket)
+        if self._void.pop(ticket, None) is None:
+            self._came.add(ticket)
+            self.completed(-ticket)
 
-    def spent(self, tickets: Iterable[int]) -> None:
-        """These are not named any more, and what still waits for them is of no interest."""
+    def spent(self, tickets: Iterable[int], lines: Iterable[int] = ()) -> None:
+        """These are not named any more, and what still waits for them is of no interest. `lines`: numbers of those over
+        which their bytes may be told of yet (`came`, `never`, `ended`).
+        """
+        lines = set(lines)
         for ticket in tickets:
+            was_over = ticket in self._over
+            self._over.discard(ticket)
             if ticket in self._came:
                 self._came.discard(ticket)
             else:
-                self._void.add(ticket)
+                if lines and not was_over:
+                    self._void[ticket] = set(lines)
                 self.aborted(-ticket)
 
     def never(self, ticket: int) -> None:
         """The bytes of a ticket will not come, since they were given up."""
-        self._void.discard(ticket)
+        if self._void.pop(ticket, None) is None:
+            self._over.add(ticket)
+
+    def ended(self, line: int) -> None:
+        """Nothing is told of over this line any more."""
+        for ticket, lines in list(self._void.items()):
+            lines.discard(line)
+            if not lines:
+                del self._void[ticket]
 
     def strand(
         self, tickets: Iterable[int], about: Callable[[bytes], frozenset[int]]
@@ -129,6 +143,7 @@ class Inbox:
             self._coming.discard(-ticket)
             self._waiters.pop(-ticket, None)
         self._came.difference_update(tickets)
+        self._over.difference_update(tickets)
         for key in keys:
             self._give_out(key)
         return found

@@ -250,13 +250,13 @@ class Lines:
         for places in self._books.pop(session, {}).values():
             for ticket in places.values():
                 del self._tickets[ticket.number]
-        for target, book in self._books.items():
-            self._strand(session, target, book)
         for key in [key for key in self._joints if session in key]:
             joint = self._joints.pop(key)
             if joint.policy.is_up:
                 other = joint.target if session is joint.source else joint.source
                 other.tell(0, peer_wire.encode(Part(joint.number)))
+        for target, book in self._books.items():
+            self._strand(session, target, book)
         for number in [number for number, (source, *_) in self._fetching.items() if source is session]:
             for then in self._fetching.pop(number)[2]:
                 then()

@@ -71,7 +71,7 @@ class Neighbours:
             case Ship():
                 self._ship(message)
             case Spent(tickets=tickets):
-                self._inbox.spent(tickets)
+                self._inbox.spent(tickets, self._inward)
             case Strand():
                 self._strand(message)
 
@@ -118,6 +118,7 @@ class Neighbours:
         if inward is not None:
             del self._visits[inward.key]
             inward.close()
+            self._inbox.ended(line)
 
     def _ship(self, message: Ship) -> None:
         for _, ref in message.load:

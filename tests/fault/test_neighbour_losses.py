@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 
 import pytest
 import workflows_for_tests as w
 from hosts_rig import config, until_settled
-from neighbours_rig import far, on, total
+from neighbours_rig import far, on, three, total
 from test_host_links import _all_reaped, _until, lender
 
+from dataflower.core import lines
 from dataflower.host.api import PeerState
 from dataflower.host.runtime import Runtime
 from dataflower.spec.workflow import Batch, Fanout, Resources, Workflow
@@ -77,3 +79,62 @@ async def test_a_lender_that_dies_on_the_way_loses_nothing(victim: str) -> None:
 
 def _state(owner: Runtime, name: str) -> PeerState:
     return next(peer.state for peer in owner.peers() if peer.name == name)
+
+
+async def test_a_storm_of_cuts_and_cancels_loses_doubles_and_mixes_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots are used again and again, straight and by way of the owner, while lines break for a while and for good."""
+    monkeypatch.setattr(lines, "FIRST_PAUSE_S", 0.05)
+    rng = random.Random(11)
+    flow = far(resources=Resources(host="b", bandwidth=80e6))
+    async with three() as hosts:
+        await hosts.owner.apply(flow, "far")
+
+        async def one() -> None:
+            n = rng.randint(1, 300_000)
+            call = await hosts.owner.invoke("far", {"x": n})
+            if rng.random() < 0.25:
+                await asyncio.sleep(rng.random() * 0.1)
+                call.cancel()
+            else:
+                assert await call.result() == {"y": total(n)}
+
+        async def some() -> None:
+            for _ in range(15):
+                await one()
+
+        async def weather() -> None:
+            while True:
+                await asyncio.sleep(rng.random() * 0.15)
+                if rng.random() < 0.5:
+                    hosts.way.cut()
+                    continue
+                hosts.lead("127.0.0.1:1" if rng.random() < 0.3 else f"127.0.0.1:{hosts.way.port}")
+                for owner in hosts.b._engine.lender._owners.values():
+                    for outward in list(owner.neighbours._outward.values()):
+                        if outward._connection is not None:
+                            outward._connection._lose("lightning", fatal=True)
+
+        clouds = asyncio.create_task(weather())
+        try:
+            await asyncio.gather(*(some() for _ in range(6)))
+        finally:
+            clouds.cancel()
+        await hosts.settled()
+        assert hosts.way.passed > 0, "straight"
+        assert hosts.passed > 0, "and by way of the owner"
+        await hosts.until(lambda: all(not _waits(lender) for lender in (hosts.b, hosts.c)))
+        book = hosts.owner._engine.remotes.lines
+        assert not book._tickets
+        assert not book._fetching
+
+
+def _waits(lender: Runtime) -> list[object]:
+    """What a lender still holds of messages that wait for bytes."""
+    found: list[object] = []
+    assert lender._engine.lender is not None
+    for owner in lender._engine.lender._owners.values():
+        inbox = owner.ferry.inbox
+        found.extend((*inbox._queues, *inbox._waiters, *inbox._came, *inbox._void, *inbox._over))
+        for outward in owner.neighbours._outward.values():
+            found.extend(outward._shipped)
+    return found

@@ -22,7 +22,7 @@ class Reader:
     @property
     def is_empty(self) -> bool:
         inbox = self.inbox
-        return not (inbox._queues or inbox._waiters or inbox._came or inbox._void or inbox._coming)
+        return not (inbox._queues or inbox._waiters or inbox._came or inbox._void or inbox._over or inbox._coming)
 
 
 @given(st.integers(0, 2**32))
@@ -56,15 +56,26 @@ def test_what_waits_for_a_spent_ticket_is_dropped_and_the_rest_goes_on() -> None
     reader = Reader()
     reader.inbox.accept(1, b"gone", (), (7,))
     reader.inbox.accept(1, b"next", ())
-    reader.inbox.spent((7,))
+    reader.inbox.spent((7,), (1, 2))
     assert reader.got == [(1, b"next")]
     assert reader.lost == [1]
     reader.inbox.came(7)  # it was on its way
     assert reader.is_empty
-    reader.inbox.accept(1, b"other", (), (8,))
-    reader.inbox.spent((8,))
-    reader.inbox.never(8)  # or was given up there
-    assert reader.is_empty
+
+
+def test_nothing_is_kept_of_a_ticket_that_was_given_up_whoever_says_so_first() -> None:
+    reader = Reader()
+    inbox = reader.inbox
+    for happen in (
+        lambda: (inbox.spent((8,), (1,)), inbox.never(8)),
+        lambda: (inbox.never(8), inbox.spent((8,), (1,))),
+        lambda: (inbox.spent((8,), (1, 2)), inbox.ended(1), inbox.ended(2)),
+        lambda: inbox.spent((8,)),
+        lambda: (inbox.came(8), inbox.never(8), inbox.spent((8,), (1,))),
+    ):
+        inbox.accept(1, b"other", (), (8,))
+        happen()
+        assert reader.is_empty
 
 
 def test_a_ticket_that_comes_twice_counts_once() -> None:
