@@ -1,5 +1,6 @@
 """The leak check sees what it is there for."""
 
+import mmap
 import os
 
 import pytest
@@ -29,3 +30,12 @@ def test_what_is_closed_in_time_is_none() -> None:
         fd = seals.make("dataflower-closed", 4096)
         os.close(fd)
     assert leaks.snapshot().leaked_since(before) == ()
+
+
+def test_memory_that_stays_mapped_is_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaks, "SETTLE_S", 0.0)
+    memory = seals.make("dataflower-arena-test", 4096)
+    with pytest.raises(AssertionError, match="1 mappings of memfds"), leaks.watch():
+        mapped = mmap.mmap(memory, 4096, mmap.MAP_SHARED, mmap.PROT_READ)
+    mapped.close()
+    os.close(memory)
