@@ -149,3 +149,10 @@ def test_examples_of_a_workflow_file_have_no_wrong_keys(example: str) -> None:
     tree = parse("\n".join([*head, example]), "w.yaml")
     read_document(tree)
     assert tree.problems == []
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    files = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(file.name[:4]) for file in files] == list(range(1, len(files) + 1))
+    for file in files:
+        assert file.read_text(encoding="utf-8").startswith(f"# {int(file.name[:4])}. ")
