@@ -116,6 +116,7 @@ class DataUnit:
         self._tasks = tasks
         self._control = control
         self._board = board
+        self._heed_stops: Callable[[], object] = (lambda: None) if board is None else board.heed_stops
         self._failpoints = failpoints
         self._leave = leave
         self.arena = Arena(
@@ -214,8 +215,7 @@ class DataUnit:
 
     def _begin(self, task: RunningTask) -> bool:
         """Enter it into the books, unless the host has had it back, or it is time to leave."""
-        if self._board is not None:
-            self._board.heed_stops()
+        self._heed_stops()
         with self._lock:
             if self._stopping:
                 return False
@@ -253,6 +253,7 @@ class DataUnit:
             else:
                 inputs[entry.name] = task.streams[entry.name]
         task.fetched = _monotonic()
+        self._heed_stops()  # getting here may have taken a while
         return inputs
 
     def _take_in(self, value: Value, slots: list[tuple[int, int]] | None = None) -> Any:

@@ -31,6 +31,7 @@ from dataflower.core.tasks import TIMED_OUT
 from dataflower.errors import Closed, Code, EndOfStream, PeerGone, WouldBlock
 from dataflower.host import peer_wire
 from dataflower.host.api import PeerState, PeerStatus
+from dataflower.host.arrivals import Arrivals
 from dataflower.host.guest import Guest, forget_ended, refs_to, tasks_of
 from dataflower.host.guest_deadlines import GuestDeadlines
 from dataflower.host.links import Memory, Peer, ProtocolViolation
@@ -97,6 +98,8 @@ class Owner:
         self._tell_soon = Soon(self._loop, self._tell_news)
         self._memory = Memory(self._views, self._sizes, lambda slot: True)
         self._mirrors = Mirrors(shared=True)
+        self._arrivals = Arrivals(self._give)
+        self._give_soon = Soon(self._loop, self._arrivals.give_out)
         self.ferry = Ferry(
             lambda ref: self._views.view(ref).data,
             self._deliver,
@@ -237,8 +240,21 @@ class Owner:
         elif isinstance(message, Kill):
             self.ferry.inbox.drop(number)
             self._lender.launcher.kill(guest.process, message.reason)
+        elif isinstance(message, (RunTask, wire.RunBatch)):
+            self._arrivals.add(number, message)
+            self._give_soon()
         else:
             self._tell(guest, number, message)
+
+    def _give(self, number: int, message: RunTask | wire.RunBatch) -> None:
+        guest = self.guests.get(number)
+        if guest is None or self.is_over:
+            return
+        try:
+            self._tell(guest, number, message)
+        except ValueError as error:
+            _log.error("the session of host %s is ended, it broke the protocol: %s", self.name, error)
+            self.end(f"its owner is not to be understood: {error}")
 
     def _never(self, key: int) -> None:
         if key > TICKETS:
@@ -267,28 +283,31 @@ class Owner:
         return size is not None and 0 <= ref.slot <= ref.offset <= ref.offset + ref.nbytes <= size
 
     def _take_back(self, number: int, message: Withdraw) -> Withdraw:
-        """Give back the tasks that bytes are still missing for; what is left to ask the container for."""
+        """Give back the tasks that just came, or that bytes are missing for; what is left to ask the container for."""
 
         def concerns(body: bytes) -> bool:
             return getattr(peer_wire.decode_order(body), "task", 0) in message.tasks
 
         found = [peer_wire.decode_order(body) for body in self.ferry.inbox.withdraw(number, concerns)]
-        back = tuple([task.task for task in found if isinstance(task, RunTask)])
+        back = self._arrivals.take_back(number, message.tasks)
+        back += tuple([task.task for task in found if isinstance(task, RunTask)])
         if back:
             self._say(number, wire.encode(Withdrawn(back)))
         return Withdraw(tuple([task for task in message.tasks if task not in back]), message.reason)
 
     def _withdraw(self, number: int, cancel: CancelTask) -> bool:
-        """Whether the task had not come to its container, since bytes are missing: then it need not."""
+        """Whether the task had not come to its container, as it just came or bytes are missing: then it need not."""
 
         def concerns(body: bytes) -> bool:
             return getattr(peer_wire.decode_order(body), "task", 0) == cancel.task
 
         found = [peer_wire.decode_order(body) for body in self.ferry.inbox.withdraw(number, concerns)]
-        if not any(isinstance(message, RunTask) for message in found):
+        just_came = self._arrivals.take_back(number, (cancel.task,))
+        if not just_came and not any(isinstance(message, RunTask) for message in found):
             return False
         error = ErrorRecord(Code.CANCELLED, "Cancelled", cancel.reason)
-        self._say(number, wire.encode(TaskFailed(cancel.task, error, Times())))
+        failed = TaskFailed(cancel.task, error, Times())
+        self._say(number + peer_wire.ASIDE, wire.encode(failed))  # it has sent nothing that this could overtake
         return True
 
     def _start(self, number: int, order: Order) -> None:
