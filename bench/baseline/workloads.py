@@ -91,6 +91,7 @@ class Benchmark:
             f"  {step.name}:\n    function: {step.function}\n    inputs: {{{', '.join(inputs)}}}\n"
             f"    params: {{{params}}}\n"
             f"    scaling: {{min_replicas: {step.replicas}, max_replicas: {step.replicas}, keep_alive_s: 600}}\n"
+            "    retry: {errors: [DataLost]}\n"  # so outputs go straight to where they are read
             f"{resources}"
         )
 
