@@ -59,6 +59,7 @@ class Connection:
         self._on_lost = on_lost
         self._is_writing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._telling: asyncio.Handle | None = None
         self._closed = False
         self._chunk = 0
         """Of the mux, when the kernel was last told how much to hold back."""
@@ -69,7 +70,9 @@ class Connection:
             loop.call_soon(self._on_readable)  # what came with the last of the handshake wakes nobody
 
     def close(self) -> None:
-        """Close the socket. Idempotent; `on_lost` is not told."""
+        """Close the socket. Idempotent; `on_lost` is not told, not even of what has happened already."""
+        if self._telling is not None:
+            self._telling.cancel()
         if self._closed:
             return
         self._closed = True
@@ -85,7 +88,7 @@ class Connection:
     def _lose(self, reason: str, *, fatal: bool = False) -> None:
         if not self._closed:
             self.close()
-            self._loop.call_soon(self._on_lost, reason, fatal)
+            self._telling = self._loop.call_soon(self._on_lost, reason, fatal)
 
     def flush(self) -> None:
         """Send what the mux has to send, as far as the kernel takes it now; the rest follows by itself."""
