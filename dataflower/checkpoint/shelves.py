@@ -19,6 +19,7 @@ from dataflower.checkpoint import accelerator, heads, protocol, tier_commands, t
 from dataflower.checkpoint.accelerator import Accelerator, Block
 from dataflower.checkpoint.copying import copy
 from dataflower.checkpoint.plan import Plan
+from dataflower.checkpoint.reasons import code_of, text_of
 from dataflower.checkpoint.region import Owned
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.checkpoint.tiers import MemoryTier
@@ -181,8 +182,7 @@ class Shelf:
         except Exception as error:  # whatever the device may do, somebody waits for an answer
             if block is not None:
                 _free(block)
-            code = error.code if isinstance(error, DataflowerError) else Code.INTERNAL
-            text = error.message if isinstance(error, DataflowerError) else f"{type(error).__name__}: {error}"
+            code, text = code_of(error), text_of(error)
             self._lender.post(lambda: self.failed(shelved, code, text))
             return
         arrived = block
@@ -295,8 +295,7 @@ class Shelves:
             device = accelerator.find(self._config.accelerators, name)
             plan = self._lender.locate(model)
         except Exception as error:  # whatever drivers, disks and networks may do, somebody waits for an answer
-            code = error.code if isinstance(error, DataflowerError) else Code.UNAVAILABLE
-            text = error.message if isinstance(error, DataflowerError) else f"{type(error).__name__}: {error}"
+            code, text = code_of(error), text_of(error)
             self._lender.post(lambda: self._refuse(client, code, text))
         else:
             self._lender.post(lambda: self._located(client, device, plan))

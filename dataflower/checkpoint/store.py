@@ -26,11 +26,12 @@ from dataflower.checkpoint.layout import pieces
 from dataflower.checkpoint.notes import Notes
 from dataflower.checkpoint.plan import Plan, find
 from dataflower.checkpoint.rates import Rates
+from dataflower.checkpoint.reasons import code_of, text_of
 from dataflower.checkpoint.region import Owned, Segment
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.checkpoint.shelves import Borrower, Shelves
 from dataflower.clock import Clock
-from dataflower.errors import Closed, Code, DataflowerError, EndOfStream, PeerGone, WouldBlock
+from dataflower.errors import Closed, Code, EndOfStream, PeerGone, WouldBlock
 
 MOST_SOCKETS = 1000
 """That one process may have here at a time: a socket for each of the weights that it has mapped."""
@@ -198,7 +199,7 @@ class Store:
         try:
             plan = self.locate(model)
         except Exception as error:  # whatever the disk or the network may do, somebody waits for an answer
-            failed = tier_events.NotLocated(model, _code(error), _text(error))
+            failed = tier_events.NotLocated(model, code_of(error), text_of(error))
             self.post(lambda: self._handle(failed))
         else:
             pinned = frozenset(key for key, holding in list(self._holdings.items()) if holding.plan.is_pinned())
@@ -268,9 +269,9 @@ class Store:
             holding.plan.fill(holding.owned, lambda _: self._arrived(key, holding), ready)
         except Exception as error:  # see `_locate`
             if done:  # memory has it; only the disk does not
-                print(f"store: {holding.plan.name}: {_text(error)}", file=sys.stderr, flush=True)
+                print(f"store: {holding.plan.name}: {text_of(error)}", file=sys.stderr, flush=True)
                 return
-            failed = tier_events.LoadFailed(key, _code(error), _text(error))
+            failed = tier_events.LoadFailed(key, code_of(error), text_of(error))
             self.post(lambda: self._handle(failed))
 
     def _arrived(self, key: str, holding: Holding) -> None:
@@ -430,15 +431,3 @@ class Store:
             client.link.close()
         self._door.close()
         self._poll.close()
-
-
-def _code(error: Exception) -> Code:
-    if isinstance(error, DataflowerError):
-        return error.code
-    return Code.UNAVAILABLE if isinstance(error, OSError) else Code.INTERNAL
-
-
-def _text(error: Exception) -> str:
-    if isinstance(error, DataflowerError):
-        return error.message
-    return f"{type(error).__name__}: {error}"
