@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import functions_for_tests
@@ -18,8 +15,8 @@ import numpy as np
 import pytest
 import workflows_for_tests as w
 from hosts_rig import config
+from namespaces_rig import laid, run, within
 
-from dataflower.container.kernel import setns
 from dataflower.errors import InvocationFailed
 from dataflower.host.api import PeerState
 from dataflower.host.runtime import Runtime
@@ -27,7 +24,6 @@ from dataflower.spec.workflow import Fanout
 
 pytestmark = pytest.mark.slow
 
-NEW_NETWORK = 0x40000000
 OWNER, LENDER = "10.79.3.1", "10.79.3.2"
 PORT = 8003
 PROGRAM = """
@@ -43,10 +39,6 @@ asyncio.run(main())
 """
 
 
-def _run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
-
-
 class Line:
     """The two namespaces and what joins them: 200 Mbit/s each way."""
 
@@ -55,42 +47,27 @@ class Line:
 
     def make(self) -> None:
         for name in (self.owner, self.lender):
-            _run("ip", "netns", "add", name)
+            run("ip", "netns", "add", name)
         one, other = self.owner, self.lender
-        _run("ip", "-n", one, "link", "add", "line", "type", "veth", "peer", "name", "line", "netns", other)
+        run("ip", "-n", one, "link", "add", "line", "type", "veth", "peer", "name", "line", "netns", other)
         for name, address in ((one, OWNER), (other, LENDER)):
-            _run("ip", "-n", name, "addr", "add", f"{address}/30", "dev", "line")
-            _run("ip", "-n", name, "link", "set", "lo", "up")
-            _run("ip", "-n", name, "link", "set", "line", "up")
+            run("ip", "-n", name, "addr", "add", f"{address}/30", "dev", "line")
+            run("ip", "-n", name, "link", "set", "lo", "up")
+            run("ip", "-n", name, "link", "set", "line", "up")
             shape = ("tbf", "rate", "200mbit", "burst", "64kb", "latency", "100ms")
-            _run("tc", "-n", name, "qdisc", "add", "dev", "line", "root", *shape)
+            run("tc", "-n", name, "qdisc", "add", "dev", "line", "root", *shape)
 
     def kill_connections(self) -> None:
         """End every TCP connection to the lender, in both kernels, whatever is on its way."""
-        _run("ip", "netns", "exec", self.owner, "ss", "-K", "dst", LENDER, "dport", "=", str(PORT))
+        run("ip", "netns", "exec", self.owner, "ss", "-K", "dst", LENDER, "dport", "=", str(PORT))
 
     def plug(self, state: str) -> None:
         """`up` or `down`."""
-        _run("ip", "-n", self.owner, "link", "set", "line", state)
+        run("ip", "-n", self.owner, "link", "set", "line", state)
 
     def remove(self) -> None:
         for name in (self.owner, self.lender):
             subprocess.run(("ip", "netns", "del", name), check=False, capture_output=True, timeout=20)
-
-
-@contextmanager
-def line() -> Iterator[Line]:
-    if os.geteuid() or not all(map(shutil.which, ("ip", "tc", "ss"))):
-        pytest.skip("network namespaces need root, ip, tc and ss")
-    made = Line()
-    try:
-        try:
-            made.make()
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespaces on this machine: {error.stderr}")
-        yield made
-    finally:
-        made.remove()
 
 
 @asynccontextmanager
@@ -117,33 +94,6 @@ async def hosts(joined: Line) -> AsyncIterator[Runtime]:
         process.stdout.close()
 
 
-def within(namespace: str, test: Callable[[], Awaitable[None]]) -> None:
-    """Run a test in a thread that lives in this network namespace."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-            setns(descriptor, NEW_NETWORK)
-            os.close(descriptor)
-
-            async def main() -> None:
-                await test()
-
-            asyncio.run(main())
-        except BaseException as error:  # for the thread that waits
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    with contextlib.suppress(ChildProcessError):  # what a killed lender left behind is this process's
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    if failed:
-        raise failed[0]
-
-
 def many() -> w.Workflow:
     """Items of a megabyte, each copied on the other host, and put together again."""
     stages = [
@@ -156,7 +106,7 @@ def many() -> w.Workflow:
 
 
 def test_killed_connections_lose_and_double_nothing() -> None:
-    with line() as joined:
+    with laid(Line(), "ss") as joined:
 
         async def test() -> None:
             async with hosts(joined) as host:
@@ -181,7 +131,7 @@ def test_killed_connections_lose_and_double_nothing() -> None:
 
 
 def test_an_unplugged_line_is_survived_if_it_is_short_and_told_of_if_it_is_long() -> None:
-    with line() as joined:
+    with laid(Line(), "ss") as joined:
 
         async def test() -> None:
             async with hosts(joined) as host:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 from hosts_rig import config, until_settled
+from namespaces_rig import laid, run, within
 from neighbours_rig import far, total
-from test_host_namespaces import _run, within
 
 from dataflower.host.runtime import Runtime
 
@@ -47,32 +46,32 @@ class Triangle:
 
     def make(self) -> None:
         for name in self.names.values():
-            _run("ip", "netns", "add", name)
-            _run("ip", "-n", name, "link", "set", "lo", "up")
+            run("ip", "netns", "add", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
         for one, other in combinations(ADDRESSES, 2):
             there = ("peer", "name", f"to{one}", "netns", self.names[other])
-            _run("ip", "-n", self.names[one], "link", "add", f"to{other}", "type", "veth", *there)
+            run("ip", "-n", self.names[one], "link", "add", f"to{other}", "type", "veth", *there)
             for here, there_ in ((one, other), (other, one)):
                 self._join(here, there_)
 
     def _join(self, here: str, there: str) -> None:
         name, device = self.names[here], f"to{there}"
-        _run("ip", "-n", name, "addr", "add", f"{ADDRESSES[here]}/32", "dev", device)
-        _run("ip", "-n", name, "link", "set", device, "up")
-        _run("ip", "-n", name, "route", "add", f"{ADDRESSES[there]}/32", "dev", device, "src", ADDRESSES[here])
+        run("ip", "-n", name, "addr", "add", f"{ADDRESSES[here]}/32", "dev", device)
+        run("ip", "-n", name, "link", "set", device, "up")
+        run("ip", "-n", name, "route", "add", f"{ADDRESSES[there]}/32", "dev", device, "src", ADDRESSES[here])
         shape = ("tbf", "rate", "200mbit", "burst", "64kb", "latency", "100ms")
-        _run("tc", "-n", name, "qdisc", "add", "dev", device, "root", *shape)
+        run("tc", "-n", name, "qdisc", "add", "dev", device, "root", *shape)
 
     def plug(self, up: bool) -> None:
         """The line between the lenders: a rule drops what would go over it, or does not."""
         for here, there in (("b", "c"), ("c", "b")):
             kind = "unicast" if up else "blackhole"
             device = ("dev", f"to{there}", "src", ADDRESSES[here]) if up else ()
-            _run("ip", "-n", self.names[here], "route", "replace", kind, f"{ADDRESSES[there]}/32", *device)
+            run("ip", "-n", self.names[here], "route", "replace", kind, f"{ADDRESSES[there]}/32", *device)
 
     def passed(self) -> int:
         """Bytes that went over the lines of the owner, as the kernel counts them."""
-        rows = _run("ip", "netns", "exec", self.names["a"], "cat", "/proc/net/dev").splitlines()
+        rows = run("ip", "netns", "exec", self.names["a"], "cat", "/proc/net/dev").splitlines()
         numbers = [row.partition(":")[2].split() for row in rows if row.strip().startswith(("tob:", "toc:"))]
         assert len(numbers) == 2
         return sum(int(row[0]) + int(row[8]) for row in numbers)
@@ -80,21 +79,6 @@ class Triangle:
     def remove(self) -> None:
         for name in self.names.values():
             subprocess.run(("ip", "netns", "del", name), check=False, capture_output=True, timeout=20)
-
-
-@contextmanager
-def triangle() -> Iterator[Triangle]:
-    if os.geteuid() or not all(map(shutil.which, ("ip", "tc"))):
-        pytest.skip("network namespaces need root, ip and tc")
-    made = Triangle()
-    try:
-        try:
-            made.make()
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespaces on this machine: {error.stderr}")
-        yield made
-    finally:
-        made.remove()
 
 
 @asynccontextmanager
@@ -132,7 +116,7 @@ async def called(owner: Runtime, n: int) -> int:
 
 
 def test_a_tensor_does_not_touch_the_lines_of_the_owner() -> None:
-    with triangle() as lines:
+    with laid(Triangle()) as lines:
 
         async def test() -> None:
             async with owner_of(lines) as owner:
@@ -144,7 +128,7 @@ def test_a_tensor_does_not_touch_the_lines_of_the_owner() -> None:
 
 
 def test_an_unplugged_line_between_lenders_is_waited_for_and_then_gone_round() -> None:
-    with triangle() as lines:
+    with laid(Triangle()) as lines:
 
         async def test() -> None:
             async with owner_of(lines) as owner:
@@ -166,7 +150,7 @@ def test_an_unplugged_line_between_lenders_is_waited_for_and_then_gone_round() -
 
 
 def test_lenders_without_a_line_between_them_go_by_way_of_the_owner() -> None:
-    with triangle() as lines:
+    with laid(Triangle()) as lines:
         lines.plug(False)
 
         async def test() -> None:
