@@ -87,6 +87,8 @@ class Tell(Struct, frozen=True):
 
     container: int
     message: wire.ToContainer
+    at_leisure: bool = False
+    """Whether it is enough if the container knows before it begins its next task."""
 
 
 class EmitOutput(Struct, frozen=True):
@@ -118,11 +120,13 @@ class TakeInput(Struct, frozen=True):
 
 
 class FinishInvocation(Struct, frozen=True):
-    """The invocation is over; failure None means success. `InvocationReleased` is due once its outputs are read."""
+    """The invocation is over; failure None means success."""
 
     invocation: str
     failure: Failure | None
     trace: InvocationTrace
+    is_kept: bool = False
+    """Whether outputs that were not read lie in shared memory: then `InvocationReleased` is due once they are."""
 
 
 class ExpireOutputs(Struct, frozen=True):

@@ -14,7 +14,8 @@ class CoreConfig:
     `cpus`: the default for `max_replicas`. `cancel_grace_s`: how long a task that was told to stop may go on before its
     container is killed. `start_timeout_s`: how long a container may take to be ready, where its stage says nothing.
     `output_ttl_s`: how long results in shared memory wait for a caller who reads none of them.
-    `preload`: get ready ahead what calls are likely to need, in at most `preload_memory_bytes`.
+    `preload`: get ready ahead what calls are likely to need, in at most `preload_memory_bytes`,
+        and `preload_device_bytes` on each device.
     `pressure`: when a container that still sends gets its next task.
     `lines`: what is made on another host and read on others alone goes there straight; False: by way of this one.
     `device_batches`: batches of stages with weights that a device computes first tokens of at a time, 0: as many as
@@ -32,6 +33,7 @@ class CoreConfig:
     lines: bool = True
     preload: bool = False
     preload_memory_bytes: int = 0
+    preload_device_bytes: int = 0
     device_batches: int = 0
     device_batch_size: int = 16
     device_ttft_s: float = 2.0

@@ -89,6 +89,8 @@ class HostCore(Sendings):
         self._sharing = Sharing()
         self._libraries: dict[Library, None] = {}
         """Of the fork servers that are kept for stages that can be called."""
+        self._over: list[Call] = []
+        """Calls that ended just now and of which nobody keeps anything."""
         self._wake = float("inf")
         self._unread = Unread(self.timers, self.config.output_ttl_s, self._expire)
         self._handlers: dict[type, Callable[[Any, float], None]] = {
@@ -133,6 +135,8 @@ class HostCore(Sendings):
             self._release_slots()
         if self._starvation:
             self._end_starvation(event, now)
+        if self._over:
+            self._forget_over()
         if ledger.orphans:
             out.extend(commands.DropArena(arena) for arena in ledger.orphans)
             ledger.orphans = []
@@ -141,6 +145,12 @@ class HostCore(Sendings):
             self._wake = wake
             out.append(commands.WakeAt(wake))
         return out
+
+    def _forget_over(self) -> None:
+        for call in self._over:
+            call.released = True  # no sooner: what goes on with this event still finds it
+            self._forget_if_gone(call)
+        self._over.clear()
 
     def _release_slots(self) -> None:
         by_owner: dict[int, list[Slot]] = {}
@@ -152,7 +162,8 @@ class HostCore(Sendings):
             if container is not None:
                 container.released += len(slots)
             if owner == 0 or container is not None:
-                self._out.append(Tell(owner, wire.ReleaseSlots(tuple(slots))))
+                is_idle = container is not None and container.is_idle
+                self._out.append(Tell(owner, wire.ReleaseSlots(tuple(slots)), is_idle))
 
     def _end_starvation(self, event: events.Event, now: float) -> None:
         if isinstance(event, events.ContainerSaid) and isinstance(event.message, wire.TokenSent):
@@ -471,8 +482,10 @@ class HostCore(Sendings):
         admission = call.deployment.admission
         if admission is not None and (failure is None or failure.code is Code.DEADLINE_EXCEEDED):
             admission.ended(call.trace.arrived, now)
-        self._out.append(FinishInvocation(call.flow.invocation, failure, call.trace))
-        self._unread.note(call, now)
+        is_kept = self._unread.note(call, now)
+        self._out.append(FinishInvocation(call.flow.invocation, failure, call.trace, is_kept))
+        if not is_kept:
+            self._over.append(call)
         call.deployment.calls -= 1
         self._close_if_unused(call.deployment)
 

@@ -11,6 +11,7 @@ from dataflower.core.ahead import MOST, PATIENCE_S, depth
 from dataflower.core.container import Container, ContainerPhase
 from dataflower.core.instance import Instance, Phase
 from dataflower.core.pressure import Hold, lacking
+from dataflower.core.scale import Scale
 from dataflower.core.slowdown import Slowdown
 from dataflower.core.timers import Timer
 from dataflower.spec.workflow import Stage
@@ -33,6 +34,9 @@ class Pool:
 
     is_far: bool = False
     """Whether its containers run on another host."""
+
+    _scale: Scale | None = None
+    """Weighs what waits; of a language model that runs by a plan."""
 
     def __init__(self, key: str, stage: Stage, default_replicas: int) -> None:
         self.key = key
@@ -91,6 +95,7 @@ class Pool:
         self.underway = None
         self.letting = []
         former, self.slowdown = self.slowdown, None
+        self._scale = None
         if plan is None:
             self.min_replicas, self.max_replicas = self._own
         else:
@@ -99,6 +104,14 @@ class Pool:
                 self.slowdown.take_over(former)
             self._planned = plan.groups[0]
             self.min_replicas = self.max_replicas = sum(group.replicas for group in plan.groups)
+            if plan.tokens is not None and not self.batches:
+                self._scale = Scale(plan.tokens)
+                for instance in self._queueing():
+                    self._scale.put(instance)
+
+    def _queueing(self) -> list[Instance]:
+        """Tasks that wait in the queue, in no order."""
+        return [entry[2] for entry in self._queue if entry[2].pooled]
 
     def resize(self) -> None:
         """The scaling of its stage has changed."""
@@ -121,6 +134,7 @@ class Pool:
             instance.turn = self._sequence
         self.queued += 1
         instance.pooled = True
+        self._weigh(instance)
         heapq.heappush(self._queue, (deadline or math.inf, instance.turn, instance))
 
     def holds(self, instance: Instance) -> bool:
@@ -135,6 +149,15 @@ class Pool:
         if instance.pooled:
             instance.pooled = False
             self.queued -= 1
+            self._lift(instance)
+
+    def _weigh(self, instance: Instance) -> None:
+        if self._scale is not None:
+            self._scale.put(instance)
+
+    def _lift(self, instance: Instance) -> None:
+        if self._scale is not None:
+            self._scale.remove(instance)
 
     def pull(self, instance: Instance) -> None:
         """A queued task has to wait for something else first, and will be queued anew."""
@@ -165,6 +188,7 @@ class Pool:
         instance = heapq.heappop(queue)[2]
         instance.pooled = False
         self.queued -= 1
+        self._lift(instance)
         return instance, container
 
     def _soonest(self, now: float) -> Container | None:
@@ -250,8 +274,8 @@ class Pool:
 
     @property
     def load(self) -> float:
-        """`backlog` as so many tasks of the usual weight."""
-        return float(self.backlog)
+        """`backlog` as so many tasks of the usual weight: by tokens, where a plan says what those take."""
+        return float(self.backlog) if self._scale is None else self.beyond + self._scale.total
 
     @property
     def running(self) -> int:
@@ -323,6 +347,7 @@ class Pool:
         self.queued = 0
         for instance in waiting:
             instance.pooled = False
+            self._lift(instance)
         return waiting
 
     def _has_place(self, container: Container) -> bool:
@@ -438,6 +463,8 @@ class Pool:
         assert all(i.phase is Phase.QUEUED for _, _, i in self._queue if i.pooled)
 
     def _check_sizes(self) -> None:
+        if self._scale is not None:
+            self._scale.check_integrity(self.queued)
         phases = [container.phase for container in self.containers.values()]
         assert self.starting == phases.count(ContainerPhase.STARTING)
         assert self.size == self.starting + phases.count(ContainerPhase.READY)

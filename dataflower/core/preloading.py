@@ -13,7 +13,7 @@ from dataflower import wire
 from dataflower.core import commands, events
 from dataflower.core.commands import Command
 from dataflower.core.container import Container, ContainerPhase
-from dataflower.core.device.artifact import Kind
+from dataflower.core.device.artifact import Kind, placed
 from dataflower.core.device.catalog import weights_name
 from dataflower.core.device.preloader import Preloader, Prepared, Step
 from dataflower.core.fleet import Fleet
@@ -21,6 +21,7 @@ from dataflower.core.plan import StageDispatch
 from dataflower.core.pool import Pool
 from dataflower.core.preload import Library, zygote_kinds
 from dataflower.core.timers import Timer, Timers
+from dataflower.spec.workflow import Stage
 
 KEPT = 1
 """Containers of a function that are kept ready: the next ones start while it works."""
@@ -39,15 +40,33 @@ def families(pools: Iterable[Pool]) -> dict[Library, list[Pool]]:
     return found
 
 
+def weights_of(stage: Stage) -> str:
+    """What the weights that a stage names are called where it wants them: `params: {device: cuda:0}`; empty: none."""
+    device = stage.params.get("device")
+    if not stage.model or not isinstance(device, str) or device == "cpu":
+        return stage.model or ""
+    return placed(stage.model, "cuda:0" if device == "cuda" else device)
+
+
 class Preloading:
     """The policy and its hands. Calls `say` with commands; everything else it does by the fleet."""
 
     def __init__(
-        self, memory_bytes: int, fleet: Fleet, timers: Timers, say: Callable[[Command], None], *, follows: bool
+        self,
+        memory_bytes: int,
+        fleet: Fleet,
+        timers: Timers,
+        say: Callable[[Command], None],
+        *,
+        follows: bool,
+        device_bytes: int = 0,
     ) -> None:
-        """`follows`: it goes by arrivals, of all workflows; else by plans alone, and has no say in libraries."""
+        """`follows`: it goes by arrivals, of all workflows; else by plans alone, and has no say in libraries.
+
+        `memory_bytes`, `device_bytes`: caps on what is held in main memory, and on each device.
+        """
         self.follows = follows
-        self._policy = Preloader(memory_bytes)
+        self._policy = Preloader(memory_bytes, device_bytes=device_bytes)
         self._fleet = fleet
         self._timers = timers
         self._say = say
@@ -76,7 +95,7 @@ class Preloading:
                     self._fleet.keep(old, 0, now)
                     self._fleet.keep(pool, warm, now)
                 self._pools[name] = pool
-                model = pool.stage.model
+                model = weights_of(pool.stage)
                 self._policy.catalog.add(name, library, (model,) if model else (), pool.stage.resources.memory_bytes)
                 if model:
                     self._say(commands.SizeWeights(model))

@@ -81,6 +81,7 @@ class Relays(abc.ABC):
         if after.program.streams:
             after.emitter = Emitter(stage.credit.items, stage.credit.bytes, after)
         if call.finished:  # abandoned meanwhile, but its inputs are read until it is heard of
+            call.record(after, handed_at(message, now))  # if it runs all the same its trace says so
             after.promised = False
             after.phase = Phase.RUNNING
             after.flow.active += 1

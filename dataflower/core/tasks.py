@@ -57,7 +57,12 @@ class Tasks(Recovery):
         )
         self._containers = self._fleet.containers
         self._preloading = Preloading(
-            config.preload_memory_bytes, self._fleet, self.timers, self._say, follows=config.preload
+            config.preload_memory_bytes,
+            self._fleet,
+            self.timers,
+            self._say,
+            follows=config.preload,
+            device_bytes=config.preload_device_bytes,
         )
         self._devices = Devices(config, self.timers) if config.device_batches else None
         """Set where stages with weights take turns on the devices that they share."""

@@ -32,6 +32,7 @@ class TurnPool(Pool):
         self.queued += 1
         instance.pooled = True
         self._waiting[instance] = deadline or math.inf
+        self._weigh(instance)
         self._turns.add(self.name, instance, instance.trace.queued if instance.trace is not None else 0.0)
 
     def withdraw(self, instance: Instance) -> None:
@@ -45,7 +46,11 @@ class TurnPool(Pool):
             return False
         instance.pooled = False
         self.queued -= 1
+        self._lift(instance)
         return True
+
+    def _queueing(self) -> list[Instance]:
+        return list(self._waiting)
 
     @property
     def due(self) -> float:  # noqa: D102 - as in the base

@@ -23,13 +23,15 @@ class Unread:
         self._since: dict[Call, float] = {}
         self._timer: Timer | None = None
 
-    def note(self, call: Call, now: float) -> None:
-        """It is over, or something of it was read."""
+    def note(self, call: Call, now: float) -> bool:
+        """It is over, or something of it was read. Gives whether any of its results are still in shared memory."""
         self._since.pop(call, None)
-        if call.flow.outputs.holds_slots:
-            self._since[call] = now
-            if self._timer is None:
-                self._timer = self._timers.at(now + self._ttl_s, self._look)
+        if not call.flow.outputs.holds_slots:
+            return False
+        self._since[call] = now
+        if self._timer is None:
+            self._timer = self._timers.at(now + self._ttl_s, self._look)
+        return True
 
     def forget(self, call: Call) -> None:
         """It was released."""

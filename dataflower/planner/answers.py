@@ -53,7 +53,8 @@ class TokenStage:
         tpot_s: most for a further token, on the average of an answer.
         gap_s: most between two tokens.
         first: its latency ends with the first token; else with the answer.
-        takes: settings that its function can be given (`max_sequences`, `step_tokens`, `ttft_ms`).
+        takes: settings that its function can be given (`max_sequences`, `step_tokens`, `ttft_ms`,
+            `tpot_ms`).
     """
 
     kinds: tuple[TokenKind, ...]

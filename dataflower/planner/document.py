@@ -336,7 +336,7 @@ def _tokens(found: TokenPlan, stage: TokenStage) -> TokensDocument:
         for name, value in (("ttft", stage.ttft_s), ("tpot", stage.tpot_s), ("itl", stage.gap_s))
     }
     ttft, tpot, itl = limits.values()
-    settings = {"max_sequences": found.sequences, "step_tokens": found.step_tokens, "ttft_ms": limits["ttft_limit_ms"]}
+    settings = {"max_sequences": found.sequences, "step_tokens": found.step_tokens, "ttft_ms": ttft, "tpot_ms": tpot}
     return TokensDocument(
         sequences=found.sequences,
         step_tokens=found.step_tokens,

@@ -65,7 +65,8 @@ def parse(text: str, file: str) -> Tree:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         what = " ".join(part for part in (error.problem, error.context and f"({error.context})") if part)
-        tree.problems.append(Problem(file, line, column, f"not valid YAML: {what}"))
+        hint = "indent the keys of one map alike, with spaces" if "block mapping" in what or "\\t" in what else ""
+        tree.problems.append(Problem(file, line, column, f"not valid YAML: {what}", hint))
         return tree
     except (YAMLError, ValueError) as error:
         tree.problems.append(Problem(file, 1, 1, f"not valid YAML: {str(error).splitlines()[0]}"))

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 HOST = "host"
 """The place that every machine has: its main memory. Other places are devices, by name."""
 
+_PLACED = re.compile(r"(.+) on ([a-z]+:[0-9]+)")
+
 Key = tuple[str, str]
 """(artifact, place)."""
+
+
+def placed(model: str, place: str) -> str:
+    """How weights are called in a place; in main memory by their name alone."""
+    return model if place == HOST else f"{model} on {place}"
+
+
+def place_of(name: str) -> Key:
+    """(model, place) of weights that are called so."""
+    found = _PLACED.fullmatch(name)
+    return (name, HOST) if found is None else (found[1], found[2])
 
 
 class Kind(enum.IntEnum):

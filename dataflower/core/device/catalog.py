@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from dataflower.core.device.artifact import HOST, Candidate, Key, Kind
+from dataflower.core.device.artifact import HOST, Candidate, Key, Kind, place_of
 from dataflower.core.preload import Library, is_heavy
 
 MIB = 1024 * 1024
@@ -103,7 +103,8 @@ class Catalog:
             function.container.nbytes = nbytes
 
     def candidates(self) -> dict[Key, Candidate]:
-        """All that could be ready, in main memory: fork servers, weights, and containers with all that is in them.
+        """All that could be ready: fork servers, weights (on the device where they are used, if it is one), and
+        containers with all that is in them.
 
         An adapter and warmed-up kernels live in a function's container, so the three are one artifact, of kind KERNELS.
         """
@@ -120,12 +121,11 @@ class Catalog:
             if not piece.nbytes or not users:
                 continue
             homes = dict.fromkeys((library_name(self.functions[user].library), HOST) for user in users)
-            put(
-                Candidate(weights_name(model), Kind.BACKBONE, HOST, piece.nbytes, piece.seconds, users, (tuple(homes),))
-            )
+            name, place = weights_key(model)
+            put(Candidate(name, Kind.BACKBONE, place, piece.nbytes, piece.seconds, users, (tuple(homes),)))
         for name, function in self.functions.items():
             needs = [((library_name(function.library), HOST),)]
-            needs += [((weights_name(model), HOST),) for model in function.models if self.models[model].nbytes]
+            needs += [(weights_key(model),) for model in function.models if self.models[model].nbytes]
             piece = function.container
             own = Candidate(
                 container_name(name), Kind.KERNELS, HOST, piece.nbytes, piece.seconds, (name,), tuple(needs)
@@ -152,6 +152,11 @@ def library_name(library: Library) -> str:
 def weights_name(model: str) -> str:
     """Of the artifact."""
     return f"weights {model}"
+
+
+def weights_key(model: str) -> Key:
+    """Of the artifact, and where it is."""
+    return weights_name(model), place_of(model)[1]
 
 
 def container_name(function: str) -> str:

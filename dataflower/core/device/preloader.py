@@ -52,8 +52,9 @@ class Prepared:
 class Preloader:
     """The policy of one host. `steps` is to be asked when `wake` says."""
 
-    def __init__(self, memory_bytes: int, window_s: float = WINDOW_S) -> None:
-        """`memory_bytes`: cap on all that is held."""
+    def __init__(self, memory_bytes: int, window_s: float = WINDOW_S, *, device_bytes: int = 0) -> None:
+        """`memory_bytes`: cap on all that is held in main memory; `device_bytes`: on each device."""
+        self._device_bytes = device_bytes
         self.catalog = Catalog()
         self._memory_bytes = memory_bytes
         self._rates: Rates[str] = Rates(window_s)
@@ -133,7 +134,8 @@ class Preloader:
         self._planned = self._rates.all(now)
         rates = self._by_function(now)
         candidates = self.catalog.candidates()
-        chosen = choose(list(candidates.values()), rates, {HOST: self._memory_bytes}, self._held, LEAST_VALUE).keys
+        caps = {place: self._memory_bytes if place == HOST else self._device_bytes for _, place in candidates}
+        chosen = choose(list(candidates.values()), rates, caps, self._held, LEAST_VALUE).keys
         before = {**self._known, **candidates}
         leave, load = changes(self._held, chosen, before, rates)
         self._names = {**self._names, **self.catalog.names()}

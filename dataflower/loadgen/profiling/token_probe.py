@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dataflower.llm.params import SamplingParams
     from dataflower.llm.runner import Runner
 
-LIMITS = ("max_sequences", "step_tokens", "ttft_ms")
+LIMITS = ("max_sequences", "step_tokens", "ttft_ms", "tpot_ms")
 """Parameters of `setup` by which a plan's limits reach a runner."""
 WARM = 2
 """Steps of a series before its times count."""

@@ -45,6 +45,15 @@ def test_a_start_that_fails_takes_the_waiting_tasks_along():
     assert story.starting == []
 
 
+def test_a_start_that_fails_takes_along_several_waiting_tasks_of_one_invocation():
+    story = fan(deaf=True, items=3, scaling=Scaling(max_replicas=1))
+    story.done("a")
+    story.start_failed()
+    assert story.failure is not None
+    assert (story.failure.kind, story.failure.stage) == ("ImportError", "b")
+    assert story.core.statistics().invocations == 0
+
+
 def test_a_start_that_fails_is_an_attempt():
     story = Story(workflow([stage("a", {"x": "inputs.x"}, retry=AGAIN)], {"r": "a.out"}), deaf=True)
     story.invoke(x=1)
@@ -102,6 +111,14 @@ def test_the_last_of_several_starts_that_fail_takes_the_waiting_tasks_along():
     story = fan(deaf=True, items=2, scaling=Scaling(max_replicas=2))
     story.start_failed()
     assert story.finished == {}
+    story.start_failed()
+    assert story.failure is not None
+    assert story.failure.stage == "b"
+
+
+def test_a_start_that_fails_may_take_the_last_tasks_of_an_invocation_along_together():
+    story = fan(deaf=True, items=3, scaling=Scaling(max_replicas=1))
+    story.done("a")
     story.start_failed()
     assert story.failure is not None
     assert story.failure.stage == "b"

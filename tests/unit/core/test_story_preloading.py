@@ -33,8 +33,15 @@ class Slow(Story):
             self.tell(events.ContainerSaid(self.starting.pop(0), wire.Hello(wire.VERSION, 1, 0.3, 0.7)))
 
 
-def story(*workflows: Workflow, memory_bytes: int = 8 * GIB, containers: int = 64) -> Story:
-    config = CoreConfig(preload=True, preload_memory_bytes=memory_bytes, max_containers=containers)
+def story(
+    *workflows: Workflow, memory_bytes: int = 8 * GIB, device_bytes: int = 8 * GIB, containers: int = 64
+) -> Story:
+    config = CoreConfig(
+        preload=True,
+        preload_memory_bytes=memory_bytes,
+        preload_device_bytes=device_bytes,
+        max_containers=containers,
+    )
     return Slow(*workflows, config=config)
 
 
@@ -78,6 +85,32 @@ def test_cap_leaves_out_what_has_no_room() -> None:
     assert said(told, commands.Preload)
     assert said(told, commands.HoldWeights) == []
     assert said(told, commands.StartContainer) == []
+
+
+def test_weights_on_a_device_count_there_and_not_in_main_memory() -> None:
+    told = story(one(params={"device": "cuda:0"}), one("v"), memory_bytes=300 * MIB)
+    assert said(told, commands.SizeWeights)[0] == commands.SizeWeights("w-weights on cuda:0")
+    size(told, "w-weights on cuda:0")
+    size(told, "v-weights")
+    assert [name for name, _ in said(told, commands.HoldWeights)[-1].models] == ["w-weights on cuda:0"]
+    told.tell(events.WeightsSized("w-weights on cuda:0", GIB, 0.7, held=True))
+    rows = {row.name: (row.held, ready) for row, ready in told.core.prepared(told.clock.monotonic())}
+    assert rows["weights w-weights on cuda:0"] == (True, True)
+    assert rows["weights v-weights"] == (False, False)
+
+
+def test_each_device_has_a_cap_of_its_own() -> None:
+    placed = [one(name, params={"device": f"cuda:{n}"}) for n, name in enumerate("uvw")]
+    also = one("x", params={"device": "cuda"})
+    told = story(*placed, also, device_bytes=1500 * MIB)
+    for n, name in enumerate("uvw"):
+        size(told, f"{name}-weights on cuda:{n}")
+    size(told, "x-weights on cuda:0")
+    held = [name for name, _ in said(told, commands.HoldWeights)[-1].models]
+    assert sorted(name.partition(" on ")[2] for name in held) == ["cuda:0", "cuda:1", "cuda:2"], "one on each"
+    nothing = story(one(params={"device": "cuda:0"}), device_bytes=GIB - 1)
+    size(nothing, "w-weights on cuda:0")
+    assert said(nothing, commands.HoldWeights) == []
 
 
 def test_what_nobody_calls_is_let_go_and_the_host_comes_to_rest() -> None:

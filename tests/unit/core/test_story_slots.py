@@ -1,7 +1,7 @@
 """Who keeps which piece of shared memory, and until when."""
 
 from dataflower import wire
-from dataflower.core.commands import DropArena
+from dataflower.core.commands import DropArena, Tell
 from dataflower.core.events import ContainerSaid
 from dataflower.spec.workflow import Retry
 from dataflower.testing.behaviour import FakeTensor
@@ -164,3 +164,25 @@ def test_a_result_is_kept_until_the_caller_has_it_or_leaves():
     assert story.given_back == [(arena_of(1), 0)]
     story.release()
     assert len(story.given_back) == 3
+
+
+def leisure(story: Story) -> list[bool]:
+    """Of each message that gave slots back, whether its container may come upon it by and by."""
+    return [c.at_leisure for c in story.said if isinstance(c, Tell) and isinstance(c.message, wire.ReleaseSlots)]
+
+
+def test_a_container_without_a_task_need_not_be_woken_for_what_it_gets_back():
+    story = Story(CHAIN)
+    story.invoke(x=1)
+    story.done("a", out=tensors(1, 0))
+    story.done("b", out=5)
+    assert leisure(story) == [True]
+
+
+def test_a_container_with_a_task_is_told_at_once_what_it_gets_back():
+    story = Story(CHAIN)
+    story.invoke(x=1)
+    story.done("a", out=tensors(1, 0))
+    story.invoke(x=1, invocation="j")
+    story.done("b", out=5)
+    assert leisure(story) == [False]

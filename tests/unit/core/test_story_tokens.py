@@ -13,7 +13,7 @@ from dataflower.core import events
 from dataflower.core.lengths import length_of
 from dataflower.core.plan import DispatchPlan, GroupPlan, Length, StageDispatch, TokenPlan
 from dataflower.core.values import constant
-from dataflower.errors import Code
+from dataflower.errors import Code, Failure
 from dataflower.spec.workflow import Scaling
 from dataflower.testing.story import Story, stage, workflow
 
@@ -84,6 +84,35 @@ def test_an_answer_that_is_to_be_longer_than_there_is_time_for_is_refused_at_onc
     assert asks(told(), 0, max_tokens=400), "it may be so long, it need not"
     assert not asks(told(), 0, max_tokens=400, ignore_eos=True)
     assert not asks(told(), 0, min_tokens=400)
+
+
+def queued(prompt: int, waiting: int = 3) -> Story:
+    """Four requests run, and some with prompts of so many tokens wait, when the first plan comes."""
+    one = stage("b", {"request": "inputs.request"}, scaling=Scaling(max_replicas=1, concurrency=4))
+    story = Story(workflow([one], {"out": "b.out"}, inputs=["request"]))
+    for number in range(4 + waiting):
+        story.invoke(f"before{number}", request={"prompt": [7] * prompt})
+    only = StageDispatch("b", (GROUP,), 4.0, 1.2, tokens=COST)
+    story.tell(events.PlanChanged("w@1", DispatchPlan(4.0, 3.0, (only,))))
+    return story
+
+
+def test_what_waits_already_counts_by_its_tokens() -> None:
+    usual, long, short = (let_in(queued(prompt, waiting=6)) for prompt in (100, 1300, 5))
+    assert long == 0, "six that take as long as thirty have no time left before it"
+    assert 0 < usual < short
+
+
+def test_a_task_weighs_nothing_any_more_when_it_runs_or_its_caller_has_left() -> None:
+    story = queued(1300)
+    for number in (4, 5, 6):
+        story.tell(events.CancelArrived(f"before{number}", Failure(Code.CANCELLED, "Cancelled", "left")))
+    assert let_in(story) == let_in(queued(1300, waiting=0)) > 0
+    story = queued(1300)
+    story.done("b", out=0)  # one that waits takes its place
+    story.core.check_integrity()
+    story.tell(events.PlanChanged("w@1", None))
+    story.core.check_integrity()
 
 
 def said(content: Any) -> list[Any]:

@@ -29,15 +29,20 @@ LOAD = TokenLoad(rate=2.0, prompt=(200, 600), output=(40, 120))
 
 
 def played(
-    cost: TokenCost, load: TokenLoad, requests: int = 1500, seed: int = 1, ttft_s: float | None = None
+    cost: TokenCost,
+    load: TokenLoad,
+    requests: int = 1500,
+    seed: int = 1,
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
 ) -> tuple[list[float], float]:
     """Times to the first token, and the mean of the further ones, of Poisson arrivals at one replica.
 
-    `ttft_s`: those who would be late are refused, and don't count.
+    `ttft_s`: those who would be late are refused, and don't count. `tpot_s`: answers wait that would slow the others.
     """
     chance = random.Random(seed)
     scheduler = Scheduler(
-        Limits(step_tokens=cost.step_tokens, sequences=cost.most, waiting=10_000, ttft_s=ttft_s),
+        Limits(step_tokens=cost.step_tokens, sequences=cost.most, waiting=10_000, ttft_s=ttft_s, tpot_s=tpot_s),
         BlockManager(20_000, 16),
     )
     at, coming = 0.0, []
@@ -60,7 +65,7 @@ def played(
         prompts = sum(chunk.count for chunk in step.chunks if not chunk.sequence.decoding)
         took = (cost.step(decoding) if decoding else 0.0) + prompts * cost.prompt_s
         now += took
-        scheduler.pace.note(prompts, took)
+        scheduler.pace.note(prompts, took, decoding)
         scheduler.advance(step, {chunk.sequence.number: 7 for chunk in step.chunks if chunk.sample})
         for chunk in step.chunks:
             number = chunk.sequence.number
@@ -98,6 +103,23 @@ def test_under_overload_those_who_are_taken_are_served_in_time(
     assert sum(first > 2.0 for first in all_of_them) / len(all_of_them) > 0.8  # nobody refused: nearly all are late
     assert further <= COST.step(16) + COST.step_tokens * COST.prompt_s  # a step as long as steps get
     assert len(taken) / 1500 >= 0.15  # not for nothing: a quarter could be served
+
+
+def test_a_machine_slower_than_planned_keeps_the_time_of_a_token_all_the_same() -> None:
+    """A plan for 16 answers at a time and 50 ms a token, on a machine that takes 40 to 70 by their number."""
+    slower = TokenCost(steps=((1, 0.040), (8, 0.050), (16, 0.070)), prompt_s=0.0002, step_tokens=256)
+    load = TokenLoad(4.0, (60, 280), (40, 185))
+    unkept_first, unkept = played(slower, load, requests=600)
+    first, kept = played(slower, load, requests=600, tpot_s=0.050)
+    assert unkept > 0.055
+    assert kept <= 0.050
+    taken, kept = played(slower, load, requests=600, tpot_s=0.050, ttft_s=2.0)
+    assert kept <= 0.050
+    assert sum(seconds > 2.0 for seconds in taken) / len(taken) <= 0.05, (
+        "who would wait too long for a place is refused"
+    )
+    assert 200 <= len(taken) < 600
+    assert sum(first) > sum(unkept_first), "what the others save, those who wait pay"
 
 
 def test_promise_is_not_out_of_reach_of_what_is_seen() -> None:

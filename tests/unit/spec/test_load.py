@@ -148,6 +148,8 @@ DECODE = "inputs: {v: string, x: {dtype: FP32, shape: [2, 3]}}\nstages:\n  decod
         (DECODE + "slo: {e2e_ms: 0}\n", "7:15", "greater than 0"),
         (DECODE + "outputs: {o: {each: decode.frame}}\n", "7:14", "inside the fan-out decode"),
         ("stages: [\n", "5:1", "not valid YAML"),
+        ("stages:\n a: {}\n  b: {}\n", "6:3", "indent the keys of one map alike"),
+        ("stages:\n\ta: {}\n", "5:1", "with spaces"),
     ],
 )  # fmt: skip
 def test_one_problem_at_its_place(body: str, place: str, said: str) -> None:
