@@ -33,7 +33,7 @@ Tag = tuple[int, ...]
 """Which item of each enclosing fan-out a token belongs to, outermost first; () outside any fan-out."""
 
 
-class TensorRef(msgspec.Struct, frozen=True, array_like=True):
+class TensorRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Bytes in an arena: `nbytes` at `offset`. The slot is identified by (arena, slot)."""
 
     arena: int
@@ -46,7 +46,7 @@ class TensorRef(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...]
 
 
-class Value(msgspec.Struct, frozen=True, array_like=True):
+class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A user value: MessagePack, its tensors by reference. A body too long for a message is itself a BYTES tensor."""
 
     body: bytes = b""
@@ -54,7 +54,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True):
     spilled: TensorRef | None = None
 
 
-class ErrorRecord(msgspec.Struct, frozen=True, array_like=True):
+class ErrorRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`errors.Failure` on the wire (the container does not know its stage or attempt)."""
 
     code: Code
@@ -65,7 +65,7 @@ class ErrorRecord(msgspec.Struct, frozen=True, array_like=True):
     """Slots that it could not read: their bytes are gone."""
 
 
-class Times(msgspec.Struct, frozen=True, array_like=True):
+class Times(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Record points of a task in its container, CLOCK_MONOTONIC seconds; 0 where it does not apply."""
 
     received: float = 0.0
@@ -78,21 +78,21 @@ class Times(msgspec.Struct, frozen=True, array_like=True):
 # --- host -> container ---------------------------------------------------------------------------------------
 
 
-class Single(msgspec.Struct, frozen=True, array_like=True, tag="v"):
+class Single(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="v"):
     """An input that is one value."""
 
     name: str
     value: Value
 
 
-class Gathered(msgspec.Struct, frozen=True, array_like=True, tag="l"):
+class Gathered(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="l"):
     """An input that is a list of values."""
 
     name: str
     values: tuple[Value, ...]
 
 
-class Opened(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+class Opened(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
     """A stream input: the items so far; more come as `Feed`, the end as `FeedEnd`, unless `ended`."""
 
     name: str
@@ -103,7 +103,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, tag="s"):
 TaskInput = Single | Gathered | Opened
 
 
-class Next(msgspec.Struct, frozen=True, array_like=True):
+class Next(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the container of a task does with its outputs if it can: hand them straight to the container of the next.
 
     `container`: the receiver, to which `OpenLink` gave a way. `ports`: (input, output) pairs, all the inputs of the
@@ -120,7 +120,7 @@ class Next(msgspec.Struct, frozen=True, array_like=True):
     may_post: bool = False
 
 
-class Served(msgspec.Struct, frozen=True, array_like=True):
+class Served(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The stage that a task is of, in a container that several share; the LoRA adapter as that stage names it."""
 
     workflow: str
@@ -129,7 +129,7 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     adapter: str
 
 
-class RunTask(msgspec.Struct, frozen=True, array_like=True, tag="run"):
+class RunTask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="run"):
     """Run the function once. `deadline_s`: CLOCK_MONOTONIC time by which the result is worthless; 0 = none.
 
     `credit_items`, `credit_bytes`: how much the task may emit before it waits for `Credit` (cumulative).
@@ -150,19 +150,19 @@ class RunTask(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     """Whether others wait for its place: it may be given up as soon as the function is over (`Computed`)."""
 
 
-class RunMany(msgspec.Struct, frozen=True, array_like=True, tag="runs"):
+class RunMany(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="runs"):
     """Run the function for each of these tasks, one after the other, as if each had come alone: one wake-up for all."""
 
     tasks: tuple[RunTask, ...]
 
 
-class RunBatch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
+class RunBatch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="batch"):
     """Run the function once for several tasks of its stage (docs/semantics.md, Batches). They have no streams."""
 
     tasks: tuple[RunTask, ...]
 
 
-class Feed(msgspec.Struct, frozen=True, array_like=True, tag="feed"):
+class Feed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="feed"):
     """Further items of a stream input."""
 
     task: int
@@ -170,14 +170,14 @@ class Feed(msgspec.Struct, frozen=True, array_like=True, tag="feed"):
     values: tuple[Value, ...]
 
 
-class FeedEnd(msgspec.Struct, frozen=True, array_like=True, tag="fend"):
+class FeedEnd(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="fend"):
     """A stream input ended in good order."""
 
     task: int
     name: str
 
 
-class Grant(msgspec.Struct, frozen=True, array_like=True, tag="credit"):
+class Grant(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="credit"):
     """The task may have emitted up to so many items and bytes in all, counted from its start."""
 
     task: int
@@ -185,14 +185,14 @@ class Grant(msgspec.Struct, frozen=True, array_like=True, tag="credit"):
     bytes: int
 
 
-class CancelTask(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
+class CancelTask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="cancel"):
     """Stop at the next chance: the next yield, stream read, or Python instruction."""
 
     task: int
     reason: str = "cancelled"
 
 
-class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="back"):
+class Withdraw(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="back"):
     """Give back those of these tasks that have not begun: `Withdrawn` names them, and they never run.
 
     Those that have begun go on, unless there is a `reason`: then they stop as by `CancelTask`.
@@ -202,42 +202,42 @@ class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="back"):
     reason: str = ""
 
 
-class Prefetch(msgspec.Struct, frozen=True, array_like=True, tag="prefetch"):
+class Prefetch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="prefetch"):
     """A task to come is likely to read this: have it at hand, so that it can begin at once. Nothing is promised."""
 
     refs: tuple[TensorRef, ...]
 
 
-class Trim(msgspec.Struct, frozen=True, array_like=True, tag="trim"):
+class Trim(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="trim"):
     """Give back memory that only makes tasks to come faster (caches). Answered with `Trimmed`."""
 
 
-class ReleaseSlots(msgspec.Struct, frozen=True, array_like=True, tag="release"):
+class ReleaseSlots(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="release"):
     """Slots of the receiver's own arenas that nobody reads any more: (arena, slot) pairs."""
 
     slots: tuple[tuple[int, int], ...]
 
 
-class AttachArena(msgspec.Struct, frozen=True, array_like=True, tag="attach"):
+class AttachArena(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="attach"):
     """Carries one descriptor: another container's arena, sealed, that coming messages refer to."""
 
     arena: int
     nbytes: int
 
 
-class OpenLink(msgspec.Struct, frozen=True, array_like=True, tag="link"):
+class OpenLink(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="link"):
     """Carries one descriptor: a way to the inbox of another container of the workflow, for `Next`."""
 
     container: int
 
 
-class CloseLink(msgspec.Struct, frozen=True, array_like=True, tag="cut"):
+class CloseLink(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="cut"):
     """The other container is gone."""
 
     container: int
 
 
-class DetachArena(msgspec.Struct, frozen=True, array_like=True, tag="detach"):
+class DetachArena(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="detach"):
     """No further message refers to this arena; unmap it when its last view is gone."""
 
     arena: int
@@ -275,7 +275,7 @@ class StartKind(enum.Enum):
     WARM_UP = "warm-up"
 
 
-class StartPhase(msgspec.Struct, frozen=True, array_like=True):
+class StartPhase(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A part of a container's `setup`. `what`: which weights, which adapter. `was_there`: nothing had to be loaded."""
 
     kind: StartKind
@@ -285,7 +285,7 @@ class StartPhase(msgspec.Struct, frozen=True, array_like=True):
     was_there: bool = False
 
 
-class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+class Hello(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="hello"):
     """The container is ready: user module imported, `setup` done. Durations in seconds, by phase."""
 
     version: int
@@ -296,13 +296,13 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
     """Of `setup`, as far as it is known what it did."""
 
 
-class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag="nostart"):
+class StartFailed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="nostart"):
     """The function can't be imported, or its `setup` raised. The container exits after this."""
 
     error: ErrorRecord
 
 
-class TokenSent(msgspec.Struct, frozen=True, array_like=True, tag="tok"):
+class TokenSent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="tok"):
     """One `yield`: item number `index` of the task's stream ports. A port not named is absent in this item."""
 
     task: int
@@ -310,7 +310,7 @@ class TokenSent(msgspec.Struct, frozen=True, array_like=True, tag="tok"):
     outputs: dict[str, Value]
 
 
-class Computed(msgspec.Struct, frozen=True, array_like=True, tag="over"):
+class Computed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="over"):
     """The function is over, and another task may come while its outputs are copied; `TaskDone` or `TaskFailed` follows.
 
     Only of a task that is `wanted`, and of one at a time.
@@ -319,7 +319,7 @@ class Computed(msgspec.Struct, frozen=True, array_like=True, tag="over"):
     task: int
 
 
-class TaskDone(msgspec.Struct, frozen=True, array_like=True, tag="done"):
+class TaskDone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="done"):
     """The function returned. `outputs`: its value ports (absent ones left out); `items`: how many it streamed.
 
     `held`: (arena, slot) pairs of inputs of which user code still keeps a view; `Unheld` will follow for each.
@@ -334,7 +334,7 @@ class TaskDone(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     """The next task, if its inputs were handed straight to its container."""
 
 
-class TaskFailed(msgspec.Struct, frozen=True, array_like=True, tag="fail"):
+class TaskFailed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="fail"):
     """The function raised, or was cancelled (`error.code` CANCELLED)."""
 
     task: int
@@ -343,19 +343,19 @@ class TaskFailed(msgspec.Struct, frozen=True, array_like=True, tag="fail"):
     held: tuple[tuple[int, int], ...] = ()
 
 
-class BatchDone(msgspec.Struct, frozen=True, array_like=True, tag="bdone"):
+class BatchDone(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="bdone"):
     """What became of tasks that ran together: of all of them, or of some while the others wait for room."""
 
     results: tuple[TaskDone | TaskFailed, ...]
 
 
-class Withdrawn(msgspec.Struct, frozen=True, array_like=True, tag="given"):
+class Withdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="given"):
     """These tasks will not run here: they had not begun when `Withdraw` came."""
 
     tasks: tuple[int, ...]
 
 
-class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
+class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="taken"):
     """User code has been handed so many items of a stream input so far (cumulative): that is what credit counts.
 
     All but the newest of them are let go, except `held`: slots of earlier items of which user code still keeps a view
@@ -368,20 +368,20 @@ class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
     held: tuple[tuple[int, int], ...] = ()
 
 
-class Starved(msgspec.Struct, frozen=True, array_like=True, tag="starved"):
+class Starved(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="starved"):
     """The task waits for room in its container's arena. `released`: slots that were given back to it before that."""
 
     task: int
     released: int
 
 
-class Unheld(msgspec.Struct, frozen=True, array_like=True, tag="unheld"):
+class Unheld(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="unheld"):
     """Views that outlived their task are gone now."""
 
     slots: tuple[tuple[int, int], ...]
 
 
-class ArenaMade(msgspec.Struct, frozen=True, array_like=True, tag="arena"):
+class ArenaMade(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="arena"):
     """Carries one descriptor: a new arena of the sender, sealed. Its number is `container << 16 | n`.
 
     `on_disk`: it is a file, and can be damaged. Said by the host, which knows from the descriptor.
@@ -392,11 +392,11 @@ class ArenaMade(msgspec.Struct, frozen=True, array_like=True, tag="arena"):
     on_disk: bool = False
 
 
-class Trimmed(msgspec.Struct, frozen=True, array_like=True, tag="trimmed"):
+class Trimmed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="trimmed"):
     """What could be given back was."""
 
 
-class Knock(msgspec.Struct, frozen=True, array_like=True, tag="knock"):
+class Knock(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="knock"):
     """Carries one descriptor: a socket on which the sender wants to speak with the host's store of weights.
 
     The host passes it on through the store's door, with the number of the process that it came from. 0: the host.
@@ -434,7 +434,7 @@ FromContainer = (
 # --- host <-> zygote -----------------------------------------------------------------------------------------
 
 
-class OutputPort(msgspec.Struct, frozen=True, array_like=True):
+class OutputPort(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An output port as the container needs it: to know streams, and to check what the function hands out."""
 
     name: str
@@ -444,7 +444,7 @@ class OutputPort(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int | str, ...] | None = None
 
 
-class InputPort(msgspec.Struct, frozen=True, array_like=True):
+class InputPort(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An input port; sizes named in `shape` must agree throughout a task, outputs included."""
 
     name: str
@@ -467,7 +467,7 @@ class Walls(enum.Enum):
     NONE = "none"
 
 
-class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
+class Fork(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="fork"):
     """Start a container. Carries five descriptors: inbox, task and control socket, log file, board."""
 
     container: int
@@ -502,27 +502,27 @@ class Fork(msgspec.Struct, frozen=True, array_like=True, tag="fork"):
     """The number under which it makes arenas, if that is not `container`: its own on the host that it works for."""
 
 
-class Spare(msgspec.Struct, frozen=True, array_like=True, tag="spare"):
+class Spare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="spare"):
     """Have a process ready that may become a container with these `groups`: sandboxed where possible, if `isolated`."""
 
     isolated: bool = False
     groups: tuple[str, ...] = ()
 
 
-class Forked(msgspec.Struct, frozen=True, array_like=True, tag="forked"):
+class Forked(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="forked"):
     """The container runs as `pid`."""
 
     container: int
     pid: int
 
 
-class Prepared(msgspec.Struct, frozen=True, array_like=True, tag="prepared"):
+class Prepared(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="prepared"):
     """The spare that was ordered waits as `pid`: `Forked` says that it is a container now, `Exited` 0 that it ended."""
 
     pid: int
 
 
-class Exited(msgspec.Struct, frozen=True, array_like=True, tag="exited"):
+class Exited(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="exited"):
     """The container ended; `status` as of waitpid (os.waitstatus_to_exitcode: negative = signal).
 
     `reason`: why it never began, if it didn't.
@@ -533,13 +533,13 @@ class Exited(msgspec.Struct, frozen=True, array_like=True, tag="exited"):
     reason: str = ""
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
+class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="kept"):
     """The zygote has a helper that outlives it while containers do, and ends by itself: `pid`."""
 
     pid: int
 
 
-class ZygoteReady(msgspec.Struct, frozen=True, array_like=True, tag="zready"):
+class ZygoteReady(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="zready"):
     """Libraries are imported; `seconds` is how long that took. `missing`: modules that could not be."""
 
     version: int

@@ -8,6 +8,7 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+from dataflower.host.runtime import Runtime
 from dataflower.testing import leaks
 
 # How hard the property tests try: fast by default, `HYPOTHESIS_PROFILE=thorough` for a long look. In CI with the same
@@ -26,6 +27,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 def no_leaks() -> Iterator[None]:
     """Descriptors, children and mapped memory are the same after the test as before it."""
     with leaks.watch():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_slots() -> Iterator[None]:
+    """A host on which nothing runs any more holds nothing when it is closed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runtime, "close", leaks.watched(Runtime.close))
         yield
 
 

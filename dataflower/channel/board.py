@@ -1,14 +1,18 @@
-"""A container's board: a page that it writes and its host looks at, so that what stands there costs no system call.
+"""A container's board: a page that it shares with its host, so that what stands there costs no system call.
 
-Two things stand there, and outlive the writer:
+Two things that the container writes stand there, and outlive it:
 
 * which task each of its threads has begun last; the host looks when the container is dead;
 * a *report* that nobody waits for, since its task's outputs went straight to the next container. Whatever that one says
   of them makes the host look. The report is there before the outputs leave, and marked as *handed* after that: so it
   counts for something as soon as the receiver speaks of it, or else when the mark is there.
 
-And the host writes a number there: how often it has told the container to *stop* something. A thread that is about to
-begin a task waits until as many of those messages were heard, so that nothing begins that was cancelled before.
+And two that the host writes:
+
+* how often it has told the container to *stop* something. A thread that is about to begin a task waits until as many of
+  those messages were heard, so that nothing begins that was cancelled before;
+* slots of the container's memory that nobody reads any more, *returned* while it has no task. Whoever begins its next
+  one takes them; so nobody is woken for them.
 
 The host copies what it reads and checks it like a message, so whatever stands there can do it no harm. What was written
 before a message left is seen by whoever got the message (a system call orders memory).
@@ -20,17 +24,21 @@ import mmap
 import os
 import struct
 import threading
+from collections.abc import Sequence
 
 from dataflower.channel import seals
 
 _ENTRY_BYTES = 8
 _MOST_THREADS = 512
-_POSTED, _HANDED, _TAKEN, _LENGTH, _STOPS = range(5)
+_POSTED, _HANDED, _TAKEN, _LENGTH, _STOPS, _RETURNED, _REGAINED = range(7)
 """Words at the beginning: how many reports were posted, handed on, taken by the host; bytes of the one that stands; how
-many tasks the host has told to stop."""
-_REPORT_AT = 5 * _ENTRY_BYTES
-_BEGUN_AT = 4096
-REPORT_BYTES = _BEGUN_AT - _REPORT_AT
+many tasks the host has told to stop; how many slots it has returned, and how many of them were taken."""
+_REPORT_AT = 7 * _ENTRY_BYTES
+_RETURNS_AT = 4096
+MOST_RETURNS = 32
+"""So many slots may wait on the board to be taken; each takes two words, arena and slot."""
+_BEGUN_AT = _RETURNS_AT + 2 * _ENTRY_BYTES * MOST_RETURNS
+REPORT_BYTES = _RETURNS_AT - _REPORT_AT
 """Longer reports are not posted."""
 HEED_S = 0.1
 """A message that takes longer is not waited for."""
@@ -54,8 +62,10 @@ class Board:
             os.close(self.descriptor)
             raise
         self._words = memoryview(self._memory)[:_REPORT_AT].cast("q")
+        self._returns = memoryview(self._memory)[_RETURNS_AT:_BEGUN_AT].cast("q")
         self._seen = 0
         self._stops = 0
+        self._returned = 0
 
     def stops(self) -> None:
         """The container is about to be told to stop a task."""
@@ -76,6 +86,19 @@ class Board:
             words[_TAKEN] = posted
         return report
 
+    def give_back(self, slots: Sequence[tuple[int, int]]) -> bool:
+        """Leave slots for the container, which has no task, to take before its next; False: there is no room."""
+        words, returns, count = self._words, self._returns, self._returned
+        if words.readonly or count - words[_REGAINED] + len(slots) > MOST_RETURNS:
+            return False
+        for arena, slot in slots:
+            place = 2 * (count % MOST_RETURNS)
+            returns[place] = arena
+            returns[place + 1] = slot
+            count += 1
+        self._returned = words[_RETURNED] = count
+        return True
+
     def begun(self) -> frozenset[int]:
         """The last task of each thread that has had one. Believe only what else is known of."""
         entries = self._memory[_BEGUN_AT:]
@@ -94,6 +117,7 @@ class Board:
         if isinstance(memory, mmap.mmap):
             self._memory = memory[:]
             self._words.release()
+            self._returns.release()
             self._words = memoryview(self._memory)[:_REPORT_AT].cast("q")
             memory.close()
 
@@ -106,11 +130,13 @@ class BoardWriter:
         os.close(descriptor)
         with memoryview(self._memory) as whole:
             self._words = whole[:_REPORT_AT].cast("q")
+            self._returns = whole[_RETURNS_AT:_BEGUN_AT].cast("q")
             self._begun = whole[_BEGUN_AT:].cast("q")
         self._places: dict[int, int] = {}
         self._lock = threading.Lock()
         self._posted = 0
         self._stops = 0
+        self._regained = 0
         self._heard = threading.Condition()
 
     def begin(self, thread: int, task: int) -> None:
@@ -151,8 +177,23 @@ class BoardWriter:
         """The next container has the outputs."""
         self._words[_HANDED] = report
 
+    @property
+    def has_returns(self) -> bool:
+        """Whether `take_returns` would give any."""
+        return bool(self._words[_RETURNED] != self._regained)
+
+    def take_returns(self) -> list[tuple[int, int]]:
+        """(arena, slot) pairs that the host has returned, each once."""
+        words, returns = self._words, self._returns
+        with self._lock:
+            places = [2 * (number % MOST_RETURNS) for number in range(self._regained, words[_RETURNED])]
+            slots = [(returns[place], returns[place + 1]) for place in places]
+            self._regained = words[_REGAINED] = self._regained + len(slots)
+        return slots
+
     def close(self) -> None:
         """Let go of the memory; nothing may be written after that."""
         self._words.release()
+        self._returns.release()
         self._begun.release()
         self._memory.close()

@@ -202,6 +202,11 @@ class Ferry:
                 return True
         return any(concerns(place[0]) for place in self._passed)
 
+    @property
+    def slots(self) -> int:
+        """How many slots of this side the other has bytes of, or gets them, whose readers have not let go of them."""
+        return len(self._sent) + len(self._passed)
+
     def _give_up(self, stream: int) -> None:
         if self._outflows is not None and (flow := self._flows.pop(stream, None)) is not None:
             self._outflows.given_up(flow)
@@ -248,6 +253,7 @@ class Ferry:
     def let_go(self, arena: int) -> None:
         """The other side has let go of its mirror of this arena, and names it no more."""
         self._sizes.pop(arena, None)
+        self.released([slot for slot in self._sent if slot[0] == arena])
 
     # --- in --------------------------------------------------------------------------------------------------
 

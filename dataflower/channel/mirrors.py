@@ -9,6 +9,9 @@ from dataflower.channel.segment import Segment
 MAX_MIRROR_BYTES = 1 << 42
 """All of them together; they are sparse, so this only keeps nonsense out."""
 
+MAX_GONE_BYTES = 1 << 30
+"""So much memory at most is spent on bytes for a mirror that is gone and of which only they tell the size."""
+
 
 class Mirrors:
     """By number of the arena. Owns the memory: `close` it."""
@@ -17,7 +20,8 @@ class Mirrors:
         """`shared`: several ferries fill them, so that bytes may come for one that another has taken away."""
         self._segments: dict[int, Segment] = {}
         self._nbytes = 0
-        self._gone: set[int] | None = set() if shared else None
+        self._gone: dict[int, int] | None = {} if shared else None
+        """Those that were let go of, and how large they were as far as anybody said."""
 
     def __contains__(self, arena: int) -> bool:
         return arena in self._segments
@@ -30,6 +34,7 @@ class Mirrors:
                 raise ValueError(f"a mirror of {nbytes} bytes under the number {arena:#x}, of one of {known.nbytes}")
             return False
         if self._gone is not None and arena in self._gone:
+            self._gone[arena] = max(self._gone[arena], min(nbytes, MAX_GONE_BYTES))
             return False
         if nbytes <= 0 or self._nbytes + nbytes > MAX_MIRROR_BYTES:
             raise ValueError(f"a mirror of {nbytes} bytes under the number {arena:#x}")
@@ -40,7 +45,7 @@ class Mirrors:
     def place(self, arena: int, offset: int, nbytes: int) -> memoryview:
         """Where these bytes belong; ValueError if there is no such place."""
         segment = self._segments.get(arena)
-        if segment is None and self._gone is not None and arena in self._gone:
+        if segment is None and self._gone is not None and offset + nbytes <= self._gone.get(arena, -1):
             return memoryview(bytearray(nbytes))  # nobody reads it any more
         if segment is None or offset + nbytes > segment.nbytes:
             raise ValueError(f"bytes for {offset} to {offset + nbytes} of arena {arena:#x}, which are not mirrored")
@@ -57,7 +62,7 @@ class Mirrors:
         """Let go of one; its memory is gone when its last reader is. No-op if there is none."""
         segment = self._segments.pop(arena, None)
         if self._gone is not None:
-            self._gone.add(arena)
+            self._gone[arena] = 0 if segment is None else segment.nbytes
         if segment is not None:
             self._nbytes -= segment.nbytes
             os.close(segment.fd)

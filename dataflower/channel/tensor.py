@@ -41,15 +41,34 @@ _ONE_TENSOR = _pack(msgpack.ExtType(EXT_TENSOR, _pack(0)))
 
 
 class Uncopied:
-    """What of a message's arrays has room in the arena and is still to be copied there, before the message leaves."""
+    """What of a message's arrays has room in the arena and is still to be copied there, before the message leaves.
 
-    __slots__ = ("made", "places")
+    Large arrays that are a port's whole value; with `anywhere` also those inside lists and dicts, and torch tensors.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_anywhere", "_least_bytes", "arrays", "made", "places")
+
+    def __init__(self, least_bytes: int = UNCOPIED_BYTES, *, anywhere: bool = False) -> None:
+        self._least_bytes = least_bytes
+        self._anywhere = anywhere
         self.places: list[tuple[str, Slot]] = []
         """Ports whose value is such an array, and where it goes."""
+        self.arrays: list[tuple[Slot, Array]] = []
+        """With `anywhere`: the arrays themselves, and where they go."""
         self.made: list[tuple[int, int]] = []
         """All slots that were taken for the message, to be released as unsent if it never leaves."""
+
+    def takes(self, port: str | None, slot: Slot, array: Array) -> bool:
+        """Whether an array is copied later. `port`: whose whole value it is."""
+        if array.nbytes < self._least_bytes:
+            return False
+        if self._anywhere:
+            self.arrays.append((slot, array))
+        elif port is not None:
+            self.places.append((port, slot))
+        else:
+            return False
+        return True
 
 
 class _Encoder:
@@ -156,9 +175,7 @@ class _Encoder:
         assert self.arena is not None
         slot = self.arena.allocate(array.nbytes, cancelled=self.cancelled)
         self.made.append((slot.arena, slot.slot))
-        if port is not None and self.uncopied is not None and array.nbytes >= UNCOPIED_BYTES:
-            self.uncopied.places.append((port, slot))
-        else:
+        if self.uncopied is None or not self.uncopied.takes(port, slot, array):
             copy_into(slot, array)
         return slot.arena, slot.slot, slot.slot
 

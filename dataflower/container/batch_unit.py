@@ -126,9 +126,9 @@ class BatchUnit:
         if self._failpoints is not None:
             self._failpoints.hit(Point.BEFORE_RUN, whole.run.attempt)
         whole.fetched = members[-1].fetched
-        whole.started = _monotonic()
         whole.enter_user()
         try:
+            whole.started = _monotonic()
             result = self._target.invoke(inputs)
         finally:
             whole.leave_user()

@@ -1,7 +1,8 @@
 """Large outputs that have to be copied into the arena: by a thread of the data unit, while the function computes on.
 
-That is done where nobody else can reach the array any more (`ownership`), so nobody can write it meanwhile; else the
-copy is made at hand-over. Room for it is there already, and the message leaves when the copy is whole.
+That is done where nobody else can reach the array any more (`ownership`), so nobody can write it meanwhile, and for the
+next task only where it pays (`overlap`); else the copy is made at hand-over. Room for it is there already, and the
+message leaves when the copy is whole.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 from dataflower.channel.tensor import Uncopied, copy_into
+from dataflower.clock import SystemClock
+from dataflower.container.overlap import Overlap
 from dataflower.container.ownership import is_sole_owner
 from dataflower.container.running import RunningTask
 
 Step = Callable[[], None]
+_monotonic = SystemClock().monotonic
 
 
 class Copies:
@@ -29,6 +33,7 @@ class Copies:
         """`release` gives back slots that nobody was told of; `broken` is called after an error, which is a bug."""
         self._release = release
         self._broken = broken
+        self._overlap = Overlap()
         self._idle = threading.Lock()
         """Held by whoever has work in the queue or being done."""
         self._queue: queue.SimpleQueue[Step] = queue.SimpleQueue()
@@ -54,17 +59,20 @@ class Copies:
         arrays = [(slot, ports.pop(name)) for name, slot in uncopied.places]
 
         def work() -> None:
+            began = _monotonic()
             while arrays:
                 slot, array = arrays.pop()
                 if task.reason is None:
                     copy_into(slot, array)
             if task.reason is None:
+                self._overlap.copied(_monotonic() - began, beside=True)
                 then()
             else:
                 self._release(uncopied.made)
                 cancelled()
             self._idle.release()  # before the arrays are freed, which takes a while
 
+        self._overlap.goes(beside=True)
         if before is not None:
             before()
         self._queue.put(work)
@@ -72,6 +80,18 @@ class Copies:
             self._worker = threading.Thread(target=self._run, name="data-unit-copies", daemon=True)
             self._worker.start()
         return True
+
+    def pays(self, task: RunningTask) -> bool:
+        """Whether the outputs of a task whose function is over had better be copied beside the next."""
+        return self._overlap.ran(task.ended - task.started)
+
+    def here(self, ports: dict[str, Any], uncopied: Uncopied) -> None:
+        """Make the copies on the calling thread."""
+        began = _monotonic()
+        for name, slot in uncopied.places:
+            copy_into(slot, ports[name])
+        self._overlap.copied(_monotonic() - began, beside=False)
+        self._overlap.goes(beside=False)
 
     def wait(self) -> None:
         """Return when nothing is being copied beside the function."""
@@ -85,9 +105,3 @@ class Copies:
         except BaseException:
             traceback.print_exc()
             self._broken()
-
-
-def copy_here(ports: dict[str, Any], uncopied: Uncopied) -> None:
-    """Make the copies on the calling thread."""
-    for name, slot in uncopied.places:
-        copy_into(slot, ports[name])

@@ -27,13 +27,14 @@ from dataflower.channel.views import ANY_DEVICE, Views
 from dataflower.clock import SystemClock
 from dataflower.container.attachments import CONTROL, INBOX, Attachments
 from dataflower.container.batch import BatchMember, RunningBatch
-from dataflower.container.copies import Copies, copy_here
+from dataflower.container.copies import Copies
 from dataflower.container.failpoints import FailPoints, Point
 from dataflower.container.failure import Cancelled, TypeMismatch, error_record
 from dataflower.container.late_views import LateViews, Slots
 from dataflower.container.relay import Relay
+from dataflower.container.returns import Returns
 from dataflower.container.running import RunningTask
-from dataflower.container.stream import StreamReader, refs_of
+from dataflower.container.stream import StreamReader, refs_of, value_bytes
 from dataflower.errors import Closed, EndOfStream, InvalidArgument, PeerGone
 from dataflower.wire import (
     VERSION,
@@ -126,6 +127,7 @@ class DataUnit:
             setting="container_arena_bytes",
             spill=spill,
         )
+        self._returns = Returns(container, self.arena, board)
         self._late = LateViews(self._send)
         # The host has checked on which device the files of other containers lie.
         self.views = Views(on_unheld=self._late.unheld, keep_descriptors=True, files_on=ANY_DEVICE)
@@ -216,6 +218,7 @@ class DataUnit:
     def _begin(self, task: RunningTask) -> bool:
         """Enter it into the books, unless the host has had it back, or it is time to leave."""
         self._heed_stops()
+        self._returns.look()
         with self._lock:
             if self._stopping:
                 return False
@@ -289,7 +292,7 @@ class DataUnit:
         elif self._copies.beside(task, ports, uncopied, then=lambda: self._send(token), cancelled=_nothing):
             task.is_copied = True
         else:
-            copy_here(ports, uncopied)
+            self._copies.here(ports, uncopied)
             self._send(token)
         task.emitted_items += 1
         task.emitted_bytes += sum(value_bytes(value) for value in outputs.values())
@@ -309,7 +312,8 @@ class DataUnit:
         if task.is_copied:
             self._copied(task)
         task.ended = _monotonic()
-        if task.run.wanted and self._copies.beside(
+        pays = task.run.wanted and self._copies.pays(task)
+        if pays and self._copies.beside(
             task,
             ports,
             uncopied,
@@ -318,7 +322,7 @@ class DataUnit:
             before=lambda: self._send(Computed(task.number)),
         ):
             return True
-        copy_here(ports, uncopied)
+        self._copies.here(ports, uncopied)
         task.ended = 0.0
         return False
 
@@ -387,16 +391,13 @@ class DataUnit:
     def _post(self, task: RunningTask, then: Next, outputs: dict[str, Value], times: Times) -> bool:
         """Hand the outputs on and leave the report of it on the board. False: it must be sent, and nothing was done.
 
-        That is where the host has to hear of something else first: items, memory made here, views that are kept.
+        That is where the host has to hear of something else first: items, arenas made here, views that are kept.
         """
         board = self._board
         if board is None or task.streams or task.emitted_items or times.ended - times.received > POST_WITHIN_S:
             return False
-        for value in outputs.values():
-            if value.tensors or value.spilled is not None:
-                for ref in refs_of(value):
-                    if ref.arena >> 16 == self._container:
-                        return False
+        if not self._returns.are_known(outputs):
+            return False
         if task.slots and self.views.held(task.slots, watch=False):
             return False
         parcel = self._relay.pack(task.run, then, outputs)
@@ -514,7 +515,7 @@ class DataUnit:
         for fd in fds:
             os.close(fd)
         if isinstance(message, ReleaseSlots):
-            self.arena.release(message.slots)
+            self._returns.said(message.slots)
         elif isinstance(message, DetachArena):
             self._attached.detach(message.arena, socket)
         elif isinstance(message, CloseLink):
@@ -594,8 +595,3 @@ def _apply(task: RunningTask, message: ToContainer) -> None:
 
 
 def _nothing() -> None: ...
-
-
-def value_bytes(value: Value) -> int:
-    """Bytes of a value as credit counts them: its body and its tensors."""
-    return len(value.body) + sum([ref.nbytes for ref in refs_of(value)])

@@ -161,12 +161,12 @@ class FunctionUnit:
             inputs = self._prepare(task, inputs)
         if self._failpoints is not None:
             self._failpoints.hit(Point.BEFORE_RUN, task.run.attempt)
-        task.started = now = _monotonic()
-        if task.run.deadline_s and now > task.run.deadline_s:
+        if task.run.deadline_s and _monotonic() > task.run.deadline_s:
             raise DeadlineExceeded("the deadline passed before the task started")
         invoke = self._target.invoke
         task.enter_user()
         try:
+            task.started = _monotonic()  # not before: one that was cancelled while it fetched has not begun
             return invoke(inputs)
         finally:
             task.leave_user()

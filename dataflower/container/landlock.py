@@ -1,6 +1,7 @@
 """Landlock: what a process may do with files, ports and signals, laid down by itself and for good.
 
-In a room it is the second line: no signals and no abstract sockets out of the container. Where there are no rooms it
+In a room it is the second line: no signals and no abstract sockets out of the container, and no file that came by a
+descriptor from outside can be opened anew to write to it, as others' spilled outputs could. Where there are no rooms it
 is the wall itself: only the files of the view can be opened.
 """
 
@@ -17,15 +18,23 @@ SCOPED_SINCE = 6
 """The first ABI that keeps signals and abstract sockets inside."""
 _READ = 1 | 4 | 8  # execute, read files, read directories
 _FILE_RIGHTS = 1 | 2 | 4 | (1 << 14) | (1 << 15)
+_WRITE, _MOVE, _CUT = 1 << 1, 1 << 13, 1 << 14
 _ABSTRACT_SOCKETS, _SIGNALS = 1, 2
 _BIND_TCP, _CONNECT_TCP = 1, 2
 
 
 def scope() -> None:
-    """Keep signals and abstract sockets inside. Nothing where the kernel can't. Needs no_new_privs."""
+    """Keep signals and abstract sockets inside, and writing to what the room's own mounts lead to.
+
+    Nothing where the kernel can't. Needs no_new_privs.
+    """
     with contextlib.suppress(OSError):
         if kernel.landlock_version() >= SCOPED_SINCE:
-            _enforce(kernel.landlock_ruleset(0, 0, _ABSTRACT_SOCKETS | _SIGNALS))
+            # Below this root, which is the room's alone: whatever other mounts lead to is not. Moving files between
+            # folders is named because it is refused by every ruleset that doesn't allow it.
+            ruleset = kernel.landlock_ruleset(_WRITE | _MOVE | _CUT, 0, _ABSTRACT_SOCKETS | _SIGNALS)
+            _allow(ruleset, ["/"], _WRITE | _MOVE | _CUT)
+            _enforce(ruleset)
 
 
 def confine(view: View, scratch: str, *, network: bool, gpu: bool) -> None:

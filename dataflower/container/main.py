@@ -23,7 +23,7 @@ from dataflower.channel.board import BoardWriter
 from dataflower.channel.link import Link
 from dataflower.channel.segment import Spill
 from dataflower.clock import SystemClock
-from dataflower.container import failpoints, failure, loops, sandbox, target
+from dataflower.container import failpoints, failure, loops, sandbox, strays, target
 from dataflower.container.data_unit import BROKEN_STATUS, STOPPED_STATUS, DataUnit
 from dataflower.container.failpoints import Point
 from dataflower.container.failure import error_record, forget_frames
@@ -183,6 +183,7 @@ def _serve(fork: Fork, sockets: tuple[int, int, int], board: BoardWriter) -> int
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     data.start()
+    strays.watch()
     if points is not None:
         points.hit(Point.BEFORE_START)
     ready = _prepare(fork, data)
@@ -232,10 +233,13 @@ def _prepare(fork: Fork, data: DataUnit) -> Target | None:
 
 def _attempt(data: DataUnit, code: Code, step: Callable[[], Any]) -> Any:
     try:
-        return step()
+        result = step()
     except BaseException as error:  # user code: its module's top level, its constructor, its setup
+        strays.end_if_stray()
         record = error_record(error, code)
         print(record.traceback or f"{record.kind}: {record.message}", file=sys.stderr, flush=True)
         data.start_failed(record)
         forget_frames(error)
-    return None
+        return None
+    strays.end_if_stray()
+    return result

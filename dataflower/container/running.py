@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dataflower.channel.pace import Pace
+from dataflower.container import strays
 from dataflower.container.failure import Cancelled
 from dataflower.container.stream import StreamReader
 from dataflower.wire import RunTask
@@ -95,6 +96,8 @@ class RunningTask:
 
     def leave_user(self) -> None:
         """From here on it may not. Raises Cancelled; call it in a `finally` round user code."""
+        if strays.is_stray:
+            strays.end_if_stray()
         with self.lock:
             self.interruptible = False
         if self.reason is not None:
@@ -137,6 +140,7 @@ class RunningTask:
 
     def unbind(self) -> None:
         """The coroutine is over. Raises Cancelled."""
+        strays.end_if_stray()
         with self.lock:
             self.async_task = None
         if self.reason is not None:

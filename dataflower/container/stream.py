@@ -120,3 +120,8 @@ def slots_of(value: Value) -> tuple[tuple[int, int], ...]:
 def refs_of(value: Value) -> tuple[TensorRef, ...]:
     """The references inside a value."""
     return value.tensors if value.spilled is None else (*value.tensors, value.spilled)
+
+
+def value_bytes(value: Value) -> int:
+    """Bytes of a value as credit counts them: its body and its tensors."""
+    return len(value.body) + sum([ref.nbytes for ref in refs_of(value)])

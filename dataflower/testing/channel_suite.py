@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -290,6 +291,39 @@ class ChannelSuite:
         for size in (0, 1, 2, INLINE_BYTES - 1, INLINE_BYTES, INLINE_BYTES + 1, 3_000_000):
             for payload in (b"x" * size, b"\xc1" * size):
                 assert near.relay(payload, []) == (payload, [])
+
+    def test_many_tensors_at_once_come_right_and_in_order(self, near: Near) -> None:
+        """Requests that wait for each other, of all sizes, and slots that are written again meanwhile."""
+        sizes = [1, 0, 9000, 300_000, 2, 1 << 20, 50_000, 8193] * 5
+        for _ in range(3):
+            sent = [
+                encode(np.full(n, n + i, np.int32), arena=near.arena, views=near.views) for i, n in enumerate(sizes)
+            ]
+            for value in sent:
+                near.link.send(_encode(PassOn(value)))
+            for i, (n, value) in enumerate(zip(sizes, sent, strict=True)):
+                answer = near.hear()
+                assert isinstance(answer, Passed)
+                assert answer.value.tensors == value.tensors
+                assert same(decode(answer.value, near.views), np.full(n, n + i, np.int32))
+                near.arena.release([(ref.arena, ref.slot) for ref in value.tensors])
+        assert near.arena.statistics().slots == 0
+
+    def test_a_slow_reader_loses_nothing(self, near: Near) -> None:
+        """More is sent than all buffers hold before anything is read."""
+        payloads = [bytes([number % 256]) * INLINE_BYTES for number in range(600)]
+
+        def send() -> None:
+            for payload in payloads:
+                near.link.send(_encode(Relay()))
+                near.link.send(payload)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        sender.join(0.2)
+        for payload in payloads:
+            assert near.link.receive() == (payload, [])
+        sender.join()
 
     def test_descriptors_ride_along(self, near: Near) -> None:
         """With short and with spilled messages."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +16,7 @@ from dataflower.checkpoint.layout import SEGMENT_BYTES
 from dataflower.checkpoint.loader import Arrival
 from dataflower.checkpoint.region import Owned
 from dataflower.errors import DataflowerError, NotFound, ResourceExhausted
+from dataflower.testing.answering import Answering
 
 READER = """
 import json, os, sys
@@ -35,35 +33,13 @@ for line in sys.stdin:
 """A program that has a block open, and says what is in it for each line that it is sent."""
 
 
-class Reader:
+class Reader(Answering):
     """Another process that has a block open."""
 
     def __init__(self, module: str, name: str, look: str, block: Block) -> None:
         descriptor = block.export()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", look + READER, module, name, str(descriptor), str(block.nbytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=(descriptor,),
-            text=True,
-        )
+        super().__init__(look + READER, [module, name, str(descriptor), str(block.nbytes)], [descriptor])
         os.close(descriptor)
-
-    def say(self, line: str = "read") -> Any:
-        """What it answers; None if it has ended."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(line, file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        return json.loads(answer) if answer else None
-
-    def close(self) -> None:
-        """End it."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
 
 
 class DeviceSuite(ABC):

@@ -1,16 +1,21 @@
-"""What a test must leave behind as it found it: descriptors, child processes, mapped memfds.
+"""What a test must leave behind as it found it: descriptors, child processes, mapped memfds, slots of every host.
 
-`tests/conftest.py` wraps every test in `watch()`. Its cost is one look at /proc before and one after.
+`tests/conftest.py` wraps every test in `watch()`, whose cost is one look at /proc before and one after, and has every
+host looked at by `watched` when it is closed: what nobody runs any more may hold no slot, here or on another host.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+
+from dataflower.host.runtime import Runtime
 
 SETTLE_S = 3.0
 """How long helper threads of libraries may take to close what they use; waited for only when something is left over."""
@@ -78,3 +83,38 @@ def watch() -> Iterator[None]:
         if time.monotonic() > deadline:
             raise AssertionError("left behind:\n  " + "\n  ".join(leaked))
         time.sleep(0.02)
+
+
+def held(host: Runtime) -> dict[str, int]:
+    """What a host holds for invocations, by its own books and by those of its memory."""
+    statistics = host.statistics()
+    return {
+        "slots": statistics.core.slots,
+        "tasks": statistics.core.tasks + statistics.core.queued + statistics.core.invocations,
+        "slots of its own memory": host._engine.arenas.statistics().slots,
+        "slots of which other hosts have bytes": statistics.engine.slots_sent,
+    }
+
+
+async def _left(host: Runtime) -> dict[str, int]:
+    """What a host holds though nothing runs on it, looked at again for up to `SETTLE_S`."""
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        left = {name: count for name, count in held(host).items() if count}
+        if not left or host.statistics().running or time.monotonic() > deadline:
+            return {} if host.statistics().running else left
+        gc.collect()  # a caller lets go of its outputs by forgetting them
+        await asyncio.sleep(0.005)
+
+
+def watched(close: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """`Runtime.close` that fails with AssertionError, after closing, if an idle host still held anything."""
+
+    @functools.wraps(close)
+    async def closing(host: Runtime, *arguments: float | None) -> None:
+        left = await _left(host) if host._started else {}
+        await close(host, *arguments)
+        if left:
+            raise AssertionError(f"an idle host held: {left}")
+
+    return closing

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -16,10 +17,10 @@ from dataflower.channel.ferry import Ferry
 from dataflower.channel.link import Link
 from dataflower.channel.views import Views
 from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
-from dataflower.testing.channel_suite import Attach, Passed, PassOn
+from dataflower.testing.channel_suite import Attach, Passed, PassOn, Refused
 from dataflower.wire import TensorRef, Value
 
-_WORDS = msgspec.msgpack.Decoder(Attach | PassOn | Passed)
+_WORDS = msgspec.msgpack.Decoder(Attach | PassOn | Passed | Refused)
 
 
 class _End:
@@ -30,7 +31,8 @@ class _End:
         self._socket = sock
         self._views = Views(keep_descriptors=True)
         self._sizes: dict[int, int] = {}
-        self._asked: tuple[TensorRef, ...] = ()
+        self._asked: deque[tuple[TensorRef, ...]] = deque()
+        """By request without an answer."""
         self._over: asyncio.Event
 
     async def run(self) -> None:
@@ -76,7 +78,7 @@ class _End:
         elif isinstance(word, (PassOn, Passed)):
             refs = self._known(word.value)
         if isinstance(word, PassOn):
-            self._asked = refs
+            self._asked.append(refs)
         self._ferry.send(1, payload, refs, self._sizes.__getitem__)
 
     def _known(self, value: Value) -> tuple[TensorRef, ...]:
@@ -98,8 +100,8 @@ class _End:
                 self._link.send(body, [descriptor])
                 os.close(descriptor)
             return
-        if isinstance(word, Passed):  # the request is over: its memory may be written again
-            self._ferry.released((ref.arena, ref.slot) for ref in self._asked)
+        if isinstance(word, (Passed, Refused)):  # the request is over: its memory may be written again
+            self._ferry.released((ref.arena, ref.slot) for ref in self._asked.popleft())
         with suppress(PeerGone):
             self._link.send(body)
 

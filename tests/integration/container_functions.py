@@ -287,3 +287,39 @@ def says_and_reads(name, fifo):
         with open(fifo, "rb") as end:
             end.read(1)
     return name
+
+
+def forks_and_returns(x, how="return"):
+    if not os.fork() and how == "raise":
+        raise SystemExit
+    return x
+
+
+def forks_and_yields(n):
+    os.fork()
+    yield from range(n)
+
+
+async def forks_and_awaits(x):
+    os.fork()
+    await asyncio.sleep(0)
+    return x
+
+
+class ForksInSetup:
+    def setup(self):
+        os.fork()
+
+    def __call__(self, x):
+        return x
+
+
+def computes_in_a_child(x):
+    """As `os.fork` is meant to be used: the child answers over a pipe and leaves."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, bytes([x * 2]))
+        os._exit(0)
+    os.waitpid(child, 0)
+    return os.read(reader, 1)[0]

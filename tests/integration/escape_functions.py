@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_MADV_REMOVE = 9
+_PUNCH_HOLE = 1 | 2  # and keep the size
 
 
 def refusal(attempt: Callable[[], Any]) -> str:
@@ -145,7 +147,11 @@ def tamper(x: np.ndarray) -> dict[str, str]:
             memory.seek(address)
             memory.write(b"x")
 
-    found = {"mprotect": refusal(protect), "mem": refusal(by_proc)}
+    def remove() -> None:
+        if _libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), _MADV_REMOVE):
+            raise OSError(ctypes.get_errno(), "madvise")
+
+    found = {"mprotect": refusal(protect), "mem": refusal(by_proc), "remove": refusal(remove)}
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
@@ -154,7 +160,8 @@ def tamper(x: np.ndarray) -> dict[str, str]:
         if "memfd:dataflower" in target:
             found["ftruncate"] = refusal(lambda name=name: os.ftruncate(int(name), 0))
     for region in _regions():
-        found.setdefault("open again", refusal(lambda region=region: _write_again(region)))
+        found.setdefault("open again", refusal(lambda region=region: _cut_again(region)))
+        found.setdefault("punch", refusal(lambda region=region: _punch(region)))
     assert nbytes > 0
     return found
 
@@ -165,10 +172,20 @@ def _regions() -> list[str]:
     return [row[0] for row in rows if row[1].startswith("r--")]
 
 
-def _write_again(region: str) -> None:
+def _cut_again(region: str) -> None:
     descriptor = os.open(f"/proc/self/map_files/{region}", os.O_RDWR)
     try:
         os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _punch(region: str) -> None:
+    descriptor = os.open(f"/proc/self/map_files/{region}", os.O_RDWR)
+    try:
+        page = ctypes.c_long(mmap.PAGESIZE)
+        if _libc.fallocate(descriptor, _PUNCH_HOLE, ctypes.c_long(0), page):
+            raise OSError(ctypes.get_errno(), "fallocate")
     finally:
         os.close(descriptor)
 

@@ -59,6 +59,45 @@ def wait_for(container: ContainerDriver, text: str) -> None:
         os.sched_yield()
 
 
+class TestForkedByUserCode:
+    """A process that a function forks is no container: when its code comes back it ends, and nothing is done twice."""
+
+    @pytest.mark.parametrize("how", ["return", "raise"])
+    def test_the_child_of_a_function(self, start: Any, how: str) -> None:
+        container = start("forks_and_returns")
+        for x in range(3):
+            assert container.result({"x": x, "how": how}) == x
+        wait_for_ends(container, 3)
+        assert container.result({"x": 7, "how": "raise"}) == 7
+
+    def test_the_child_of_a_generator(self, start: Any) -> None:
+        container = start("forks_and_yields", outputs=(OutputPort("out", stream=True),))
+        container.run({"n": 3})
+        assert [container.decode(container.next(wire.TokenSent).outputs["out"]) for _ in range(3)] == [0, 1, 2]
+        container.next(wire.TaskDone)
+        wait_for_ends(container, 1)
+
+    def test_the_child_of_a_coroutine(self, start: Any) -> None:
+        container = start("forks_and_awaits")
+        assert [container.result({"x": x}) for x in range(2)] == [0, 1]
+        wait_for_ends(container, 2)
+
+    def test_the_child_of_a_setup(self, start: Any) -> None:
+        container = start("ForksInSetup")
+        wait_for_ends(container, 1)
+        assert [container.result({"x": x}) for x in range(20)] == list(range(20))
+
+    def test_a_child_that_leaves_by_itself_is_left_alone(self, start: Any) -> None:
+        container = start("computes_in_a_child")
+        assert [container.result({"x": x}) for x in range(3)] == [0, 2, 4]
+        assert container.log == ""
+
+
+def wait_for_ends(container: ContainerDriver, count: int) -> None:
+    while container.log.count("forked by the function, came back from it and ends") < count:
+        os.sched_yield()
+
+
 class TestValues:
     def test_plain_function(self, start: Any) -> None:
         container = start("add")

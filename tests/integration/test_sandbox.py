@@ -165,6 +165,17 @@ def test_inputs_can_neither_be_changed_nor_cut_off(cell: Cell) -> None:
         assert container.next(wire.TaskDone).task == task
 
 
+def test_inputs_can_neither_be_changed_nor_cut_off_without_a_sandbox(tmp_path: Path) -> None:
+    data = np.arange(1_000_000)
+    with ZygoteDriver(["numpy"]) as zygote:
+        container = zygote.start("escape_functions:tamper", tmp_path / "log", code_path=(HERE,))
+        found = container.result({"x": data})
+        container.close()
+        zygote.exited(container)
+    assert found
+    assert "done" not in found.values(), found
+
+
 def test_nothing_of_the_server_s_environment_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataflower.host.environment import visible
 

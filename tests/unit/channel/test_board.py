@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from dataflower.channel import seals
-from dataflower.channel.board import REPORT_BYTES, Board, BoardWriter
+from dataflower.channel.board import MOST_RETURNS, REPORT_BYTES, Board, BoardWriter
 
 
 @pytest.fixture
@@ -128,3 +128,40 @@ def test_an_order_that_does_not_come_is_not_waited_for_long_and_a_closed_board_t
     board.close()
     board.stops()
     assert board.take(given=True) is None
+
+
+def test_slots_are_returned_in_order_once_and_round_the_end_of_their_room(board: Board, writer: BoardWriter) -> None:
+    assert not writer.has_returns
+    for turn in range(3):
+        slots = [(turn << 16, number * 4096) for number in range(MOST_RETURNS - 5)]
+        assert board.give_back(slots[:3])
+        assert board.give_back(slots[3:])
+        assert writer.has_returns
+        assert writer.take_returns() == slots
+        assert not writer.has_returns
+        assert writer.take_returns() == []
+
+
+def test_what_finds_no_room_is_not_returned_and_leaves_what_stands_there(board: Board, writer: BoardWriter) -> None:
+    first = [(1, number) for number in range(MOST_RETURNS - 1)]
+    assert board.give_back(first)
+    assert not board.give_back([(2, 0), (2, 1)])
+    assert writer.take_returns() == first
+    assert board.give_back([(2, 0), (2, 1)])
+    assert writer.take_returns() == [(2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize("taken", [-(1 << 62), 1 << 62])
+def test_a_writer_that_lies_about_what_it_took_harms_nobody_but_itself(
+    board: Board, writer: BoardWriter, taken: int
+) -> None:
+    os.pwrite(board.descriptor, struct.pack("<q", taken), 6 * 8)
+    assert board.give_back([(1, 2)]) == (taken > 0)
+    writer.begin(1, 7)
+    assert board.begun() == {7}
+
+
+def test_a_closed_board_takes_no_slots() -> None:
+    board = Board(1)
+    board.close()
+    assert not board.give_back([(1, 2)])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflower.channel.inbox import Inbox
-from dataflower.channel.mirrors import Mirrors
+from dataflower.channel.mirrors import MAX_GONE_BYTES, Mirrors
 
 
 class Reader:
@@ -133,4 +134,17 @@ def test_bytes_for_a_mirror_that_is_gone_go_nowhere() -> None:
     assert len(mirrors.place(1 << 16, 0, 100)) == 100
     assert not mirrors.make(1 << 16, 4096)
     assert 1 << 16 not in mirrors
+    for offset, nbytes in ((0, 4097), (4096, 1), (0, 1 << 60)):
+        with pytest.raises(ValueError, match="not mirrored"):
+            mirrors.place(1 << 16, offset, nbytes)
+    mirrors.close()
+
+
+def test_a_mirror_that_was_let_go_of_before_it_was_named_takes_what_its_owner_says_within_bounds() -> None:
+    mirrors = Mirrors(shared=True)
+    mirrors.drop(1 << 16)
+    assert not mirrors.make(1 << 16, 1 << 60)
+    assert len(mirrors.place(1 << 16, 0, 100)) == 100
+    with pytest.raises(ValueError, match="not mirrored"):
+        mirrors.place(1 << 16, 0, MAX_GONE_BYTES + 1)
     mirrors.close()

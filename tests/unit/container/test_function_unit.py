@@ -303,3 +303,26 @@ class TestErrors:
 
         error = error_of(run(work))
         assert (error.kind, error.message) == ("Rude", "(its message can't be shown: RuntimeError)")
+
+
+class CancelledMeanwhile(MemoryData):
+    """Its tasks are cancelled while their inputs are fetched."""
+
+    task: RunningTask
+
+    def fetch(self, task: RunningTask) -> dict[str, Any]:
+        self.task = task
+        task.cancel("too late")
+        return super().fetch(task)
+
+
+def test_what_is_cancelled_while_it_fetches_has_not_begun() -> None:
+    entered: list[Any] = []
+
+    def enter(x: Any) -> None:
+        entered.append(x)
+
+    data = CancelledMeanwhile({"x": 1}, {})
+    FunctionUnit(bind(enter, {}), data, inputs=(), outputs=OUT, stage="stage").serve()
+    assert error_of(data).kind == "Cancelled"
+    assert (entered, data.task.started) == ([], 0.0), "its trace must not say that it ran"
