@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dataflower import checkpoint
+from dataflower.errors import InvalidArgument, NotFound, Unavailable
 from dataflower.llm.chat import ChatStage
 from dataflower.llm.errors import AdapterNotFound
 from dataflower.llm.files import read_model
@@ -26,14 +27,30 @@ from functions import assets
 def start(
     model: str, dtype: str, packed: bool = True, limits: Limits | None = None, device: str = "cpu"
 ) -> tuple[Runner, Any]:
-    """A running model and its tokenizer; `model`: `smollm2`, a folder, or a name that `dataflower models ls` knows."""
+    """A running model and its tokenizer; `model`: `smollm2`, a folder, or a name that `dataflower models ls` knows.
+
+    InvalidArgument if `dtype` is none to compute in; otherwise see `checkpoint.open` (of a device, with its name).
+    """
+    kind = getattr(torch, dtype, None)
+    if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise InvalidArgument(
+            f"dtype is {dtype!r}; it must be bfloat16, float32 or another floating point type of torch"
+        )
     path = assets.find(assets.SMOLLM2) if model == "smollm2" else model
-    with checkpoint.open(path, packed=dtype if packed else "", device=device) as weights:
+    try:
+        weights = checkpoint.open(path, packed=dtype if packed else "", device=device)
+    except (NotFound, Unavailable) as error:
+        if device == "cpu":
+            raise
+        raise type(error)(
+            f"model {str(path)!r} with device {device!r} in the stage's params: {error.message}"
+        ) from None
+    with weights:
         files = read_model(weights.config_dir)
         net = build(
             files.config,
             weights.tensors(),
-            dtype=getattr(torch, dtype),
+            dtype=kind,
             device=torch.device(weights.torch_device),
             packed=packed and weights.may_copy,
             metadata=weights.metadata,
@@ -59,7 +76,8 @@ class Complete:
     `adapters`: name -> folder of each LoRA adapter that requests may ask for. `adapter`: of requests that ask for none.
     `packed`: compute with weights in the processor's own layout, which is faster; all containers of the host share them
     either way. `max_queued_tokens`: refuse requests above so many tokens of prompts that wait. `ttft_ms`: refuse who
-    would get the first token later because of those before. `max_sequences`: answers that are written at a time.
+    would get the first token later because of those before. `tpot_ms`: let requests wait with which further tokens of
+    all answers would take longer on the average. `max_sequences`: answers that are written at a time, at most.
     `step_tokens`: tokens that a step computes at most, and so the size of the pieces of long prompts. `device`: `cpu`,
     or `cuda:0`, where all containers share one copy of the weights, too (with `resources: {gpu: 1}`).
     """
@@ -78,10 +96,14 @@ class Complete:
         max_sequences: int = 16,
         step_tokens: int = 512,
         device: str = "cpu",
+        tpot_ms: float | None = None,
     ) -> None:
-        ttft_s = None if ttft_ms is None else ttft_ms / 1000
         limits = Limits(
-            sequences=max_sequences, step_tokens=step_tokens, waiting_tokens=max_queued_tokens, ttft_s=ttft_s
+            sequences=max_sequences,
+            step_tokens=step_tokens,
+            waiting_tokens=max_queued_tokens,
+            ttft_s=None if ttft_ms is None else ttft_ms / 1000,
+            tpot_s=None if tpot_ms is None else tpot_ms / 1000,
         )
         self.runner, tokenizer = start(model, dtype, packed, limits, device)
         for name, folder in {**(adapters or {}), **({adapter: adapter} if adapter else {})}.items():
@@ -119,8 +141,10 @@ class Continue:
         max_sequences: int = 16,
         step_tokens: int = 512,
         device: str = "cpu",
+        tpot_ms: float | None = None,
     ) -> None:
-        limits = Limits(sequences=max_sequences, step_tokens=step_tokens)
+        tpot_s = None if tpot_ms is None else tpot_ms / 1000
+        limits = Limits(sequences=max_sequences, step_tokens=step_tokens, tpot_s=tpot_s)
         self.runner, self.tokenizer = start(model, dtype, limits=limits, device=device)
         self.params = SamplingParams(max_tokens=max_new_tokens)
 
@@ -155,8 +179,10 @@ class Chat:
         max_sequences: int = 16,
         step_tokens: int = 512,
         device: str = "cpu",
+        tpot_ms: float | None = None,
     ) -> None:
-        limits = Limits(sequences=max_sequences, step_tokens=step_tokens)
+        tpot_s = None if tpot_ms is None else tpot_ms / 1000
+        limits = Limits(sequences=max_sequences, step_tokens=step_tokens, tpot_s=tpot_s)
         self.runner, self.tokenizer = start(model, dtype, limits=limits, device=device)
         self.before = [{"role": "system", "content": system}] if system else []
         for asked, answered in examples:
@@ -189,15 +215,16 @@ class Choose:
     (contextual calibration).
     """
 
-    def setup(
+    def setup(  # noqa: PLR0917 - named in YAML
         self,
         labels: Sequence[str],
         instruction: str,
         examples: Sequence[Sequence[str]] = (),
         model: str = "smollm2",
         dtype: str = "bfloat16",
+        device: str = "cpu",
     ) -> None:
-        self.runner, self.tokenizer = start(model, dtype)
+        self.runner, self.tokenizer = start(model, dtype, device=device)
         self.labels = list(labels)
         shown = "".join(f"Message: {message}\nLabel: {label}\n\n" for message, label in examples)
         self.prefix = f"{instruction}\n\n{shown}Message: "

@@ -28,8 +28,17 @@ THREADS = 8
 class Copier:
     """Copies memory of this process's own to a block of the same size. For one thread. Call `close`."""
 
-    def __init__(self, device: Accelerator, block: Block, owned: Owned, *, pin: bool = True) -> None:
-        """`pin`: False has it use the ring."""
+    def __init__(
+        self,
+        device: Accelerator,
+        block: Block,
+        owned: Owned,
+        *,
+        pin: bool = True,
+        tell: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        """`pin`: False has it use the ring. `tell`: told `copied` whenever that grows."""
+        self._tell = tell
         self._device, self._block, self._owned, self._pin = device, block, owned, pin
         self._stream = device.stream()
         self._ring: Ring | None = None
@@ -68,6 +77,7 @@ class Copier:
                     self._ring = Ring(self._device)
                 self._ring.copy(self._block, self.copied, segment.address + start, nbytes)
             self.copied += nbytes
+            self._tell(self.copied)
 
     def finish(self) -> None:
         """Wait until all that was asked for is on the device. Raises Unavailable if the device failed."""
@@ -92,9 +102,14 @@ class Copier:
         return self._pin
 
 
-def copy(device: Accelerator, block: Block, plan: Plan, owned: Owned) -> bool:
-    """Copy a model to a device while it is being loaded; blocks. False: the load ended before all was there."""
-    copier = Copier(device, block, owned)
+def copy(
+    device: Accelerator, block: Block, plan: Plan, owned: Owned, tell: Callable[[int], object] = lambda _: None
+) -> bool:
+    """Copy a model to a device while it is being loaded; blocks. False: the load ended before all was there.
+
+    `tell`: told how many bytes from the beginning have gone there; from the start again if the load begins again.
+    """
+    copier = Copier(device, block, owned, tell=tell)
     try:
         total = max((p.offset + p.nbytes for p in place(plan.sizes) if p.nbytes), default=0)
         return copier.follow(lambda: plan.arrival, total)
@@ -106,16 +121,21 @@ class Ring:
     """Page-locked buffers that threads fill and the device empties. For one thread. Call `close`."""
 
     def __init__(self, device: Accelerator, buffers: int = BUFFERS, nbytes: int = BUFFER_BYTES) -> None:
+        """`nbytes`: of each buffer. Raises ResourceExhausted if they can't be had."""
         self._nbytes = nbytes
         self._buffers: list[Buffer] = []
         self._free: queue.SimpleQueue[tuple[Buffer, Callable[[], None]]] = queue.SimpleQueue()
         self._stream = device.stream()
         self._crew = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "device-copy")
         self._asked: list[Future[None]] = []
-        for _ in range(buffers):
-            buffer = device.buffer(nbytes)
-            self._buffers.append(buffer)
-            self._free.put((buffer, _nothing))
+        try:
+            for _ in range(buffers):
+                buffer = device.buffer(nbytes)
+                self._buffers.append(buffer)
+                self._free.put((buffer, _nothing))
+        except BaseException:
+            self.close()
+            raise
 
     def copy(self, block: Block, offset: int, address: int, nbytes: int) -> None:
         """Begin to copy; the memory must stay until `finish`."""

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from dataflower.channel.link import Link
 from dataflower.checkpoint import accelerator, heads, protocol
-from dataflower.checkpoint.accelerator import Block
-from dataflower.checkpoint.client import ATTEMPTS, enter, refusal
+from dataflower.checkpoint.accelerator import Accelerator, Block
+from dataflower.checkpoint.client import ATTEMPTS, OnProgress, enter, refusal
 from dataflower.checkpoint.copying import copy
 from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.layout import pages
+from dataflower.checkpoint.loader import Progress, ignore
 from dataflower.checkpoint.manifest import Manifest
 from dataflower.checkpoint.plan import find
 from dataflower.checkpoint.region import Mapping, Owned
@@ -50,12 +51,12 @@ class DeviceWeights(Weights):
         digest: str,
         *,
         block: Block,
-        torch_device: str,
+        on: Accelerator,
         shared: bool,
     ) -> None:
-        """`mapping`: of the heads (`checkpoint.heads`); `block`: of the files."""
+        """`mapping`: of the heads (`checkpoint.heads`); `block`: of the files; `on`: the device that has it."""
         super().__init__(manifest, mapping, folder, name, digest, shared=shared)
-        self.torch_device = torch_device
+        self.device, self.torch_device = on.name, on.torch_device
         self._block: Block | None = block
         lengths = heads.read_lengths(manifest, mapping.view(0, heads.table_bytes(manifest)))
         self._heads = {place.name: place for place in heads.places(manifest, lengths)[1:]}
@@ -104,10 +105,22 @@ class _Got:
     message: protocol.OnDevice
     descriptors: list[int]
     link: Link
+    was_there: bool
 
 
-def attach(door: int, model: str, device: str) -> tuple[DeviceWeights, float]:
-    """Weights on a device from the store behind `door`, and the seconds that mapping them took; blocks.
+@dataclass(frozen=True, slots=True)
+class DeviceAttachment:
+    """What a store gave: the weights, whether it had them there, and the seconds that mapping them took."""
+
+    weights: DeviceWeights
+    was_there: bool
+    map_s: float
+
+
+def attach(door: int, model: str, device: str, on_progress: OnProgress) -> DeviceAttachment:
+    """Weights on a device from the store behind `door`; blocks.
+
+    `on_progress`: told of a load that is waited for, never of less than before.
 
     What a store that has died handed over stays usable; the next one brings the weights there again for who asks it.
 
@@ -117,16 +130,16 @@ def attach(door: int, model: str, device: str) -> tuple[DeviceWeights, float]:
     """
     for _ in range(ATTEMPTS):
         try:
-            got = _ask(enter(door), model, device)
+            got = _ask(enter(door), model, device, on_progress)
         except (EndOfStream, PeerGone):
             continue
         begun = _monotonic()
         weights = _open(got, model)
-        return weights, _monotonic() - begun
+        return DeviceAttachment(weights, got.was_there, _monotonic() - begun)
     raise Unavailable(f"the store of weights ended while {model} was asked for on {device} (its log may say why)")
 
 
-def load(model: str, device: str, config: StoreConfig) -> DeviceWeights:
+def load(model: str, device: str, config: StoreConfig, progress: Progress = ignore) -> DeviceWeights:
     """The same without a store, in memory of this process alone: read into host memory and copied behind that.
 
     Raises:
@@ -139,7 +152,7 @@ def load(model: str, device: str, config: StoreConfig) -> DeviceWeights:
 
     def read() -> None:
         try:
-            plan.fill(owned)
+            plan.fill(owned, progress)
         except BaseException as error:
             errors.append(error)
 
@@ -162,22 +175,28 @@ def load(model: str, device: str, config: StoreConfig) -> DeviceWeights:
             thread.join()
         owned.close()
     digest = plan.manifest.digest
-    return DeviceWeights(
-        plan.manifest, mapping, plan.folder, model, digest, block=block, torch_device=on.torch_device, shared=False
-    )
+    return DeviceWeights(plan.manifest, mapping, plan.folder, model, digest, block=block, on=on, shared=False)
 
 
-def _ask(link: Link, model: str, device: str) -> _Got:
+def _ask(link: Link, model: str, device: str, on_progress: OnProgress) -> _Got:
+    so_far = total = 0
     try:
         link.send(protocol.encode(protocol.Ask(model, device=device)))
-        payload, descriptors = link.receive()
-        match protocol.decode_from_store(payload):
-            case protocol.OnDevice() as message:
-                return _Got(message, descriptors, link)
-            case protocol.Refused(code, text):
-                raise refusal(code, text)
-            case _:
-                raise PeerGone("the store said what it should not")
+        while True:
+            payload, descriptors = link.receive()
+            match protocol.decode_from_store(payload):
+                case protocol.Progress(arrived, total):
+                    if arrived > so_far:  # a load that began again is silent until it is as far
+                        so_far = arrived
+                        on_progress(so_far, total)
+                case protocol.OnDevice() as message:
+                    if so_far < total:
+                        on_progress(total, total)
+                    return _Got(message, descriptors, link, not total)
+                case protocol.Refused(code, text):
+                    raise refusal(code, text)
+                case _:
+                    raise PeerGone("the store said what it should not")
     except BaseException:
         link.close()
         raise
@@ -187,7 +206,7 @@ def _open(got: _Got, model: str) -> DeviceWeights:
     message, opened = got.message, False
     try:
         on = accelerator.find(message.accelerators, message.device)
-        mapping = Mapping(got.descriptors[1:], _heads_bytes(message.manifest, got.descriptors[1:]))
+        mapping = Mapping(got.descriptors[1:], _heads_bytes(got.descriptors[1:]))
         block = on.open(got.descriptors[0], message.nbytes, got.link.close)
         opened = True
     finally:
@@ -202,11 +221,11 @@ def _open(got: _Got, model: str) -> DeviceWeights:
         model,
         message.digest,
         block=block,
-        torch_device=on.torch_device,
+        on=on,
         shared=True,
     )
 
 
-def _heads_bytes(manifest: Manifest, descriptors: list[int]) -> int:
+def _heads_bytes(descriptors: list[int]) -> int:
     """Size of the memory of heads: that of its pieces."""
     return sum(pages(os.fstat(descriptor).st_size) for descriptor in descriptors)

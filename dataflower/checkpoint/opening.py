@@ -20,6 +20,7 @@ from dataflower.checkpoint.region import Mapping, Owned
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.checkpoint.weights import Weights
 from dataflower.clock import SystemClock
+from dataflower.core.device.artifact import placed
 from dataflower.errors import FailedPrecondition, ResourceExhausted, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def open_weights(
             of a kind that has them, `Weights.metadata` says how they are laid out. Otherwise the weights are as ever.
             On other devices than the CPU there are none.
         device: where the tensors are to be: `cpu`, or such as `cuda:0`. A device has one copy, too, which goes when
-            nobody uses it any more; it is made while the weights are read, and not told to `progress`.
+            nobody uses it any more; it is made while the weights are read, and `progress` is told of what has come
+            as far as there.
 
     Raises:
         NotFound: there is no such model, or device.
@@ -61,7 +63,7 @@ def open_weights(
     """
     door = find_door()
     if device != HOST:
-        return _open_on(device, door, str(model), config or StoreConfig())
+        return _open_on(device, door, str(model), config or StoreConfig(), progress)
     if door is None:
         return _open_here(str(model), config or StoreConfig(), progress)
     begun, name = _monotonic(), str(Wanted(packed, str(model)))
@@ -75,18 +77,18 @@ def open_weights(
     return Weights(got.manifest, got.mapping, got.folder, str(model), got.digest, shared=True)
 
 
-def _open_on(device: str, door: int | None, model: str, config: StoreConfig) -> Weights:
+def _open_on(device: str, door: int | None, model: str, config: StoreConfig, progress: Progress) -> Weights:
     from dataflower.checkpoint.device import attach as attach_on
     from dataflower.checkpoint.device import load
 
     if door is None:
-        return load(model, device, config)
+        return load(model, device, config, progress)
     begun = _monotonic()
-    weights, map_s = attach_on(door, model, device)
-    waited_s = max(0.0, _monotonic() - begun - map_s)
-    phases.note(wire.StartKind.WEIGHTS, f"{model} on {device}", waited_s, nbytes=weights.nbytes)
-    phases.note(wire.StartKind.MAP, f"{model} on {device}", map_s)
-    return weights
+    got = attach_on(door, model, device, _differences(progress))
+    name, waited_s = placed(model, got.weights.device), max(0.0, _monotonic() - begun - got.map_s)
+    phases.note(wire.StartKind.WEIGHTS, name, waited_s, nbytes=got.weights.nbytes, was_there=got.was_there)
+    phases.note(wire.StartKind.MAP, name, got.map_s)
+    return got.weights
 
 
 def _attach_packed(door: int, name: str, progress: Progress) -> Attachment | None:

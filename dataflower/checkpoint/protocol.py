@@ -35,7 +35,7 @@ class AskStatistics(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Store -> client, while a load goes on. Bytes. `prefix`: so many from the beginning of the memory are there."""
+    """Store -> client, while a load goes on. Bytes. `prefix`: so many from the beginning of host memory are there."""
 
     arrived: int
     total: int
@@ -119,11 +119,12 @@ class Hold(msgspec.Struct, frozen=True, array_like=True, tag=10):
     """Host -> store: load a model if need be and keep it as long as this socket is open; once more: another density.
 
     A wish, not a pin: models that functions ask for drive it out, the least dense first. Answered with `Holding` or
-    `Refused`; the socket is closed when the model had to go.
+    `Refused`; the socket is closed when the model had to go. `device`: where it is to be; empty: in host memory.
     """
 
     model: str
     density: float
+    device: str = ""
 
 
 class Holding(msgspec.Struct, frozen=True, array_like=True, tag=11):

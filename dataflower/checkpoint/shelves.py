@@ -13,10 +13,11 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from dataflower.checkpoint import accelerator, heads, protocol, tier_commands, tier_events
-from dataflower.checkpoint.accelerator import Accelerator, Block
+from dataflower.checkpoint.accelerator import Accelerator, Block, Room
 from dataflower.checkpoint.copying import copy
 from dataflower.checkpoint.plan import Plan
 from dataflower.checkpoint.reasons import code_of, text_of
@@ -27,6 +28,8 @@ from dataflower.clock import Clock
 from dataflower.errors import Code, DataflowerError
 
 _NOBODY = -1
+REPORT_S = 0.02
+"""Between two reports of a copy at least."""
 
 
 class Lent(Protocol):
@@ -98,6 +101,10 @@ class _Shelved:
     """It failed."""
     block: Block | None = None
     heads: Owned | None = None
+    seconds: float = 0.0
+    """That it took to come here."""
+    told_at: float = -REPORT_S
+    """When its progress was reported last."""
 
     def close(self) -> None:
         if self.block is not None:
@@ -111,24 +118,39 @@ class Shelf:
     """What is on one device. For the store's main thread."""
 
     def __init__(
-        self, device: Accelerator, config: StoreConfig, lender: Lender, clock: Clock, note: Callable[[int, float], None]
+        self,
+        device: Accelerator,
+        config: StoreConfig,
+        lender: Lender,
+        clock: Clock,
+        *,
+        total_bytes: int,
+        note: Callable[[int, float], None],
     ) -> None:
-        """`note`: told bytes and seconds of each copy of weights that were in host memory."""
+        """`total_bytes`: the device's memory. `note`: told bytes and seconds of each copy of weights that were in host
+        memory.
+        """
         self.device, self._config, self._lender, self._clock, self._note = device, config, lender, clock, note
-        self.tier = MemoryTier(config.models_device_bytes or device.room().total_bytes)
+        self._total_bytes = total_bytes
+        self.tier = MemoryTier(config.models_device_bytes or total_bytes)
         self._there: dict[str, _Shelved] = {}
         self._plans: dict[str, Plan] = {}
+        self._asking: dict[int, str] = {}
+        """Who waits for what."""
+        self._holders: set[int] = set()
 
-    def place(self, client: int, plan: Plan) -> None:
-        """A client wants a model that was found just now."""
+    def place(self, client: int, plan: Plan, density: float | None) -> None:
+        """A client wants a model that was found just now. `density`: see `protocol.Hold`; None: it needs it."""
+        if density is not None:
+            self._holders.add(client)
         manifest = plan.located.manifest
         digest = "" if manifest is None else manifest.digest
         same = (key for key, held in self._there.items() if digest and held.block and held.plan.digest == digest)
         key = next(same, plan.key)
-        self._plans[key] = plan
-        self.handle(tier_events.Asked(client, key))
+        self._plans[key], self._asking[client] = plan, key
+        self.handle(tier_events.Asked(client, key, density))
         self.handle(tier_events.Located(key, key, plan.memory_bytes, name=plan.name))
-        if key not in self._there:
+        if key not in self.tier.resident() and not self.tier.is_parked(key):
             self._plans.pop(key, None)  # refused
 
     def handle(self, event: tier_events.Event) -> None:
@@ -144,20 +166,32 @@ class Shelf:
                 case tier_commands.Grant(client, key):
                     self._grant(client, key)
                 case tier_commands.Refuse(client, code, message):
+                    self._asking.pop(client, None)
                     self._lender.answer(client, protocol.Refused(code, message))
-                case _:  # memory of a device is not recycled, and nobody holds it for later
+                case tier_commands.Drop(client):
+                    self._lender.answer(client, protocol.Refused(Code.RESOURCE_EXHAUSTED, "it made room for others"))
+                case _:  # memory of a device is not recycled
                     pass
         if not isinstance(event, tier_events.Unwanted):
-            idle = [key for key, (_, _, clients, ready, _) in self.tier.resident().items() if ready and not clients]
-            for key in idle:
+            known = self.tier.resident().items()
+            for key in [key for key, (_, _, clients, ready, held) in known if ready and not (clients or held)]:
                 self.handle(tier_events.Unwanted(_NOBODY, key))
 
+    def gone(self, client: int) -> None:
+        """A client let go, or died."""
+        self._asking.pop(client, None)
+        self._holders.discard(client)
+        self.handle(tier_events.Gone(client))
+
     def statistics(self) -> protocol.Shelved:
-        """What clients are told."""
-        room = self.device.room()
+        """What clients are told. A device that has failed has no room."""
+        try:
+            room = self.device.room()
+        except DataflowerError:
+            room = Room(0, self._total_bytes)
         models = tuple(
-            protocol.Resident(name, self._there[key].plan.digest if ready else "", nbytes, clients, ready)
-            for key, (name, nbytes, clients, ready, _) in self.tier.resident().items()
+            protocol.Resident(name, self._there[key].plan.digest if ready else "", nbytes, clients, ready, held)
+            for key, (name, nbytes, clients, ready, held) in self.tier.resident().items()
             if key in self._there
         )
         return protocol.Shelved(self.device.name, room.free_bytes, room.total_bytes, models)
@@ -178,7 +212,7 @@ class Shelf:
         block: Block | None = None
         try:
             block = self.device.allocate(lent.plan.memory_bytes)
-            complete = copy(self.device, block, lent.plan, lent.owned)
+            complete = copy(self.device, block, lent.plan, lent.owned, lambda copied: self._tell(shelved, copied))
         except Exception as error:  # whatever the device may do, somebody waits for an answer
             if block is not None:
                 _free(block)
@@ -187,6 +221,19 @@ class Shelf:
             return
         arrived = block
         self._lender.post(lambda: self._copied(shelved, arrived, complete))
+
+    def _tell(self, shelved: _Shelved, copied: int) -> None:
+        """In a thread: so many bytes are on the device."""
+        now = self._clock.monotonic()
+        if now >= shelved.told_at + REPORT_S:
+            shelved.told_at = now
+            self._lender.post(lambda: self._report(shelved, copied))
+
+    def _report(self, shelved: _Shelved, copied: int) -> None:
+        total = shelved.plan.nbytes
+        for client in [client for client, key in self._asking.items() if key == shelved.key]:
+            if client not in self._holders:
+                self._lender.answer(client, protocol.Progress(min(copied, total), total, 0))
 
     def _copied(self, shelved: _Shelved, block: Block, complete: bool) -> None:
         if shelved.over:
@@ -215,8 +262,9 @@ class Shelf:
             self.failed(shelved, Code.INTERNAL, f"{shelved.plan.name} came onto {self.device.name} in part only")
             return
         self._lender.give_back(shelved.loan)
+        shelved.seconds = self._clock.monotonic() - shelved.began
         if shelved.alone:
-            self._note(shelved.plan.nbytes, self._clock.monotonic() - shelved.began)
+            self._note(shelved.plan.nbytes, shelved.seconds)
         self.handle(tier_events.Loaded(shelved.key))
 
     def failed(self, shelved: _Shelved, code: Code, message: str) -> None:
@@ -232,6 +280,10 @@ class Shelf:
         plan, block, host = shelved.plan, shelved.block, shelved.heads
         assert block is not None
         assert host is not None
+        self._asking.pop(client, None)
+        if client in self._holders:
+            self._lender.answer(client, protocol.Holding(block.nbytes, shelved.seconds))
+            return
         try:
             descriptor = block.export()
         except DataflowerError as error:
@@ -285,40 +337,48 @@ class Shelves:
         self._shelves: dict[str, Shelf] = {}
         self._of_client: dict[int, Shelf] = {}
 
-    def ask(self, client: int, model: str, device: str) -> None:
-        """A client wants a model on a device."""
-        threading.Thread(target=self._locate, args=(client, model, device), daemon=True, name="shelves").start()
+    def ask(self, client: int, wish: protocol.Ask | protocol.Hold) -> None:
+        """A client wants a model on a device, or wants it to stay there."""
+        density = wish.density if isinstance(wish, protocol.Hold) else None
+        work = (client, wish.model, wish.device, density)
+        threading.Thread(target=self._locate, args=work, daemon=True, name="shelves").start()
 
-    def _locate(self, client: int, model: str, name: str) -> None:
+    def _locate(self, client: int, model: str, name: str, density: float | None) -> None:
         """In a thread."""
         try:
             device = accelerator.find(self._config.accelerators, name)
+            total_bytes = device.room().total_bytes
             plan = self._lender.locate(model)
         except Exception as error:  # whatever drivers, disks and networks may do, somebody waits for an answer
             code, text = code_of(error), text_of(error)
             self._lender.post(lambda: self._refuse(client, code, text))
         else:
-            self._lender.post(lambda: self._located(client, device, plan))
+            self._lender.post(lambda: self._located(client, device, total_bytes, plan, density))
 
     def _refuse(self, client: int, code: Code, text: str) -> None:
         self._lender.answer(client, protocol.Refused(code, text))
 
-    def _located(self, client: int, device: Accelerator, plan: Plan) -> None:
+    def _located(self, client: int, device: Accelerator, total_bytes: int, plan: Plan, density: float | None) -> None:
         if not self._lender.is_here(client):
             return
         shelf = self._shelves.get(device.name)
         if shelf is None:
-            shelf = self._shelves[device.name] = Shelf(
-                device, self._config, self._lender, self._clock, lambda n, s: self._note(device.name, n, s)
-            )
+            note = partial(self._note, device.name)
+            shelf = Shelf(device, self._config, self._lender, self._clock, total_bytes=total_bytes, note=note)
+            self._shelves[device.name] = shelf
         self._of_client[client] = shelf
-        shelf.place(client, plan)
+        shelf.place(client, plan, density)
+
+    def value(self, client: int, density: float) -> None:
+        """Who holds a model on a device, or will, values a byte of it otherwise now; of others nothing is done."""
+        if (shelf := self._of_client.get(client)) is not None:
+            shelf.handle(tier_events.Valued(client, density))
 
     def gone(self, client: int) -> None:
         """A client let go, or died."""
         shelf = self._of_client.pop(client, None)
         if shelf is not None:
-            shelf.handle(tier_events.Gone(client))
+            shelf.gone(client)
 
     def statistics(self) -> tuple[protocol.Shelved, ...]:
         """Of all devices that were asked for."""

@@ -121,16 +121,17 @@ class Store:
                 case protocol.Ask(model, early, "") if not client.model:
                     client.model, client.early = model, early
                     self._handle(tier_events.Asked(client.number, model))
-                case protocol.Ask(model, _, device) if not client.model:
-                    client.model, client.holds = model, True  # of host memory it gets nothing
-                    self._shelves.ask(client.number, model, device)
                 case protocol.Hold() | protocol.Forget() | protocol.AskStatistics() if client.process:
                     raise PeerGone("it is not the host")
+                case (protocol.Ask() | protocol.Hold()) as wish if wish.device and not client.model:
+                    client.model, client.holds = wish.model, True  # of host memory it gets nothing
+                    self._shelves.ask(client.number, wish)
                 case protocol.Hold(model, density) if not client.model:
                     client.model, client.holds = model, True
                     self._handle(tier_events.Asked(client.number, model, density))
                 case protocol.Hold(model, density) if client.holds and client.model == model:
                     self._handle(tier_events.Valued(client.number, density))
+                    self._shelves.value(client.number, density)
                 case protocol.Forget(model) if not client.model:
                     client.model, client.holds = model, True
                     self._handle(tier_events.Unwanted(client.number, model))

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from dataflower.llm.errors import AdapterInvalid, AdapterNotFound
 from dataflower.phases import phase
@@ -191,9 +193,6 @@ def _config(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _tensors(folder: Path, device: torch.device) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / WEIGHTS
     try:
         return dict(load_file(path, device=str(device)))

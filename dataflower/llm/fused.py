@@ -122,7 +122,7 @@ class FusedDecode:
         )
         self._model = _Model(
             model.kv.layers, model.width, model.heads, model.kv.heads, model.kv.size,
-            body.layers[0].down.inputs, model.epsilon, model.rope_scale, model.frequencies.data_ptr(),
+            body.layers[0].down.inputs, model.epsilon, 1.0, model.frequencies.data_ptr(),
             _address(body.embedding.plain), body.norm.data_ptr(), _linear(body.head), ctypes.addressof(self._layers),
         )  # fmt: skip
         self._most_threads = model.width // _BLOCK  # blocks of the smallest product: more would have nothing to do

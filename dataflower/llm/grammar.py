@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ class Grammars:
     """Compiles schemas for one tokenizer. Thread-safe; the tokenizer is read when first needed."""
 
     def __init__(self, tokenizer: Any, vocabulary: int) -> None:
-        """`tokenizer`: a fast one of `transformers`; `vocabulary`: logits of a token."""
+        """`tokenizer`: a `PlainTokenizer` or a fast one of `transformers`; `vocabulary`: logits of a token."""
         self._tokenizer, self._vocabulary = tokenizer, vocabulary
         self._lock = threading.Lock()
         self._made: Any = None
@@ -37,11 +38,15 @@ class Grammars:
         return Matcher(matcher, self._vocabulary)
 
     def _tables(self) -> Any:
-        from llguidance.hf import from_tokenizer
+        from llguidance import LLTokenizer
 
         with self._lock:
             if self._made is None:
-                self._made = from_tokenizer(self._tokenizer, n_vocab=self._vocabulary)
+                backend = copy(self._tokenizer.backend_tokenizer)
+                backend.no_padding()
+                backend.no_truncation()
+                ends = self._tokenizer.eos_token_id
+                self._made = LLTokenizer(backend.to_str(), n_vocab=self._vocabulary, eos_token=ends)
             return self._made
 
 

@@ -17,12 +17,11 @@ from dataflower.llm.kv import KvShape
 from dataflower.llm.linear import Linear
 from dataflower.llm.lora import Group, LoraBatch
 from dataflower.llm.parts import Parts
+from dataflower.llm.rope import ROPES, frequencies
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head"
 FAMILY = frozenset({"llama", "mistral", "qwen2"})
-ROPES = frozenset({"default", "linear", "llama3"})
-"""Kinds of rotary embedding whose frequencies do not depend on the length of the input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,7 @@ def fits(config: Any, weights: Container[str]) -> bool:
         config.model_type in FAMILY
         and config.hidden_act == "silu"
         and rope.get("rope_type", "default") in ROPES
+        and rope.get("partial_rotary_factor") in {None, 1.0}
         and not _window(config)
         and "model.layers.0.self_attn.q_proj.weight" in weights
     )
@@ -95,7 +95,7 @@ class LlamaModel:
         self.width = config.hidden_size
         body = assemble(config, parts)
         self.embedding, self.layers, self.norm, self.head = body.embedding, body.layers, body.norm, body.head
-        self.frequencies, self.rope_scale = _rope(config, device)
+        self.frequencies = frequencies(config, device)
         self.modules = _modules(config, self.kv, self.heads)
         self.groups = _groups(self.kv.layers, self.modules)
         self.fused = fuse(self, body)
@@ -150,7 +150,7 @@ class LlamaModel:
     def _angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines (n, 1, size) of the rotary embedding."""
         angles = positions[:, None].float() * self.frequencies
-        cos, sin = angles.cos() * self.rope_scale, angles.sin() * self.rope_scale
+        cos, sin = angles.cos(), angles.sin()
         return (
             torch.cat((cos, cos), -1)[:, None].to(self.dtype),
             torch.cat((-sin, sin), -1)[:, None].to(self.dtype),
@@ -165,14 +165,6 @@ def _window(config: Any) -> int | None:
     if not getattr(config, "use_sliding_window", True):
         return None
     return getattr(config, "sliding_window", None)
-
-
-def _rope(config: Any, device: torch.device) -> tuple[torch.Tensor, float]:
-    """Frequencies (size / 2) and the factor of the angles' cosines, as transformers works them out."""
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
-    embedding = LlamaRotaryEmbedding(config)
-    return embedding.inv_freq.to(device, torch.float32), float(embedding.attention_scaling)
 
 
 def _modules(config: Any, kv: KvShape, heads: int) -> dict[str, ModuleShape]:

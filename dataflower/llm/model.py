@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from dataflower.llm import generic, llama, opaque, parts
 from dataflower.llm.adapters import ModuleShape
 from dataflower.llm.attention import StepAttention
 from dataflower.llm.errors import UnsupportedModel
@@ -91,7 +92,7 @@ def build(
     """Make a model.
 
     Args:
-        config: The `transformers` configuration.
+        config: As `files.read_model` gives it, or any of `transformers`.
         weights: Name in the checkpoint -> tensor. They are used where they lie if they have the dtype and device
             asked for, except for what `packed` copies; they are never written.
         dtype: To compute in.
@@ -104,8 +105,6 @@ def build(
         UnsupportedModel: Its attention is of a kind that can't be paged, or the weights are laid out for another
             machine or dtype.
     """
-    from dataflower.llm import generic, llama, parts
-
     limit_kernels()
     with phase(StartKind.MODEL):
         if metadata and parts.NOTE in metadata:
@@ -125,8 +124,6 @@ def record(config: Any, weights: Mapping[str, torch.Tensor], dtype: torch.dtype,
     Raises:
         UnsupportedModel: This kind of model is not computed with laid-out weights, or this torch or processor has none.
     """
-    from dataflower.llm import llama, opaque, parts
-
     if not llama.fits(config, weights):
         raise UnsupportedModel(f"{config.model_type} runs with its weights as they are")
     if reason := opaque.why_not():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataflower.llm.token_time import TokenTime
+
 WEIGHT = 0.2
 """How much one more step counts in the moving average."""
 FEW = 16
@@ -16,13 +18,16 @@ class Pace:
         """Of prompts, in steps with such; what decodes beside them is part of it. 0 before anything was measured."""
         self.step_s = 0.0
         """A step in which everybody decodes; 0 before there was one."""
+        self.further = TokenTime()
+        """Each further token of an answer."""
         self.used: float | None = None
         """Share of the tokens that an answer may have which it has; None before one has ended."""
 
-    def note(self, prompt_tokens: int, seconds: float) -> None:
-        """A step computed so many tokens of prompts, and took so long in all."""
+    def note(self, prompt_tokens: int, seconds: float, answers: int = 0) -> None:
+        """A step computed so many tokens of prompts and a further one of so many answers, and took so long in all."""
         if seconds <= 0:
             return
+        self.further.note(answers, prompt_tokens, seconds)
         if not prompt_tokens:
             self.step_s += WEIGHT * (seconds - self.step_s) if self.step_s else seconds
         elif prompt_tokens >= FEW:

@@ -66,7 +66,7 @@ class Runner:
 
         Args:
             model: What computes; the runner's thread alone uses it from now on.
-            tokenizer: A fast one of `transformers`; without it outputs have no text, and no stop text or schema is
+            tokenizer: As `files.read_model` gives it; without it outputs have no text, and no stop text or schema is
                 taken.
             ends: End-of-sequence tokens.
             limits: What it may take on.
@@ -307,7 +307,7 @@ class Runner:
         busy_s, model_s = self._spent
         self._spent = (busy_s + spent_s, model_s + self._in_model_s)  # both at once: others read them at any time
         self._in_model_s = 0.0
-        self.scheduler.pace.note(prompts, spent_s)
+        self.scheduler.pace.note(prompts, spent_s, decoding)
         if self._watcher is not None:
             self._watcher.stepped(decoding, prompts)
 

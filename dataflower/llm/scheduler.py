@@ -36,6 +36,8 @@ class Limits:
         waiting: Sequences that wait at most, besides.
         waiting_tokens: Tokens that they have at most, all together; None = as many as they have.
         ttft_s: Objective for the first token: who would miss it because of those before is refused. None = nobody is.
+        tpot_s: Objective for each further token, on the average of an answer: who would have the others miss it, by
+            what steps of so many answers were measured to take, waits for a place. None = nobody does.
         context: Tokens of one sequence, prompt and answer.
     """
 
@@ -44,6 +46,7 @@ class Limits:
     waiting: int = 1024
     waiting_tokens: int | None = None
     ttft_s: float | None = None
+    tpot_s: float | None = None
     context: int = 8192
 
     def __post_init__(self) -> None:
@@ -116,6 +119,12 @@ class Scheduler:
         """Whether `schedule` would find something to compute."""
         return any(s.ready > 0 for s in self.running) or any(s.eager for s in self.waiting)
 
+    @property
+    def places(self) -> int:
+        """Sequences that may run at a time now: all that there are, or as many as keep the objective for tokens."""
+        cap, tpot_s = self.limits.sequences, self.limits.tpot_s
+        return cap if tpot_s is None else self.pace.further.most(tpot_s, cap)
+
     def submit(self, sequence: Sequence) -> None:
         """Take a sequence on. Raises PromptTooLong, KvExhausted, QueueFull."""
         self.check_length(sequence)
@@ -145,10 +154,12 @@ class Scheduler:
 
         An answer weighs as many as its request allows: who asks for long ones before keeps others from their place.
         """
-        free = self.limits.sequences - len(self.running)
+        most = self.places
+        free = max(0, most - len(self.running))
         if len(self.waiting) < free:
             return 0
-        places = [max(1, s.limit - len(s.tokens)) for s in self.running] + [0] * free
+        left = [max(1, s.limit - len(s.tokens)) for s in self.running]
+        places = sorted(left)[-most:] + [0] * free  # of more than there are to be, those that end first leave none
         heapq.heapify(places)
         for sequence in self.waiting:
             heapq.heapreplace(places, places[0] + max(1, sequence.limit - len(sequence.tokens)))
@@ -177,7 +188,7 @@ class Scheduler:
 
     def _steady(self) -> Step | None:
         """The step of which there are most: everybody decodes, nobody may join, and there are blocks. Else None."""
-        if (self.waiting and len(self.running) < self.limits.sequences) or not self.running:
+        if not self.running or (self.waiting and len(self.running) < self.places):
             return None
         chunks, size = [], self.blocks.size
         for sequence in self.running:
@@ -264,8 +275,10 @@ class Scheduler:
         assert len(self.running) <= self.limits.sequences
 
     def _admit(self, budget: int, planned: dict[int, Chunk]) -> Iterator[Admitted]:
+        places, most = self.places, self.limits.sequences
+        busy = sum(sequence.ready > 0 for sequence in self.running)
         for sequence in list(self.waiting):
-            if budget < 1 or len(self.running) >= self.limits.sequences:
+            if budget < 1 or busy >= places or len(self.running) >= most:
                 return
             if not sequence.eager:  # an open prompt of which nothing came: others need not wait for it
                 continue
@@ -283,6 +296,7 @@ class Scheduler:
             self.blocks.grow(table, sequence.computed + count)
             planned[sequence.number] = _chunk(sequence, count)
             budget -= count
+            busy += 1
             yield Admitted(sequence, tuple(table.blocks[: table.published]), sequence.computed)
 
     def _make_room(self, sequence: Sequence, tokens: int, planned: dict[int, Chunk], preempted: list[Sequence]) -> bool:

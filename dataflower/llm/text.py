@@ -16,7 +16,7 @@ class TextStream:
     """The text of one sequence."""
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], stops: Sequence[str] = ()) -> None:
-        """`tokenizer`: a fast one of `transformers`."""
+        """`tokenizer`: a `PlainTokenizer` or a fast one of `transformers`."""
         from tokenizers.decoders import DecodeStream
 
         self._backend = tokenizer.backend_tokenizer

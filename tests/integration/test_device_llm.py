@@ -1,5 +1,6 @@
 """Language models on a device, through a whole host: sandboxed functions share one copy, and say what a CPU's would."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,20 @@ stages:
 outputs: {{out: only.deltas}}
 """
 ASKED = {"request": {"messages": [{"role": "user", "content": "one two"}], "temperature": 0, "max_tokens": 12}}
+
+CHOOSE = """
+apiVersion: dataflower/v1
+kind: Workflow
+metadata: {{name: choose}}
+inputs: {{message: string}}
+stages:
+  only:
+    function: functions.llm:Choose
+    inputs: {{message: inputs.message}}
+    model: {model}
+    params: {{labels: [three, four], instruction: say, dtype: float32, device: '{device}'}}
+outputs: {{scores: only.scores}}
+"""
 
 pytestmark = [pytest.mark.slow]
 
@@ -66,5 +81,28 @@ async def test_a_device_that_is_not_there_is_said_so(folder: Path) -> None:
     async with Runtime(HostConfig(code_path=(ROOT,), cpus=2)) as host:
         text = FILE.format(name="lost", model=folder, device="cuda:63", isolation="process")
         await host.apply(load_text(text, "lost.yaml", code_path=[ROOT]), "lost")
-        with pytest.raises(InvocationFailed, match=r"there is no CUDA driver here|there is no cuda:63"):
+        with pytest.raises(InvocationFailed, match=r"device 'cuda:63' in the stage's params: there is no"):
             await (await host.invoke("lost", ASKED)).result()
+
+
+async def test_a_backbone_is_on_the_device_before_the_first_call(folder: Path, tmp_path: Path) -> None:
+    models = checkpoint.StoreConfig(models_dir=tmp_path / "store", accelerators="dataflower.testing.fake_device")
+    config = HostConfig(
+        code_path=(ROOT,),
+        cpus=2,
+        models=models,
+        readable_paths=(str(folder),),
+        preload=True,
+        preload_memory_bytes=2**30,
+    )
+    name = f"weights {folder} on {NAME}"
+    text = CHOOSE.format(model=folder, device=NAME)
+    async with Runtime(config) as host, asyncio.timeout(40):
+        await host.apply(load_text(text, "choose.yaml", code_path=[ROOT]), text)
+        while not any(row.name == name and row.held and row.ready for row in host.preloaded()):
+            await asyncio.sleep(0.02)
+        weights = await host.weights()
+        assert weights is not None
+        assert [model.held for model in weights.devices[0].models] == [True]
+        outputs = await (await host.invoke("choose", {"message": "one two"})).result()
+        assert set(outputs["scores"]) == {"three", "four"}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +14,12 @@ import pytest
 from weights_for_tests import flip, make
 
 from dataflower import checkpoint
+from dataflower.channel.link import Link
+from dataflower.checkpoint import client, protocol
 from dataflower.checkpoint.expected import expected
 from dataflower.checkpoint.protocol import Shelved
 from dataflower.errors import Closed, InvalidArgument, NotFound, ResourceExhausted, WeightsInvalid
+from dataflower.testing.answering import Answering
 from dataflower.testing.fake_device import BYTES, NAME, POOR
 from dataflower.testing.store_process import StoreProcess, running
 
@@ -41,31 +41,11 @@ with checkpoint.open(sys.argv[1], device=sys.argv[2]) as weights:
 """(Without torch, which takes seconds to import.)"""
 
 
-class User:
+class User(Answering):
     """Another process that has weights on the device."""
 
     def __init__(self, store: StoreProcess, model: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", USER, str(model), NAME],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=(store.door,),
-            text=True,
-        )
-
-    def say(self, line: str = "read") -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        print(line, file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        return json.loads(answer) if answer else None
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
+        super().__init__(USER, [str(model), NAME], [store.door])
 
 
 @contextmanager
@@ -129,6 +109,60 @@ def test_processes_share_one_copy_that_goes_with_the_last(tmp_path: Path) -> Non
         assert slower.nbytes is not None
         assert slower.seconds is not None
         assert slower.seconds >= slower.nbytes / measured * 0.999
+
+
+@pytest.mark.parametrize("door", [True, False])
+def test_who_waits_for_weights_on_a_device_hears_how_far_they_are(tmp_path: Path, door: bool) -> None:
+    make(tmp_path / "m", 40)
+    size = sum(file.stat().st_size for file in (tmp_path / "m").iterdir())
+    told: list[int] = []
+    again: list[int] = []
+    if door:
+        with running(settings(tmp_path)), checkpoint.open(tmp_path / "m", device=NAME, progress=told.append):
+            checkpoint.open(tmp_path / "m", device=NAME, progress=again.append).close()
+            assert again == [], "they were there"
+    else:
+        with checkpoint.open(tmp_path / "m", device=NAME, config=settings(tmp_path), progress=told.append):
+            pass
+    assert sum(told) == size
+    assert all(nbytes > 0 for nbytes in told)
+
+
+def test_weights_that_are_held_on_a_device_stay_there_until_functions_need_the_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BYTES, str(140 * 2**20))  # room for two
+    for name in ("a", "b", "c"):
+        make(tmp_path / name, 40)
+    with running(settings(tmp_path)) as store:
+        links = {name: wish(store, protocol.Hold(str(tmp_path / name), n, NAME)) for n, name in enumerate("ab", 1)}
+        for link in links.values():
+            assert isinstance(heard(link), protocol.Holding)
+        assert [(m.clients, m.ready, m.held) for m in shelf(store).models] == [(0, True, True)] * 2
+        with checkpoint.open(tmp_path / "b", device=NAME, progress=lambda _: pytest.fail("it was there")):
+            pass
+        assert len(shelf(store).models) == 2, "its last user has gone, who holds it has not"
+        late = wish(store, protocol.Hold(str(tmp_path / "c"), 0.5, NAME))
+        assert isinstance(heard(late), protocol.Refused), "less dense than what is there"
+        with checkpoint.open(tmp_path / "c", device=NAME):
+            refused = heard(links["a"])
+            assert isinstance(refused, protocol.Refused)
+            assert "room" in refused.message
+        until(lambda: [m.held for m in shelf(store).models] == [True])
+        for link in (*links.values(), late):
+            link.close()
+        until(lambda: not shelf(store).models)
+        assert shelf(store).free_bytes == shelf(store).total_bytes
+
+
+def wish(store: StoreProcess, what: protocol.Hold) -> Link:
+    link = client.enter(store.door)
+    link.send(protocol.encode(what))
+    return link
+
+
+def heard(link: Link) -> protocol.FromStore:
+    return protocol.decode_from_store(link.receive()[0])
 
 
 @pytest.mark.parametrize("poor", ["0", "1"])

@@ -188,3 +188,9 @@ def test_bytes_of_tokens():
     ids = tokenizer("é b")["input_ids"]
     assert b"".join(token_bytes(tokenizer, token) for token in ids) == "é b".encode()
     assert token_bytes(tokenizer, 2) == b"</s>"
+
+
+@pytest.mark.parametrize("dtype", ["float99", "int8", "nn"])
+def test_what_nothing_is_computed_in_is_refused_before_weights_are_looked_for(dtype: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"dtype is '{dtype}'; it must be bfloat16"):
+        llm.start("nowhere", dtype)

@@ -382,3 +382,15 @@ def test_an_adapter_is_read_again_for_another_generation_only(runner, tmp_path):
     runner.unload("a")
     with pytest.raises(AdapterNotFound):
         runner.adapters.get("a")
+
+
+def test_with_an_objective_out_of_reach_one_after_the_other_is_answered(runner):
+    wanted = tokens(outputs(runner, max_tokens=12))
+    careful = tiny.runner(tpot_s=1e-9)
+    for _ in range(2):  # the first steps tell how long they take
+        outputs(careful, max_tokens=12)
+    assert careful.scheduler.places == 1
+    streams = [careful.stream(PROMPT, SamplingParams(max_tokens=12)) for _ in range(5)]
+    assert [tokens(list(stream)) for stream in streams] == [wanted] * 5
+    assert careful.scheduler.places == 1
+    careful.close()

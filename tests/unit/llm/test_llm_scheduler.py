@@ -282,3 +282,62 @@ def test_a_step_that_lacks_blocks_is_not_steady():
     assert scheduler.schedule().steady
     assert step(scheduler) == {1: (7, 1), 2: (7, 1)}
     assert step(scheduler) == {1: (8, 1)}  # the youngest makes room
+
+
+def noted(scheduler, times, steps=8):
+    for answers, seconds in times.items():
+        for _ in range(steps):
+            scheduler.pace.note(0, seconds, answers)
+
+
+def test_one_who_would_slow_the_others_beyond_their_objective_waits_for_a_place():
+    scheduler = made(tpot_s=0.02)
+    noted(scheduler, {1: 0.015, 2: 0.018, 3: 0.023})
+    for number in (1, 2, 3):
+        add(scheduler, number, 3, answer=4)
+    assert list(step(scheduler)) == [1, 2]
+    waited = 0
+    while 3 not in (ran := step(scheduler)):
+        waited += 1
+        assert list(ran) == [1, 2]
+    assert waited == 3
+    assert scheduler.pace.further.of(2) == pytest.approx(0.018)
+
+
+def test_what_was_not_tried_is_tried_one_by_one():
+    scheduler = made(tpot_s=0.1)
+    noted(scheduler, {1: 0.01})
+    assert scheduler.places == 2
+    noted(scheduler, {2: 0.02})
+    assert scheduler.places == 3
+    assert made().places == 4, "without an objective"
+
+
+def test_a_machine_that_is_quick_again_is_used_again():
+    scheduler = made(tpot_s=0.02)
+    noted(scheduler, {1: 0.010, 2: 0.012, 3: 0.014})
+    noted(scheduler, {3: 0.028}, steps=40)
+    assert scheduler.places == 1, "half as fast at all sizes"
+    noted(scheduler, {1: 0.010}, steps=40)
+    assert scheduler.places == 4
+
+
+def test_what_prompts_add_to_steps_counts_and_fades():
+    scheduler = made(tpot_s=0.02)
+    noted(scheduler, {1: 0.010, 2: 0.012})
+    for _ in range(40):
+        scheduler.pace.note(500, 0.112, 2)
+    assert scheduler.places == 1
+    noted(scheduler, {2: 0.012}, steps=100)
+    assert scheduler.places == 3
+
+
+def test_who_waits_for_a_place_too_long_is_refused():
+    scheduler = made(tpot_s=0.02, ttft_s=1.0)
+    noted(scheduler, {1: 0.015, 2: 0.025})
+    scheduler.pace.ended(50, 50)
+    add(scheduler, 1, 3, answer=100)
+    step(scheduler)
+    with pytest.raises(QueueFull, match="no place is free") as full:
+        add(scheduler, 2, 3)
+    assert full.value.retry_after_s > 0.4
