@@ -145,9 +145,9 @@ def wait_for_file(x: str) -> str:
     path = Path(x)
     with path.with_suffix(".started").open("a") as file:
         file.write(f"{os.getpid()}\n")
-    while not path.exists():
+    while not (text := path.read_text() if path.exists() else ""):  # who writes it makes it first, empty
         time.sleep(0.02)
-    return path.read_text()
+    return text
 
 
 @function

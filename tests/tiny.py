@@ -84,7 +84,7 @@ def model(name: str, dtype: torch.dtype = torch.float32, packed: bool = True) ->
 
 
 def runner(
-    name: str = "llama", *, blocks: int = 64, tokenizer: Any = None, dtype: Any = torch.float32, **limits: int
+    name: str = "llama", *, blocks: int = 64, tokenizer: Any = None, dtype: Any = torch.float32, **limits: Any
 ) -> Runner:
     """A started one, with blocks of 4 tokens."""
     made = model(name, dtype)

@@ -23,6 +23,8 @@ class Picture(enum.StrEnum):
     PNG = "png"
 
 
+_OF_TEXT = ("", ".mmd", ".md", ".txt")
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Workflow file.", show_default=False)]
 Kind = Annotated[
     Picture | None,
@@ -68,8 +70,13 @@ def graph(
 
 
 def _by_name(out: Path | None) -> Picture:
-    endings = {f".{picture.value}": picture for picture in (Picture.SVG, Picture.PNG)}
-    return Picture.MERMAID if out is None else endings.get(out.suffix.lower(), Picture.MERMAID)
+    ending = "" if out is None else out.suffix.lower()
+    if ending in _OF_TEXT:
+        return Picture.MERMAID
+    try:
+        return Picture(ending.removeprefix("."))
+    except ValueError:
+        raise InvalidArgument(f"--out: {str(out)!r} is no .svg, .png or .mmd (-f says what to write)") from None
 
 
 def png(document: str) -> bytes:

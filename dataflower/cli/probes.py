@@ -247,12 +247,13 @@ def models() -> Finding:
     """The packaged models that the shipped workflows use."""
     from functions import assets
 
-    wanted = [getattr(assets, name) for name in vars(assets) if name.isupper()]
+    wanted = [getattr(assets, name) for name in vars(assets) if name.isupper() and name != "ADAPTERS"]
     lacking = [folder for folder in wanted if not (assets.cache() / folder).is_dir()]
     if lacking:
         detail = f"lacks {', '.join(lacking)} in {assets.cache()}"
         return Finding("models", Grade.WARNING, detail, "make models, if you want to run the shipped workflows")
-    return ok("models", f"{len(wanted)} packages in {assets.cache()}")
+    trained = "" if (assets.cache() / assets.ADAPTERS).is_dir() else "; no adapters (make adapters trains two)"
+    return ok("models", f"{len(wanted)} packages in {assets.cache()}{trained}")
 
 
 def disk(config: Config) -> Finding:

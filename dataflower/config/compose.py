@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dataflower.config.address import server_address
 from dataflower.config.settings import Composed, Config, Origin
 from dataflower.config.text import read_text
 from dataflower.errors import DataflowerError, InvalidArgument, Problem
@@ -105,7 +106,7 @@ def read(name: str, value: Any) -> Any:
     """
     type_ = _TYPES[name]
     if name == "server":
-        return _address(str(value))
+        return server_address(str(value))
     if isinstance(type_, types.UnionType):
         if value is None or value == "none":
             return None
@@ -132,17 +133,6 @@ def read(name: str, value: Any) -> Any:
     if type_ is int:
         return _whole(value)
     return str(value)
-
-
-def _address(value: str) -> str:
-    scheme, _, place = value.partition(":")
-    if scheme in ("unix", "unix-abstract") and place:
-        return value
-    host, _, port = value.removeprefix("dns:///").rpartition(":")
-    if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.%\w]+\]", host) or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        hint = " (of its gRPC port, without http://)" if "://" in value else ""
-        raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:8001, or unix:/path, not {value!r}{hint}")
-    return value
 
 
 def _truth(value: Any) -> bool:
@@ -201,14 +191,17 @@ def _yaml(file: Path, text: str) -> Any:
 def _unreadable(file: Path, text: str, error: Exception) -> Problem:
     if isinstance(error, RecursionError):
         return Problem(str(file), 1, 1, "nested too deeply")
+    language = "TOML" if file.suffix == ".toml" else "YAML"
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
-        return Problem(str(file), mark.line + 1, mark.column + 1, str(getattr(error, "problem", error)))
+        what = str(getattr(error, "problem", error))
+        return Problem(str(file), mark.line + 1, mark.column + 1, f"not valid {language}: {what}")
     where = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
     line, column = (int(n) for n in where.groups()) if where else (1, 1)
     if "(at end of document)" in str(error):
         line = max(1, len(text.splitlines()))
-    return Problem(str(file), line, column, re.sub(r" \(at line.*\)", "", str(error)))
+    what = re.sub(r" \(at .*\)", "", str(error))
+    return Problem(str(file), line, column, f"not valid {language}: {what}")
 
 
 def _line(text: str, name: str) -> int:

@@ -93,6 +93,7 @@ class Config:
     preload: bool = False
     """Whether libraries, weights and containers are got ready ahead of calls, for those who are called often."""
     preload_memory_bytes: int = 4096 * _MIB
+    preload_device_bytes: int = 4096 * _MIB
     """Cap on the memory of what is held ready."""
     device_batches: int = 0
     """Batches of language model stages whose first tokens a device computes at a time: the others wait, ordered by how

@@ -135,6 +135,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Cancel what is running and disconnect. May be called twice."""
+        self._stub = calls.ClosedStub()
         await self._channel.close()
 
     async def __aenter__(self) -> AsyncClient:

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.message import EncodeError
 
+from dataflower.config.address import server_address
 from dataflower.config.text import read_text
 from dataflower.errors import (
     Code,
     DataflowerError,
+    FailedPrecondition,
     Failure,
     InvalidArgument,
     InvocationFailed,
@@ -61,14 +63,30 @@ class Summary(NamedTuple):
     first_output_s: float | None
 
 
+class ClosedStub:
+    """In place of a client's stub once it is closed: gRPC's own errors for that are not the same, or private."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise FailedPrecondition("the client is closed")
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server is and how to be let in. `ca_file`: PEM certificates to trust, which also turns TLS on."""
+    """Where a server is and how to be let in. `ca_file`: PEM certificates to trust, which also turns TLS on.
+
+    InvalidArgument for an address that is none.
+    """
 
     address: str = DEFAULT_ADDRESS
     api_key: str | None = None
     ca_file: Path | None = None
     tls: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            server_address(self.address)
+        except ValueError as error:
+            raise InvalidArgument(f"the server's address: {error}") from None
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...] | None:

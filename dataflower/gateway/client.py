@@ -126,11 +126,12 @@ class Client:
             self._channel = grpc.insecure_channel(address, calls.OPTIONS)
         else:
             self._channel = grpc.secure_channel(address, credentials, calls.OPTIONS)
-        self._stub = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
+        self._stub: Any = workflow_pb2_grpc.WorkflowServiceStub(self._channel)
         self._metadata = self._endpoint.metadata
 
     def close(self) -> None:
         """Cancel what is running and disconnect. May be called twice."""
+        self._stub = calls.ClosedStub()
         self._channel.close()
 
     def __enter__(self) -> Client:

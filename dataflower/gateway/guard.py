@@ -10,9 +10,10 @@ from contextvars import ContextVar
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from dataflower.clock import Clock
-from dataflower.errors import Code, DataflowerError
+from dataflower.errors import Code, DataflowerError, InvalidArgument
 from dataflower.gateway.status import to_status
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,13 @@ def guarded(method: Method) -> Method:
         if id_:
             context.set_trailing_metadata(((REQUEST_ID_KEY, id_),))
         try:
+            if isinstance(request, DecodeError):
+                raise request
             return await method(self, request, context)
         except DataflowerError as error:
             await refuse(context, error)
+        except DecodeError as error:  # also of a message in the middle of a stream
+            await refuse(context, InvalidArgument(f"the message can't be read: {error}"))
         except grpc.aio.AbortError:
             raise
         except Exception as error:
@@ -62,14 +67,19 @@ def deadline_of(context: Any, clock: Clock) -> float | None:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Checks the key of each call and notes its request id.
+    """Checks the key of each call, notes its request id, and has `guarded` methods refuse what can't be read.
 
     `keys` empty: everyone may call. Services named in `open_services` may be called without a key in any case.
+    `guarded`: services whose methods are all `guarded`; at the others gRPC itself says UNKNOWN to malformed messages.
     """
 
-    def __init__(self, keys: tuple[str, ...], open_services: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, keys: tuple[str, ...], open_services: tuple[str, ...] = (), guarded: tuple[str, ...] = ()
+    ) -> None:
         self._keys = tuple(key.encode() for key in keys)
         self._open = tuple(f"/{service}/" for service in open_services)
+        self._guarded = tuple(f"/{service}/" for service in guarded)
+        self._readers: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Called by gRPC once per call, in the task that then runs the handler."""
@@ -79,17 +89,34 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 request_id.set(value)
             elif key == "authorization":
                 given = value
-        handler = await continuation(details)
+        handler = self._readers.get(details.method) or self._reading(details.method, await continuation(details))
         if not self._keys or handler is None or details.method.startswith(self._open):
             return handler
         if self._knows(given):
             return handler
         return _refusing(handler, "no API key was sent" if not given else "the API key is not valid")
 
+    def _reading(self, method: str, handler: Any) -> Any:
+        """The handler, which is the same for every call, taking messages that can't be read as errors to tell."""
+        if handler is None or handler.request_streaming or not method.startswith(self._guarded):
+            return handler
+        self._readers[method] = made = handler._replace(request_deserializer=_tolerant(handler.request_deserializer))
+        return made
+
     def _knows(self, authorization: str) -> bool:
         scheme, _, key = authorization.partition(" ")
         known = [hmac.compare_digest(key.strip().encode(), valid) for valid in self._keys]
         return scheme.lower() == "bearer" and any(known)
+
+
+def _tolerant(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def tolerant(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError as error:
+            return error
+
+    return tolerant
 
 
 def _refusing(handler: Any, why: str) -> Any:

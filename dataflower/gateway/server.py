@@ -106,7 +106,7 @@ async def serve(
 
     version = metadata.version("dataflower")
     server = grpc.aio.server(
-        interceptors=(Interceptor(config.api_keys, open_services=(HEALTH,)),),
+        interceptors=(Interceptor(config.api_keys, open_services=(HEALTH,), guarded=(WORKFLOWS, INFERENCE)),),
         options=_options(config),
     )
     workflows = WorkflowService(
@@ -179,7 +179,7 @@ def _obstacle(host: str, port: int) -> str:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             return f"{error.strerror or error}; --address names an interface of this machine"
-    return "is another server running there?; --port 0 picks a free port"
+    return "is another server running there? --port 0 picks a free port"
 
 
 def _credentials(config: GatewayConfig) -> grpc.ServerCredentials | None:

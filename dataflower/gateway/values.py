@@ -63,7 +63,11 @@ def _from_torch(value: Any) -> np.ndarray[Any, Any]:
 
 
 def from_raw(data: bytes | memoryview, datatype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """A read-only array over little-endian bytes; InvalidArgument if their number does not fit the shape."""
+    """A read-only array over little-endian bytes.
+
+    Raises:
+        InvalidArgument: their number does not fit the shape, or no array has such a shape.
+    """
     dtype = numpy_dtype(datatype)
     if any(size < 0 for size in shape):
         raise InvalidArgument(f"shape {list(shape)} has a negative size")
@@ -74,7 +78,10 @@ def from_raw(data: bytes | memoryview, datatype: str, shape: tuple[int, ...]) ->
         raise InvalidArgument(
             f"{datatype} of shape {list(shape)} takes {count * dtype.itemsize} bytes, but {len(data)} were sent"
         )
-    return np.frombuffer(data, dtype).reshape(shape)
+    try:
+        return np.frombuffer(data, dtype).reshape(shape)
+    except ValueError as error:  # too many dimensions, or sizes beyond an address space next to one of 0
+        raise InvalidArgument(f"a shape of {len(shape)} sizes can't be had: {error}") from None
 
 
 def encode(value: Any, into: pb.Value, depth: int = 0) -> None:

@@ -117,6 +117,8 @@ class EngineStatistics(msgspec.Struct, frozen=True):
     arenas: int
     arena_bytes: int
     """Of all arenas."""
+    slots_sent: int
+    """Slots of which other hosts have bytes, or get them, and that are still read."""
     launcher: LauncherStatistics
 
 
@@ -444,7 +446,8 @@ class Engine:
                         self._gathering[peer.number] = peer
                         return
                     peer.send_gathered()
-                peer.tell(message)
+                if not (command.at_leisure and peer.leaves(message)):
+                    peer.tell(message)
         if type(command.message) is ReleaseSlots:
             self.remotes.released(command.message.slots)
             if not command.container:
@@ -609,6 +612,7 @@ class Engine:
             peers=len(self._peers),
             arenas=len(self._sizes),
             arena_bytes=sum(self._sizes.values()),
+            slots_sent=self.remotes.slots + (0 if self.lender is None else self.lender.slots),
             launcher=self._launcher.statistics(),
         )
 

@@ -170,8 +170,13 @@ def _of(controller: str, wanted: Mapping[str, _Files]) -> Mapping[str, _Files]:
 def _write(folder: Path, settings: Mapping[str, _Files]) -> None:
     for files_of in settings.values():
         for name, content in files_of.items():
-            with contextlib.suppress(FileNotFoundError):  # v2: a controller that is not handed down
-                (folder / name).write_text(content, encoding="ascii")
+            file = folder / name
+            try:
+                file.write_text(content, encoding="ascii")
+            except (FileNotFoundError, PermissionError):
+                # v2: a controller that is not handed down has no file, and the kernel forbids to make one.
+                if file.exists():
+                    raise
 
 
 def find(membership: str, root: Path = ROOT) -> tuple[int, Mapping[str, Path]]:

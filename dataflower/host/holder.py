@@ -20,6 +20,7 @@ from dataflower.channel.link import Link
 from dataflower.checkpoint import client, protocol
 from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.settings import StoreConfig
+from dataflower.core.device.artifact import HOST, place_of
 from dataflower.core.events import WeightsDropped, WeightsSized
 from dataflower.errors import Closed, DataflowerError, EndOfStream, PeerGone, WouldBlock
 
@@ -79,7 +80,7 @@ class Holder:
                     self._ask(model, density)
                 else:
                     held.density = density
-                    held.link.send_nowait(protocol.encode(protocol.Hold(model, density)))
+                    held.link.send_nowait(_wish(model, density))
             except PeerGone:  # the store died a moment ago; `_listen` is about to see it
                 continue
             except (DataflowerError, WouldBlock):
@@ -88,7 +89,7 @@ class Holder:
     def _ask(self, model: str, density: float, nbytes: int = 0, deaths: int = 0) -> None:
         held = self._holds[model] = _Hold(client.enter(self._door()), density, nbytes, deaths)
         self._loop.add_reader(held.link.fileno(), self._listen, model)
-        held.link.send_nowait(protocol.encode(protocol.Hold(model, density)))
+        held.link.send_nowait(_wish(model, density))
 
     def _listen(self, model: str) -> None:
         try:
@@ -120,6 +121,8 @@ class Holder:
         self._let_go(model)
         try:
             self._ask(model, held.density, held.nbytes, held.deaths + 1)
+        except PeerGone:  # that one, too; `_listen` is about to see it
+            return
         except (DataflowerError, WouldBlock):
             self._lost(model)
             return
@@ -144,6 +147,8 @@ class Holder:
             link = self._drops[model] = client.enter(self._door())
             self._loop.add_reader(link.fileno(), self._hear, model)
             link.send_nowait(protocol.encode(protocol.Forget(model)))
+        except PeerGone:  # the store died a moment ago; `_hear` is about to see it
+            return
         except (DataflowerError, WouldBlock):
             self._loop.call_soon(self._dropped, model, False)
 
@@ -180,10 +185,18 @@ class Holder:
             self._let_go(model)
 
 
-def size_of(config: StoreConfig, model: str) -> int:
-    """Bytes of a model's files on the disk; 0 if there is no such model here (a URL is known once it was fetched)."""
+def _wish(name: str, density: float) -> bytes:
+    model, place = place_of(name)
+    return protocol.encode(protocol.Hold(model, density, "" if place == HOST else place))
+
+
+def size_of(config: StoreConfig, name: str) -> int:
+    """Bytes of a model's files on the disk, wherever it is wanted.
+
+    0 if there is no such model here (a URL is known once it was fetched).
+    """
     try:
-        return sum(nbytes for _, nbytes in DiskTier(config).locate(model).sizes())
+        return sum(nbytes for _, nbytes in DiskTier(config).locate(place_of(name)[0]).sizes())
     except (DataflowerError, OSError):
         return 0
 

@@ -64,6 +64,8 @@ class RunningInvocation:
         self._reading = False
         self._abandoned = False
         self._released = False
+        self._is_kept = True
+        """Whether the core keeps outputs for it."""
         self._waiters: list[asyncio.Future[None]] = []
 
     # --- for the caller --------------------------------------------------------------------------------------
@@ -241,11 +243,12 @@ class RunningInvocation:
         self.is_over = True
         self.failure = command.failure
         self._trace = command.trace
+        self._is_kept = command.is_kept
         self._on_over(self)
         if self._collected is not None or (self._abandoned and not self._reading):
             self._release()
         self._wake()
-        return self._released
+        return self._released or not self._is_kept
 
     def on_expire(self) -> None:  # noqa: D102
         if not self._reading and not self._released:
@@ -257,4 +260,5 @@ class RunningInvocation:
         if not self._released:
             self._released = True
             self._queue.clear()
-            self._feed(InvocationReleased(self._id))
+            if self._is_kept:
+                self._feed(InvocationReleased(self._id))

@@ -76,6 +76,11 @@ class Lender:
         """How many containers it runs for others."""
         return sum(len(owner.guests) for owner in self._owners.values())
 
+    @property
+    def slots(self) -> int:
+        """How many slots of its containers others have bytes of, or get them, that are still read."""
+        return sum(owner.ferry.slots + owner.neighbours.slots for owner in self._owners.values())
+
     def next_number(self) -> int:
         """For a process."""
         self._last += 1

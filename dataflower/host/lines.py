@@ -219,13 +219,13 @@ class Lines:
     # --- what ends -----------------------------------------------------------------------------------------------
 
     def fetched(self, session: Session, ticket: int) -> None:
-        """What was to come here from a lender is here. Raises ValueError if nothing was."""
-        found = self._fetching.pop(ticket, None)
-        if found is None:
+        """What was to come here from a lender is here. Raises ValueError if it was to come from another one."""
+        if ticket not in self._fetching:
             return  # its slot was released meanwhile
-        source, ref, waiting = found
+        source, ref, waiting = self._fetching[ticket]
         if source is not session:
             raise ValueError(f"spoke of ticket {ticket}, which is another's")
+        del self._fetching[ticket]
         source.kept.came(ref)
         source.claim(ref)
         for then in waiting:

@@ -28,6 +28,7 @@ from dataflower.wire import (
     Next,
     OpenLink,
     Prefetch,
+    ReleaseSlots,
     RunBatch,
     RunMany,
     RunTask,
@@ -290,6 +291,10 @@ class Peer:
             elif (kind is CancelTask or kind is Withdraw) and self.board is not None:
                 self.board.stops()
         box.send(_encode(message))
+
+    def leaves(self, message: wire.ToContainer) -> bool:
+        """Leave a message for which the container need not be woken where it finds it; False: it must be told."""
+        return type(message) is ReleaseSlots and self.board is not None and self.board.give_back(message.slots)
 
     def _prefetch(self, refs: Iterable[TensorRef]) -> None:
         """On the socket that is heard while user code runs."""

@@ -93,6 +93,11 @@ class Neighbours:
         for outward in self._outward.values():
             outward.forget(arena)
 
+    @property
+    def slots(self) -> int:
+        """How many slots the neighbours have bytes of, or get them, that are still read."""
+        return sum(outward.ferry.slots for outward in self._outward.values())
+
     def status(self) -> tuple[PeerStatus, ...]:
         """For people."""
         outward = [end.status() for end in self._outward.values()]

@@ -26,7 +26,7 @@ from dataflower.host.api import PeerState, PeerStatus
 from dataflower.host.lines import Lines
 from dataflower.host.links import Memory, Peer
 from dataflower.host.meeting import Credentials, Refused, meet_lender
-from dataflower.host.peer_wire import Bye, Order, Sending
+from dataflower.host.peer_wire import Order, Sending
 from dataflower.host.placement import Placement
 from dataflower.host.remote_peer import RemotePeer
 from dataflower.host.session import Listener, Session
@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 _now = SystemClock().monotonic
 SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
+GOODBYE_S = 2.0
+"""So long a server that stops waits for a lender to hang up; one that has not heard it finds out by itself."""
 
 
 class Remote:
@@ -56,6 +58,7 @@ class Remote:
         self._flush_soon = Soon(self._loop, self._flush)
         self._session = self._new_session()
         self._changed = asyncio.Event()
+        self._is_leaving = False
         self._past_bytes = (0, 0)
         self._task: asyncio.Task[None] | None = None
 
@@ -157,6 +160,10 @@ class Remote:
         self._connection = Connection(self._loop, sock, session.ferry.mux, self._on_lost)
 
     def _on_lost(self, reason: str, fatal: bool) -> None:
+        if self._is_leaving:
+            self._connection = None
+            self._changed.set()
+            return
         _log.warning("the connection to host %s (%s) broke: %s", self.name, self.address, reason)
         self._connection = None
         if fatal:
@@ -198,11 +205,21 @@ class Remote:
             await asyncio.gather(self._task, return_exceptions=True)
         self._stop_timer()
         if self._connection is not None:
-            self._session.ferry.send_urgent(0, peer_wire.encode(Bye()))
-            self._connection.flush()
-            self._connection.close()
-            self._connection = None
+            await self._leave(self._connection)
         self._session.end("the host stops")
+
+    async def _leave(self, connection: Connection) -> None:
+        """Say goodbye, and let the lender hang up: whoever does with bytes unread takes back what it said last."""
+        self._is_leaving = True
+        self._session.leave()
+        connection.flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                while self._connection is not None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        connection.close()
+        self._connection = None
 
 
 class Remotes:
@@ -264,6 +281,11 @@ class Remotes:
             remotes = [remote for remote in remotes if not self.lines.join(past, remote.session)]
         found = (remote.ferry for remote in remotes)
         return [ferry for ferry in found if ferry is not None]
+
+    @property
+    def slots(self) -> int:
+        """How many slots the lenders have bytes of, or get them, that are still read."""
+        return sum(ferry.slots for ferry in self.ferries(self._remotes))
 
     def join(self, source: Session, name: str) -> None:
         """What is made at `source` will be read on that host."""

@@ -39,6 +39,7 @@ from dataflower.host.api import (
 from dataflower.host.database import DatabaseJournal
 from dataflower.host.engine import Engine
 from dataflower.host.inputs import split_inputs
+from dataflower.host.intake import Intake
 from dataflower.host.invocations import RunningInvocation
 from dataflower.host.journal import Entry, Journal, MemoryJournal
 from dataflower.host.pump import pump
@@ -48,6 +49,7 @@ from dataflower.host.registry import Deployed, Load, Registry
 from dataflower.host.settings import HostConfig
 from dataflower.host.values import Border, fingerprint, read_blob, record_inputs
 from dataflower.spec.workflow import Workflow
+from dataflower.wire import Value
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ class Runtime:
         self._idle = asyncio.Event()
         self._accepted = 0
         self._ended = dict.fromkeys(State, 0)
-        self._accepting: dict[str, tuple[Entry, asyncio.Future[None]]] = {}
+        self._accepting: dict[str, asyncio.Task[bool]] = {}
         """Submissions that are being journalled."""
         self._listeners: list[Listener] = []
         self._start_listeners: list[StartListener] = []
@@ -106,6 +108,7 @@ class Runtime:
             lines=config.peer_lines,
             preload=config.preload,
             preload_memory_bytes=config.preload_memory_bytes,
+            preload_device_bytes=config.preload_device_bytes,
             device_batches=config.device_batches,
             device_batch_size=config.device_batch_size,
             device_ttft_s=config.device_ttft_s,
@@ -116,6 +119,7 @@ class Runtime:
             self._engine = Engine(self._core, self._clock, config)
             self._engine.on_start = self._on_start
             self._border = Border(self._engine.arenas, self._engine.views, config.max_input_bytes)
+            self._intake = Intake(self._border)
             self._registry = Registry(self._engine, self._core, self._journal, self._clock, config, load=self._load)
         except BaseException:
             await self._journal.close()
@@ -161,12 +165,15 @@ class Runtime:
             return
         self._started = False
         self.drain()
+        if self._accepting:
+            await asyncio.wait(self._accepting.values())
         timeout_s = self.config.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         await self._wait_idle(timeout_s)
         interrupted = [ident for ident, running in self._running.items() if running.handle.submitted]
         for running in list(self._running.values()):
             running.handle.stop(SHUTDOWN)
         await self._wait_idle(self.config.stop_grace_s)
+        await self._intake.close()
         await self._registry.close()
         try:
             await self._engine.close()
@@ -207,7 +214,8 @@ class Runtime:
             inputs = read_blob(entry.inputs or b"\x80")
             given = split_inputs(entry.workflow, deployed.inputs, inputs)
             await self._journal.accept(entry)  # counted before it can bring the server down once more
-            self._start(deployed, entry, given, (), deadline)
+            packed = self._border.pack(deployed.name, given[0])
+            self._start(deployed, entry, (packed, given[1]), (), deadline)
         except DataflowerError as error:
             self._give_up(entry, failure_of(error))
         else:
@@ -271,7 +279,21 @@ class Runtime:
             state=State.RUNNING,
             accepted_at=self._clock.wall(),
         )
-        running = self._start(deployed, entry, given, open_inputs, deadline)
+        packed = await self._intake.bring(name, given[0])
+        try:
+            self._refuse_if_draining()  # large inputs take a while, and much may have happened
+            if entry.id in self._running or entry.id in self._accepting:
+                raise already_exists(entry.id)
+            current = self._registry.find(name)
+        except DataflowerError:
+            self._border.release(packed)
+            raise
+        if current is not deployed:
+            self._border.release(packed)
+            return await self.invoke(
+                name, inputs, invocation=invocation, open_inputs=open_inputs, deadline=deadline or None
+            )
+        running = self._start(deployed, entry, (packed, given[1]), open_inputs, deadline)
         return running.handle
 
     async def submit(
@@ -300,31 +322,42 @@ class Runtime:
             inputs=record_inputs(inputs),
         )
         deadline = 0.0 if limit_s is None else self._clock.monotonic() + limit_s
-        accepted = asyncio.ensure_future(self._journal.accept(entry))
-        self._accepting[entry.id] = (entry, accepted)
+        accepted = self._accepting[entry.id] = asyncio.create_task(self._accept(deployed, entry, given, deadline))
+        if await asyncio.shield(accepted):
+            return await self.get(entry.id)
+        return await self.submit(name, inputs, invocation=invocation, deadline_s=deadline_s)
+
+    async def _accept(
+        self, deployed: Deployed, entry: Entry, given: tuple[dict[str, Any], dict[str, list[Any]]], deadline: float
+    ) -> bool:
+        """Write a submission down and start it, also if its caller leaves: what is written must run.
+
+        False: another version came meanwhile, which may take other inputs, and nothing is written.
+        """
         try:
-            await accepted
-            self._start(deployed, entry, given, (), deadline)
+            await self._journal.accept(entry)
+            if self._registry.find(entry.workflow) is not deployed:
+                await self._journal.forget(entry.id)
+                return False
+            packed = self._border.pack(entry.workflow, given[0])
+            self._start(deployed, entry, (packed, given[1]), (), deadline)
         except DataflowerError:
             await self._journal.forget(entry.id)
             raise
         finally:
             del self._accepting[entry.id]
-        return await self.get(entry.id)
+        return True
 
     async def _same_submission(self, ident: str, name: str, marks: bytes) -> InvocationRecord | None:
         """The record of an earlier submission under this id; ALREADY_EXISTS if it was another one."""
         check_id(ident)
-        if ident in self._accepting:
-            entry: Entry | None = self._accepting[ident][0]
-            await asyncio.wait([self._accepting[ident][1]])
-        elif ident in self._running:
-            entry = self._running[ident].entry
-        else:
-            entry = await self._journal.get(ident)
-            if entry is None and (ident in self._accepting or ident in self._running):
-                return await self._same_submission(ident, name, marks)
+        while ident in self._accepting:
+            await asyncio.wait([self._accepting[ident]])
+        running = self._running.get(ident)
+        entry = running.entry if running is not None else await self._journal.get(ident)
         if entry is None:
+            if ident in self._accepting or ident in self._running:
+                return await self._same_submission(ident, name, marks)
             return None
         if not entry.submitted or entry.workflow != name or entry.fingerprint != marks:
             raise already_exists(ident)
@@ -343,15 +376,14 @@ class Runtime:
         self,
         deployed: Deployed,
         entry: Entry,
-        given: tuple[dict[str, Any], dict[str, list[Any]]],
+        given: tuple[dict[str, Value], dict[str, list[Any]]],
         open_inputs: tuple[str, ...],
         deadline: float,
     ) -> Running:
-        """Hand an invocation to the core (`given` by `split_inputs`). Raises ResourceExhausted if it is refused."""
+        """Hand an invocation to the core; `given`: packed values, and streams. Raises ResourceExhausted if refused."""
         if deployed.watch is not None:
             deployed.watch.arrived()
-        values, streams = given
-        packed = self._border.pack(deployed.name, values)
+        packed, streams = given
         opened = (*open_inputs, *streams)
         recorded_bytes = self.config.submitted_bytes if entry.submitted else self.config.recorded_bytes
         handle = RunningInvocation(

@@ -67,6 +67,7 @@ class Session:
         self.name, self.address = name, address
         self.id = os.urandom(SESSION_BYTES)
         self.was_connected = False
+        self._is_leaving = False
         self.ahead_s = self.most_ahead_s = 0.0
         """How far the lender's clock is ahead: likely, and at most."""
         self.containers: dict[int, RemotePeer] = {}
@@ -134,7 +135,9 @@ class Session:
 
     def _routes(self, arena: int) -> list[Ferry]:
         peer = self.containers.get(arena >> 16)
-        return [] if peer is None else self._remotes.ferries(peer.readers, past=self if peer.stays else None)
+        if peer is None or self._is_leaving:
+            return []
+        return self._remotes.ferries(peer.readers, past=self if peer.stays else None)
 
     def claim(self, ref: TensorRef) -> None:
         """These bytes are here, and are known to be needed where they were passed on to."""
@@ -142,7 +145,14 @@ class Session:
         for ferry in () if peer is None else self._remotes.ferries(peer.readers):
             ferry.claim(ref)
 
+    def leave(self) -> None:
+        """Say that this host is done with it. Whatever comes from now on is for nobody."""
+        self._is_leaving = True
+        self.ferry.send_urgent(0, peer_wire.encode(peer_wire.Bye()))
+
     def _deliver(self, number: int, body: bytes) -> None:
+        if self._is_leaving:
+            return
         if number > peer_wire.TICKETS:
             self._remotes.lines.fetched(self, number - peer_wire.TICKETS)
             return
@@ -179,6 +189,8 @@ class Session:
 
     def _foretold(self, number: int, body: bytes) -> None:
         """A container is gone, and what it said before waits for bytes: what it said nothing of need not."""
+        if self._is_leaving:
+            return
         message = peer_wire.decode_report(body)
         if not isinstance(message, Ended):
             raise ValueError(f"{type(message).__name__} as the last word")

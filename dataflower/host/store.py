@@ -58,8 +58,8 @@ class Store:
     def let_in(self, process: int, version: int, descriptor: int) -> None:
         """A process wants to speak with the store over this socket, which is taken over."""
         try:
-            # If that fails its socket closes, which is as good as a store that died.
-            with contextlib.suppress(WouldBlock, PeerGone, Closed):
+            # If that fails, be it for too many descriptors under way, its socket closes: as good as a store that died.
+            with contextlib.suppress(WouldBlock, PeerGone, Closed, OSError):
                 self._outside.send_nowait(wire.encode(wire.Knock(version, process)), (descriptor,))
         finally:
             os.close(descriptor)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from dataflower.channel.tensor import decode, encode, encode_ports
+from dataflower.channel.tensor import Uncopied, decode, encode, encode_ports
 from dataflower.channel.views import Views
 from dataflower.errors import Code, DataflowerError, InvalidArgument, ResourceExhausted
 from dataflower.host.input_arenas import InputArenas
@@ -44,10 +44,14 @@ class Border:
         self._views = views
         self._max = max_input_bytes
 
-    def pack(self, workflow: str, values: Mapping[str, Any]) -> dict[str, Value]:
-        """Inputs of one invocation. Raises InvalidArgument and ResourceExhausted; nothing stays allocated then."""
+    def pack(self, workflow: str, values: Mapping[str, Any], uncopied: Uncopied | None = None) -> dict[str, Value]:
+        """Inputs of one invocation. Raises InvalidArgument and ResourceExhausted; nothing stays allocated then.
+
+        `uncopied`: takes up what the caller is to copy.
+        """
         try:
-            packed = encode_ports(values, arena=self._arenas.of(workflow), views=None, cancelled=_always)
+            arena = self._arenas.of(workflow)
+            packed = encode_ports(values, arena=arena, views=None, cancelled=_always, uncopied=uncopied)
         except DataflowerError as error:
             if error.code is Code.CANCELLED:  # the arena would have had to wait
                 raise ResourceExhausted("no shared memory left for inputs; try again", retry_after_s=1.0) from error

@@ -309,7 +309,7 @@ async def test_bytes_that_are_no_message_and_methods_that_are_none(rig: Rig) -> 
             call = channel.unary_unary(f"/dataflower.v1.WorkflowService/{method}")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call(b"\xff" * 100)
-            assert caught.value.code() is grpc.StatusCode.UNKNOWN  # gRPC itself says so, before we see it
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary("/dataflower.v1.WorkflowService/Explode")(b"")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -207,6 +207,8 @@ def test_ls_shows_workflows_and_invocations(server: Server) -> None:
     assert [row["name"] for row in json.loads(server("ls", "-o", "json").stdout)] == sorted(server.host._workflows)
     server("invoke", "echo", "text=a", "--id", "job-3")
     assert "job-3" in server("ls", "echo").stdout
+    assert server("ls", "-q").stdout.splitlines() == sorted(server.host._workflows)
+    assert "job-3" in server("ls", "echo", "-q").stdout.splitlines()
     assert json.loads(server("ls", "-i", "-n", "1", "-o", "json").stdout)[0]["invocation"] == "job-3"
 
 

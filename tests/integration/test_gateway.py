@@ -412,6 +412,30 @@ async def test_nobody_there_is_unavailable_with_a_hint(host: FakeHost) -> None:
             await client.status()
 
 
+@pytest.mark.parametrize("address", ["", "127.0.0.1", "127.0.0.1:port", "http://127.0.0.1:8001"])
+def test_what_is_no_address_is_refused_before_anything_is_sent(address: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(InvalidArgument, match="expected HOST:PORT"):
+            kind(address)
+
+
+async def test_a_closed_client_says_so(gateway: Gateway) -> None:
+    address = f"127.0.0.1:{gateway.grpc_port}"
+    async with AsyncClient(address) as asynchronous:
+        assert await asynchronous.invoke("echo", x=1) == {"out": 1}
+    await asynchronous.close()
+    with pytest.raises(FailedPrecondition, match="the client is closed"):
+        await asynchronous.invoke("echo", x=1)
+    with pytest.raises(FailedPrecondition, match="the client is closed"):
+        _ = [item async for item in asynchronous.stream("echo", x=1)]
+    client = Client(address)
+    client.close()
+    client.close()
+    for call in (client.status, lambda: list(client.stream("echo", x=1)), lambda: list(client.watch("i"))):
+        with pytest.raises(FailedPrecondition, match="the client is closed"):
+            call()
+
+
 async def test_a_taken_port_is_refused(host: FakeHost, gateway: Gateway) -> None:
     with pytest.raises(FailedPrecondition, match=r"can't listen .*another server running there"):
         await serve(host, GatewayConfig(port=gateway.grpc_port), load=load)

@@ -7,6 +7,7 @@ import base64
 import gzip
 import io
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -79,6 +80,16 @@ async def test_a_call_takes_and_gives_json(door: Door) -> None:
     assert body["id"] in door.host.invocations
     assert headers["content-type"] == "application/json"
     assert "GMT" in headers["date"]
+
+
+async def test_an_answer_waits_for_no_acknowledgement(door: Door) -> None:
+    """On a plain asyncio loop, too, where that takes a socket that says that it is TCP."""
+    await door.get("/v1/workflows")
+    assert door.gateway._http is not None
+    for connection in door.gateway._http._connections.connections:
+        ours = connection.transport.get_extra_info("socket")
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert door.gateway._http._connections.connections
 
 
 async def test_tensors_and_bytes_travel_in_json(door: Door) -> None:
@@ -163,6 +174,7 @@ async def test_what_is_not_there_is_404_and_405(door: Door) -> None:
         assert (method, path, got) == (method, path, status)
         assert body["error"]["message"]
         assert ("allow" in headers) == (status == 405)
+        assert body["error"]["type"] == ("invalid_request_error" if status == 405 else "not_found_error")
 
 
 async def test_user_code_that_raises_is_a_500_with_its_traceback(door: Door) -> None:
@@ -333,6 +345,7 @@ async def test_a_body_beyond_the_limit_is_413(door: Door) -> None:
     large = json.dumps({"inputs": {"x": "x" * LIMIT}}).encode()
     status, _, body = await door.call("POST", path, data=io.BytesIO(large))
     assert (status, "max_message_bytes" in body["error"]["message"]) == (413, True)
+    assert body["error"]["type"] == "invalid_request_error"
 
     async def parts() -> AsyncIterator[bytes]:  # without a length: chunked
         for _ in range(64):

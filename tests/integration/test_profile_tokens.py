@@ -109,7 +109,7 @@ async def test_a_real_model_is_measured() -> None:
     stage = loader(compose({"code_path": [ROOT]}).config)(text, "chat.yaml").stages["complete"]
     async with Runtime(config) as host:
         tokens = await measure_tokens(host, stage, [(40, 6), (20, 2)], 1.0, Effort((1,), 0.1), clock=SystemClock())
-    assert tokens.takes == ["max_sequences", "step_tokens", "ttft_ms"]
+    assert tokens.takes == ["max_sequences", "step_tokens", "ttft_ms", "tpot_ms"]
     assert (tokens.sequences, tokens.step_tokens, tokens.generations) == (2, 512, 2.0)
     assert (tokens.prompt.mean, tokens.output.high) == (30.0, 6.0)
     by_size = {point.tokens: point.duration_ms for point in tokens.prefill}

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,8 +16,12 @@ import numpy as np
 import pytest
 import workflows_for_tests as w
 
+from dataflower.channel.arena import Slot
+from dataflower.channel.tensor import copy_into
 from dataflower.errors import Code, DataflowerError, InvalidArgument, InvocationFailed, NotFound, Unavailable
+from dataflower.host import intake
 from dataflower.host.api import State
+from dataflower.host.journal import Entry
 from dataflower.host.logs import tail
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import DefaultIsolation, HostConfig
@@ -49,6 +54,58 @@ async def settle(host: Runtime, timeout_s: float = 20.0) -> None:
 async def call(host: Runtime, workflow: Workflow, **inputs: Any) -> dict[str, Any]:
     await host.apply(workflow, workflow.name)
     return await (await host.invoke(workflow.name, inputs)).result()
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_a_submission_goes_to_what_serves_once_it_is_written(
+    host: Runtime, monkeypatch: pytest.MonkeyPatch, is_deleted: bool
+) -> None:
+    await host.apply(w.chain(1), "first")
+    write = host._journal.accept
+
+    async def accept(entry: Entry) -> None:
+        await write(entry)
+        if is_deleted:
+            await host.delete("chain")
+        elif entry.version == 1:
+            await host.apply(w.chain(2), "second")
+
+    monkeypatch.setattr(host._journal, "accept", accept)
+    if is_deleted:
+        with pytest.raises(NotFound, match="no workflow 'chain'"):
+            await host.submit("chain", {"x": 1}, invocation="job")
+        with pytest.raises(NotFound):
+            await host.get("job")
+        return
+    await host.submit("chain", {"x": 1}, invocation="job")
+    *_, record = [found async for found in host.watch("job")]
+    assert (record.version, record.state, record.outputs) == (2, State.SUCCEEDED, {"y": 1})
+
+
+async def test_a_submission_runs_although_its_caller_leaves_while_it_is_written(
+    host: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await host.apply(w.chain(1), "chain")
+    write = host._journal.accept
+    writing, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def accept(entry: Entry) -> None:
+        writing.set()
+        await may_go_on.wait()
+        await write(entry)
+
+    monkeypatch.setattr(host._journal, "accept", accept)
+    caller = asyncio.create_task(host.submit("chain", {"x": 1}, invocation="job"))
+    await writing.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    again = asyncio.create_task(host.submit("chain", {"x": 1}, invocation="job"))
+    may_go_on.set()
+    assert (await again).id == "job"
+    *_, record = [found async for found in host.watch("job")]
+    assert (record.state, record.outputs) == (State.SUCCEEDED, {"y": 1})
+    assert [found.id for found in host.recent()] == ["job"]
 
 
 async def test_a_value_goes_through_a_chain(host: Runtime) -> None:
@@ -349,3 +406,43 @@ async def test_an_orderly_stop_hands_submissions_to_the_next_start(tmp_path: Pat
     async with Runtime(settings, load=w.load) as host:
         records = [record async for record in host.watch("job")]
         assert records[-1].outputs == {"y": "42"}
+
+
+# --- large inputs -------------------------------------------------------------------------------------------------
+
+ECHO = w.chain(1)
+
+
+async def test_a_call_whose_workflow_is_applied_anew_while_its_input_is_copied_goes_to_the_new_version(
+    host: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await host.apply(ECHO, "first")
+    began, opened = threading.Event(), threading.Event()
+
+    def hold(slot: Slot, array: Any) -> None:
+        began.set()
+        opened.wait()
+        copy_into(slot, array)
+
+    monkeypatch.setattr(intake, "copy_into", hold)
+    array = np.arange(intake.COPIED_BYTES, dtype=np.uint8)
+    calling = asyncio.create_task(host.invoke(ECHO.name, {"x": array}))
+    while not began.is_set():
+        await asyncio.sleep(0)
+    await host.apply(ECHO, "second")
+    opened.set()
+    invocation = await calling
+    np.testing.assert_array_equal((await invocation.result())["y"], array)
+    assert (await host.get(invocation.id)).version == 2
+
+
+async def test_two_calls_under_one_id_are_one_too_many_though_the_first_is_still_being_copied(host: Runtime) -> None:
+    await host.apply(ECHO, "echo")
+    array = np.arange(intake.COPIED_BYTES, dtype=np.uint8)
+    both = [host.invoke(ECHO.name, {"x": array}, invocation="one") for _ in range(2)]
+    first, second = await asyncio.gather(*both, return_exceptions=True)
+    good, refused = (first, second) if isinstance(second, DataflowerError) else (second, first)
+    assert isinstance(refused, DataflowerError)
+    assert refused.code is Code.ALREADY_EXISTS
+    assert not isinstance(good, BaseException)
+    assert (await good.result())["y"].nbytes == array.nbytes

@@ -164,11 +164,15 @@ def test_what_was_sent_is_not_sent_again_before_it_is_released() -> None:
             pass
         assert len(there.delivered) == 8
         assert here.ferry.mux.bytes_out == 3000
+        assert here.ferry.slots == 1
         here.ferry.released([(ARENA, 0)])
+        assert here.ferry.slots == 0
         here.ferry.send(1, body, [part], lambda arena: SLOT * SLOTS)
         while exchange(here, there, rng, whole=True):
             pass
         assert here.ferry.mux.bytes_out == 4000
+        here.ferry.let_go(ARENA)
+        assert here.ferry.slots == 0
     finally:
         here.ferry.close()
         there.ferry.close()

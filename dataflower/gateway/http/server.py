@@ -109,10 +109,10 @@ def _bind(config: GatewayConfig) -> socket.socket:
         raise InvalidArgument(f"http_port must be 0 to 65535, or none, not {port}")
     listener: socket.socket | None = None
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
-        listener = socket.socket(family, kind)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        # With its protocol: asyncio then has no answer wait for an acknowledgement (40 ms), as uvloop always does.
+        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)  # here, not later: two servers could bind a port that neither listens on yet

@@ -29,8 +29,10 @@ _TYPES = {
     403: "permission_error",
     404: "not_found_error",
     409: "conflict_error",
+    413: "invalid_request_error",
     429: "rate_limit_error",
     499: "cancelled_error",
+    501: "invalid_request_error",
     503: "unavailable_error",
     504: "timeout_error",
 }

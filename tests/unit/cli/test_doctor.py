@@ -16,6 +16,7 @@ from dataflower.cli.doctor import examine
 from dataflower.cli.group import app
 from dataflower.cli.probes import Finding, Grade
 from dataflower.config.settings import Config
+from functions import assets
 
 
 def outcome(monkeypatch: pytest.MonkeyPatch, *findings: Finding, args: tuple[str, ...] = ()) -> tuple[int, str]:
@@ -123,3 +124,16 @@ def test_where_memory_goes_on_must_take_files(tmp_path: Path) -> None:
     assert missing.grade is Grade.WARNING
     assert str(tmp_path / "gone") in missing.detail
     assert "DATAFLOWER_SPILL_DIR" in missing.mend
+
+
+def test_what_make_models_does_not_bring_is_not_called_lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAFLOWER_CACHE", str(tmp_path))
+    found = probes.models()
+    assert (found.grade, found.mend) == (Grade.WARNING, "make models, if you want to run the shipped workflows")
+    for name in found.detail.removeprefix("lacks ").partition(" in ")[0].split(", "):
+        (tmp_path / name).mkdir()
+    found = probes.models()
+    assert found.grade is Grade.OK
+    assert found.detail.endswith("; no adapters (make adapters trains two)")
+    (tmp_path / assets.ADAPTERS).mkdir()
+    assert "adapters" not in probes.models().detail

@@ -7,8 +7,10 @@ import pytest
 from dataflower.cli import probes
 from dataflower.cli.probes import Grade
 from dataflower.config.settings import Config
-from dataflower.host import isolation
+from dataflower.container import isolation as isolation_of_containers
+from dataflower.host import groups, isolation
 from dataflower.host.isolation import Isolations, Layer
+from dataflower.host.settings import DefaultIsolation
 from dataflower.wire import Walls
 
 
@@ -23,6 +25,21 @@ def test_each_layer_that_is_lacking_has_a_mend(lacking: str, monkeypatch: pytest
     assert len(by_name[lacking].mend) > 20
     assert all(finding.grade is Grade.OK for name, finding in by_name.items() if name != lacking)
     assert (whole.grade is Grade.OK) == (walls is Walls.ROOM)
+
+
+def test_what_is_looked_at_has_a_mend_each() -> None:
+    assert set(probes._LAYER_MENDS) == {layer.value for layer in isolation_of_containers.Layer}
+    assert set(probes._LIMITS) == set(groups._CONTROLLERS)
+
+
+def test_a_sandbox_that_is_demanded_and_can_not_be_had_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Isolations(Walls.NONE, "seccomp: not in this kernel", (Layer("seccomp", False, "not in this kernel"),))
+    monkeypatch.setattr(isolation, "ask", lambda: found)
+    whole, _ = probes.isolation(Config(isolation=DefaultIsolation.SANDBOX))
+    assert whole.grade is Grade.MISSING
+    assert "`isolation: sandbox` is set" in whole.mend
+    assert "seccomp: not in this kernel" in whole.mend
+    assert probes.isolation(Config())[0].grade is Grade.WARNING
 
 
 def test_limits_that_can_not_be_kept_are_named() -> None:

@@ -106,6 +106,13 @@ def test_functions_are_found_on_the_code_path() -> None:
 # --- graph ---
 
 
+def test_a_graph_is_not_written_as_what_its_name_does_not_say() -> None:
+    result = call("graph", "sound.yaml", "--out", "g.pdf")
+    assert (result.exit_code, "'g.pdf' is no .svg, .png or .mmd" in result.stderr) == (1, True)
+    assert not Path("g.pdf").exists()
+    assert call("graph", "sound.yaml", "--out", "g.pdf", "-f", "svg").exit_code == 0  # who says so gets it
+
+
 def test_a_graph_is_mermaid_on_stdout_unless_asked_otherwise() -> None:
     assert call("graph", "sound.yaml").stdout.startswith("flowchart LR\n")
     assert ET.fromstring(call("graph", "sound.yaml", "-f", "svg").stdout).tag.endswith("svg")

@@ -121,6 +121,13 @@ def test_a_broken_file_is_named_with_its_line(tmp_path: Path, name: str, text: s
         compose(file=tmp_path / name, environment={})
 
 
+@pytest.mark.parametrize(("name", "text"), [("c.toml", "port = \n"), ("c.yaml", "port: [\n")])
+def test_a_broken_file_is_said_to_be_no_file_of_its_kind(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigInvalid, match=rf"{name}:\d:\d: not valid {name[2:].upper()}: "):
+        compose(file=tmp_path / name, environment={})
+
+
 def test_the_host_gets_its_settings_under_the_same_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = Config(state_dir=tmp_path, max_containers=3, code_path=(".", "lib"))

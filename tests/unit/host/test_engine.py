@@ -11,7 +11,7 @@ import pytest
 
 from dataflower import wire
 from dataflower.channel import seals
-from dataflower.channel.board import Board, BoardWriter
+from dataflower.channel.board import MOST_RETURNS, Board, BoardWriter
 from dataflower.channel.link import Link
 from dataflower.clock import SystemClock
 from dataflower.core import commands
@@ -557,3 +557,23 @@ async def test_who_hands_on_what_it_can_not_have_is_killed(rig: Rig, lie: wire.T
     rig.do(Tell(1, handing_on(1, 2)))
     await rig.say(1, lie)
     assert "handed on" in rig.launcher.killed[1]
+
+
+# --- memory that is returned ----------------------------------------------------------------------------------------
+
+
+async def test_slots_are_left_on_the_board_of_a_container_that_need_not_be_woken(rig: Rig) -> None:
+    rig.start(1, 2)
+    slots = ((1 << 16, 0), (1 << 16, 4096))
+    rig.do(Tell(1, wire.ReleaseSlots(slots), at_leisure=True), Tell(2, wire.ReleaseSlots(((2 << 16, 0),))))
+    assert rig.hear(1, CONTROL) == []
+    assert rig.launcher.boards[1][1].take_returns() == list(slots)
+    assert rig.hear(2, CONTROL) == [wire.ReleaseSlots(((2 << 16, 0),))]
+
+
+async def test_slots_for_which_the_board_has_no_room_are_sent(rig: Rig) -> None:
+    rig.start(1)
+    slots = tuple((1 << 16, number * 4096) for number in range(MOST_RETURNS + 1))
+    rig.do(Tell(1, wire.ReleaseSlots(slots), at_leisure=True))
+    assert rig.hear(1, CONTROL) == [wire.ReleaseSlots(slots)]
+    assert not rig.launcher.boards[1][1].has_returns

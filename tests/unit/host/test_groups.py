@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +99,22 @@ def test_v2_without_controllers_from_above_makes_none(v2: Path) -> None:
     groups = Groups(v2, V2)
     assert groups.make(1, Limits(cpu=1.0)) == ()
     assert groups.why_not
+
+
+def test_v2_keeps_the_limits_of_the_controllers_that_are_handed_down(v2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real hierarchy has no file for a controller that is lacking, and answers EACCES to whoever would make it."""
+    write = Path.write_text
+
+    def kernel(file: Path, *args: Any, **kwargs: Any) -> int:
+        if file.name == "pids.max":
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return write(file, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", kernel)
+    groups = Groups(v2, V2)
+    (file,) = groups.make(3, Limits(memory_bytes=4096))
+    assert (Path(file).parent / "memory.max").read_text() == "4096"
+    assert not groups.why_not
 
 
 def test_what_can_not_be_made_is_done_without(tmp_path: Path) -> None:
