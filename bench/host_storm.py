@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from argparse import Namespace
@@ -20,10 +21,11 @@ from bench.footprint import footprint
 from bench.processes import descendants
 from bench.report import Report
 from bench.second_host import NAME, TOKEN, SecondHost, second_host
-from bench.storm import ARENA_BYTES, MAX_ITEMS, NBYTES, SETTLE_S, Load, books, idle, kill, left_behind, progress
+from bench.storm import ARENA_BYTES, MAX_ITEMS, NBYTES, SETTLE_S, Load, idle, kill, left_behind, progress
 from bench.storm_flows import FLOWS
 from dataflower.host.api import PeerState
 from dataflower.host.runtime import Runtime
+from dataflower.testing.leaks import held
 
 LINK = "500mbit"
 _ENDED_S = 20.0
@@ -139,6 +141,13 @@ class Orphans:
         return True
 
 
+def _mode(descriptor: str) -> int:
+    try:
+        return os.fstat(int(descriptor)).st_mode
+    except OSError:  # the one that listed the folder
+        return 0
+
+
 def break_connection(second: SecondHost) -> bool:
     """Break what connects this process to the second host, whatever is on its way; False if nothing did."""
     address, port = second.address
@@ -147,6 +156,8 @@ def break_connection(second: SecondHost) -> bool:
         return bool(subprocess.run(command, check=False, capture_output=True, timeout=20).stdout.strip())
     found = False
     for name in os.listdir("/proc/self/fd"):
+        if not stat.S_ISSOCK(_mode(name)):  # a copy of what is no socket would stay open
+            continue
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as sock:
             if sock.family == socket.AF_INET and sock.getpeername() == (address, port):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -166,7 +177,7 @@ async def storm(blows: int, servers: int, seed: int = 3) -> Results:
                 await Load(host, 0).call(flow, MAX_ITEMS)
             await idle(host)
             other = second.server.pid
-            before, there, own = footprint(os.getpid(), other), footprint(other), books(host)
+            before, there, own = footprint(os.getpid(), other), footprint(other), held(host)
             order = plan(blows, servers, random.Random(seed))
             hosts = HostStorm(host, second, order, seed)
             await hosts.run()
@@ -179,7 +190,7 @@ async def storm(blows: int, servers: int, seed: int = 3) -> Results:
             orphans = await hosts.orphans()
             other = second.server.pid
             first = await left_behind(os.getpid(), before, other)
-            first |= {name: count - own[name] for name, count in books(host).items() if count > own[name]}
+            first |= {name: count - own[name] for name, count in held(host).items() if count > own[name]}
             second_left = await left_behind(other, there)
             if orphans:
                 second_left["orphans"] = orphans

@@ -6,6 +6,8 @@ Besides, containers die by themselves at set points of their work: while they wr
 Every item is held against what it must be. What is left is counted afterwards, by the kernel and by the host's own
 books: bytes, descriptors and processes beyond those of the quiet host before.
 
+Then servers themselves are killed that have a lender and a journal (see `owner_storm`); it counts with the rest.
+
 Then the same over two hosts (`hosts_kill_*`): containers of both are killed, their connection is broken, and the second
 host's server is killed and started anew.
 """
@@ -22,13 +24,14 @@ from collections.abc import Iterator
 
 import uvloop
 
-from bench import host_storm
+from bench import host_storm, owner_storm
 from bench.engine import engine
 from bench.footprint import footprint
 from bench.report import Report, arguments, finish
-from bench.storm import ARENA_BYTES, NBYTES, Load, books, idle, kill, left_behind, progress, spills
+from bench.storm import ARENA_BYTES, NBYTES, Load, idle, kill, left_behind, progress, spills
 from bench.storm_flows import FLOWS, Tally
 from dataflower.host.runtime import Runtime
+from dataflower.testing.leaks import held
 
 POINTS = (
     "container.mid_write:kill:stage=pass:hit=40,container.mid_compute:kill:stage=make:hit=150,"
@@ -77,14 +80,14 @@ async def storm(kills: int, cpus: int) -> tuple[Tally, dict[str, int], str]:
             for flow in FLOWS:
                 await Load(host, 0).call(flow, 2)
             await idle(host)
-            before, own = footprint(os.getpid()), books(host)
+            before, own = footprint(os.getpid()), held(host)
             load, killer = Load(host, seed=cpus), Storm(host, kills, seed=7 + cpus)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(killer.kill())
                 tasks.create_task(load.run(lambda: killer.left > 0))
             await idle(host)
             left = await left_behind(os.getpid(), before)
-            left |= {name: count - own[name] for name, count in books(host).items() if count > own[name]}
+            left |= {name: count - own[name] for name, count in held(host).items() if count > own[name]}
             host._core.check_integrity()
             counts = host.statistics().engine
     words = (
@@ -104,7 +107,12 @@ async def measure(report: Report, options: Namespace) -> None:
         print(words, *tally.words, f"left behind: {left}" if left else "nothing left behind", sep="\n  ")
         whole.join(tally)
         leaked += sum(left.values())
-    took = f"{kills} kills in {time.monotonic() - begun:.0f} s, {whole.items} arrays of {NBYTES} bytes"
+    owners = await owner_storm.measure(report, options)
+    whole.join(owners.tally)
+    leaked += sum(owners.left.values())
+    took = (
+        f"{kills} kills and some of servers in {time.monotonic() - begun:.0f} s, {whole.items} arrays of {NBYTES} bytes"
+    )
     report.add("kill_lost", f"{took}: lost", whole.lost, at_most=0)
     report.add("kill_doubled", f"{took}: twice", whole.doubled, at_most=0)
     report.add("kill_leaked", f"{took}: bytes, descriptors, processes, slots left", leaked, at_most=0)

@@ -120,7 +120,7 @@ async def reach(host: Runtime, log: Path, cancels: int) -> list[float]:
             await invocation.wait_over()
             await asyncio.sleep(2 * DELAY_S)
     written = await asyncio.to_thread(log.read_bytes)
-    notes = {call: (begun, ended) for call, _, begun, ended in NOTE.iter_unpack(written)}
+    notes = {call: (begun, ended) for call, _, begun, ended in NOTE.iter_unpack(written) if ended}
     return [notes[number][1] - at[number] for number in at if number in notes and notes[number][0] < at[number]]
 
 

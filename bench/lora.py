@@ -61,7 +61,7 @@ stages:
     scaling: {{max_replicas: 1, max_ongoing_requests: 8, keep_alive_s: 600}}
     resources: {{cpu: 1}}
     credit: {{items: 64}}
-    preload: [transformers.models.llama.modeling_llama, functions.llm, bench.lora_functions]
+    preload: [torch, functions.llm, bench.lora_functions]
 outputs: {{deltas: only.deltas}}
 """
 

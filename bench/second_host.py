@@ -36,7 +36,7 @@ class Server:
     """The process of another host, which can be killed and started anew in the same place."""
 
     def __init__(self, command: tuple[str, ...]) -> None:
-        """Started by `start`; `command` says three ports when it is ready, and its containers' ids when asked."""
+        """Started by `start`; `command` says three ports when it is ready, and answers what `_serve` knows."""
         self._command = command
         self._process: subprocess.Popen[str] | None = None
 
@@ -59,13 +59,20 @@ class Server:
         assert self._process.stdout is not None
         return self._process.stdout.readline()
 
-    def containers(self) -> list[int]:
-        """Process ids of the containers that it runs for others."""
+    def _ask(self, question: str) -> str:
         assert self._process is not None
         assert self._process.stdin is not None
-        self._process.stdin.write("containers\n")
+        self._process.stdin.write(f"{question}\n")
         self._process.stdin.flush()
-        return [int(pid) for pid in self._line().split()]
+        return self._line()
+
+    def containers(self) -> list[int]:
+        """Process ids of the containers that it runs for others."""
+        return [int(pid) for pid in self._ask("containers").split()]
+
+    def held(self) -> int:
+        """How many slots of its containers others have bytes of and still read, by its own books."""
+        return int(self._ask("held"))
 
     def kill(self) -> None:
         """SIGKILL; what was below it is for whoever adopts orphans."""
@@ -246,11 +253,14 @@ async def _serve(address: str, port: int, name: str, *changes: str) -> None:
         loop.add_signal_handler(signal.SIGTERM, stop.set)
 
         def asked() -> None:
-            if sys.stdin.readline():
-                print(*host.container_pids().values(), flush=True)
-            else:  # whoever started it is gone
-                loop.remove_reader(sys.stdin)
-                stop.set()
+            match sys.stdin.readline().strip():
+                case "containers":
+                    print(*host.container_pids().values(), flush=True)
+                case "held":
+                    print(host.statistics().engine.slots_sent, flush=True)
+                case _:  # whoever started it is gone
+                    loop.remove_reader(sys.stdin)
+                    stop.set()
 
         loop.add_reader(sys.stdin, asked)
         await stop.wait()

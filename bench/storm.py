@@ -86,16 +86,6 @@ async def progress(host: Runtime, rng: random.Random) -> None:
         await asyncio.sleep(rng.uniform(0.0, 0.02))
 
 
-def books(host: Runtime) -> dict[str, int]:
-    """What a host's own books say that it holds."""
-    core = host.statistics().core
-    return {
-        "slots": core.slots,
-        "tasks": core.tasks + core.queued + core.invocations,
-        "arena slots": host._engine.arenas.statistics().slots,
-    }
-
-
 def spills(host: Runtime) -> bool:
     """Whether outputs lie on the disk now."""
     views = host._engine.views

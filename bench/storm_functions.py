@@ -13,7 +13,10 @@ import numpy as np
 from dataflower import Context, Stream, function
 
 NOTE = struct.Struct("<qqdd")
-"""Call, place of the stage (0: the first), when the function began and when it ended (CLOCK_MONOTONIC, seconds)."""
+"""Call, place of the stage (0: the first), when the function began and when it ended (CLOCK_MONOTONIC, seconds).
+
+One when it begins, which has no end (0), so that a function that is killed has noted itself, and one when it ends.
+"""
 STEP_S = 0.0005
 Array = np.ndarray[Any, Any]
 
@@ -81,6 +84,7 @@ class Linger:
     def __call__(self, x: Any, call: int, seconds: float, context: Context) -> Any:
         """`seconds` of waiting; what comes is passed on, of the first stage a new array."""
         begun = time.monotonic()
+        os.write(self._log, NOTE.pack(call, self._place, begun, 0.0))
         try:
             _wait(seconds)
             if self._place:
@@ -104,6 +108,7 @@ class Count:
     def __call__(self, n: int, call: int, seconds: float) -> Iterator[Any]:
         """0 to `n` - 1, each after `seconds`."""
         begun = time.monotonic()
+        os.write(self._log, NOTE.pack(call, self._place, begun, 0.0))
         try:
             for number in range(n):
                 _wait(seconds)
@@ -124,6 +129,7 @@ class Trickle:
     def __call__(self, chunk: Stream[Any], call: int, seconds: float) -> Iterator[Any]:
         """Each item after `seconds`."""
         begun = time.monotonic()
+        os.write(self._log, NOTE.pack(call, self._place, begun, 0.0))
         try:
             for item in chunk:
                 _wait(seconds)

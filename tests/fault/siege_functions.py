@@ -145,6 +145,29 @@ def search(secret: str, mine: Any) -> int:
     return found
 
 
+def multiply() -> None:
+    """Become 128 processes, which stay. More would be no other test, and a danger to the machine."""
+    for _ in range(7):
+        os.fork()
+    while True:
+        time.sleep(60)
+
+
+def reopen(items: list[Any]) -> list[str]:
+    """Open what it was handed of others' files anew, by its own /proc: to write to it, and to cut it short."""
+    paths = [
+        f"/proc/self/fd/{descriptor}"
+        for descriptor, found in _open_descriptors()
+        if stat.S_ISREG(found.st_mode) and not found.st_nlink
+    ]
+    return [
+        refusal(lambda path=path, flags=flags: os.close(os.open(path, flags)))
+        for path in paths
+        if "/memfd:" not in os.readlink(path)
+        for flags in (os.O_RDWR, os.O_WRONLY | os.O_TRUNC)
+    ]
+
+
 def siege(act: str, about: Any) -> Any:
     """Do it."""
     return globals()[act](about) if about is not None else globals()[act]()

@@ -46,6 +46,15 @@ async def test_whatever_a_container_says_it_alone_is_ended(rig: Rig, act: str) -
     assert await rig.client.invoke("hostile", act="none") == {"out": "nothing"}
 
 
+@pytest.mark.parametrize("act", [act for act in ACTS if "memory" in act or "arena" in act])
+async def test_memory_that_is_not_its_own_is_none_without_a_sandbox_either(rig: Rig, act: str) -> None:
+    await rig.client.apply(HOSTILE.replace("act: inputs.act}}", "act: inputs.act}, isolation: process}"))
+    assert await rig.client.invoke("echo", x=1) == {"out": 1}
+    with pytest.raises(InvocationFailed, match="ContainerCrashed"):
+        await rig.client.invoke("hostile", act=act, deadline_s=PATIENCE_S)
+    assert await rig.client.invoke("hostile", act="none") == {"out": "nothing"}
+
+
 async def test_a_container_that_reads_nothing_does_not_fill_the_host(rig: Rig) -> None:
     assert await rig.client.invoke("echo", x=1) == {"out": 1}
     (pid,) = await rig.pids("echo", "only")

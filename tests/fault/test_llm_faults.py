@@ -53,7 +53,7 @@ async def rig(model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
                     f"    function: tenant_functions:Tenant\n    params: {{model: '{model}', adapter: '{adapter}'}}\n"
                     "    inputs: {prompt: inputs.prompt, tokens: inputs.tokens, act: inputs.act}\n"
                     "    scaling: {max_replicas: 1, max_ongoing_requests: 4}\n    credit: {items: 64}\n"
-                    "    preload: [transformers.models.llama.modeling_llama]\n    resources: {cpu: 1}\n"
+                    "    preload: [torch, dataflower.llm.chat, dataflower.llm.files]\n    resources: {cpu: 1}\n"
                     "outputs: {out: only.out}\n",
                 )
             )

@@ -38,6 +38,13 @@ KEEPER = workflow(
     "inputs: {x: any}\nstages:\n  keeper: {function: 'siege_functions:linger', inputs: {x: inputs.x}}\n"
     "outputs: {out: keeper.out}\n",
 )
+SPILLED = workflow(
+    "spilled",
+    "inputs: {n: int, nbytes: int}\nstages:\n"
+    "  make: {function: 'fault_functions:blocks', inputs: {n: inputs.n, nbytes: inputs.nbytes}}\n"
+    "  raider: {function: 'siege_functions:reopen', inputs: {items: {gather: make.out}}}\n"
+    "outputs: {out: raider.out, all: {gather: make.out}}\n",
+)
 REFUSED = {"EPERM", "EACCES", "ESRCH", "ENOSYS"}
 
 
@@ -126,3 +133,34 @@ async def test_the_host_can_still_pass_memory_on_when_too_many_descriptors_are_u
     os.kill(pid, signal.SIGKILL)
     await rig.until(lambda: pid not in rig.host.container_pids().values())
     assert await rig.client.invoke("echo", x="." * 100_000) == {"out": "." * 100_000}
+
+
+@pytest.mark.parametrize("walls", [Walls.ROOM], indirect=True)
+async def test_what_others_have_on_disk_is_read_by_it_and_no_more(walls: Walls) -> None:
+    async with opened(code_path=HERE, container_arena_bytes=4 << 20) as rig:
+        await rig.client.apply(SPILLED)
+        answer = await rig.client.invoke("spilled", n=12, nbytes=1 << 20, deadline_s=PATIENCE_S)
+        assert set(answer["out"]) == {"EACCES"}
+        assert [int(block.min()) for block in answer["all"]] == list(range(12))
+
+
+async def test_all_that_it_forks_end_with_it_while_others_are_served(rig: Rig) -> None:
+    call = asyncio.create_task(raid(rig, "multiply"))
+    (pid,) = await rig.pids("raider", "raider")
+    await rig.until(lambda: len(session(pid)) >= 128)
+    assert await rig.client.invoke("echo", x=2, deadline_s=PATIENCE_S) == {"out": 2}
+    call.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await call
+    await rig.until(lambda: not session(pid))
+    assert await rig.client.invoke("echo", x=3) == {"out": 3}
+
+
+def session(pid: int) -> list[str]:
+    """The processes of a container, which is the first of its session."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[3]) == pid:
+                found.append(status.parent.name)
+    return found

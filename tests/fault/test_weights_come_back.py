@@ -159,3 +159,22 @@ async def test_weights_that_stores_die_of_are_given_up(tmp_path: Path) -> None:
     holder.close()
     inside.close()
     outside.close()
+
+
+async def test_a_store_that_dies_while_it_is_told_to_drop_has_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: asyncio.Queue[object] = asyncio.Queue()
+    config = checkpoint.StoreConfig(models_dir=tmp_path / "store")
+
+    def enter(door: int) -> Link:
+        """The store takes the knock, and is gone before the next word."""
+        ours, theirs = Link.pair()
+        theirs.close()
+        return ours
+
+    monkeypatch.setattr(client, "enter", enter)
+    holder = Holder(asyncio.get_running_loop(), lambda: 0, config, told.put_nowait)
+    holder.drop("m")
+    assert await told.get() == WeightsDropped("m", True)
+    holder.close()

@@ -11,6 +11,7 @@ from bench.cancelstorm import Counts
 from bench.footprint import Footprint
 from bench.storm_flows import FLOWS, Flow, Tally, number
 from bench.storm_functions import NOTE, numbered_array
+from dataflower.core.trace import InvocationTrace, TaskTrace
 
 FAN = next(flow for flow in FLOWS if flow.name == "fan")
 
@@ -60,15 +61,41 @@ def test_only_what_there_is_more_of_is_left_behind() -> None:
 def test_functions_that_began_after_the_cancellation_have_run_and_others_were_reached(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     rows = [
-        (1, 0, 0.0, 5.002),  # found running, ended 2 ms later
+        (1, 0, 0.5, 5.002),  # found running, ended 2 ms later
         (1, 1, 5.005, 5.006),  # was on its way
         (1, 2, 5.06, 5.07),  # should not have been
         (1, 0, 1.0, 2.0),  # over before
         (2, 0, 1.0, 9.0),  # never cancelled
     ]
-    notes.write_bytes(b"".join(NOTE.pack(*row) for row in rows))
+    both = [
+        note for call, place, begun, ended in rows for note in ((call, place, begun, 0.0), (call, place, begun, ended))
+    ]
+    notes.write_bytes(b"".join(NOTE.pack(*note) for note in both))
     counts = Counts(at={1: 5.0})
     counts.read(notes, {1: "chain", 2: "fan"})
     assert (counts.ran, counts.raced) == (1, 1)
     assert counts.reach_s == pytest.approx([0.002])
     assert counts.met == {("chain", 0): 1}
+
+
+def test_a_later_stage_that_was_killed_has_noted_that_it_began(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_bytes(NOTE.pack(1, 2, 5.06, 0.0))
+    counts = Counts(at={1: 5.0})
+    counts.read(tmp_path / "notes", {1: "chain"})
+    assert (counts.ran, counts.later, counts.reach_s) == (1, 1, [])
+
+
+def test_a_later_stage_that_left_no_note_counts_by_what_its_container_reported(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_bytes(NOTE.pack(1, 0, 1.0, 0.0))
+    tasks = [
+        TaskTrace("first", (), 1, 0.9, dispatched=0.95, started=1.0),
+        TaskTrace("second", (), 1, 4.8, dispatched=4.9, started=5.005),  # it was on its way
+        TaskTrace("third", (), 1, 4.8, dispatched=4.9, started=5.02),
+        TaskTrace("third", (), 2, 4.8),  # never given out
+    ]
+    counts = Counts(at={1: 5.0})
+    counts.read(tmp_path / "notes", {1: "chain"})
+    counts.hear(1, InvocationTrace("i", "k", 0.0, tasks=tasks))
+    assert (counts.given_out, counts.ran, counts.reported, counts.unnoted, counts.later) == (0, 0, 1, 2, 1)
+    counts.hear(1, InvocationTrace("i", "k", 0.0, tasks=[TaskTrace("second", (), 1, 4.8, dispatched=5.001)]))
+    assert (counts.given_out, counts.later) == (1, 2)
