@@ -14,13 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 from dataflower.channel.tensor import Uncopied, copy_into
-from dataflower.clock import SystemClock
 from dataflower.container.overlap import Overlap
 from dataflower.container.ownership import is_sole_owner
 from dataflower.container.running import RunningTask
 
 Step = Callable[[], None]
-_monotonic = SystemClock().monotonic
 
 
 class Copies:
@@ -59,20 +57,17 @@ class Copies:
         arrays = [(slot, ports.pop(name)) for name, slot in uncopied.places]
 
         def work() -> None:
-            began = _monotonic()
             while arrays:
                 slot, array = arrays.pop()
                 if task.reason is None:
                     copy_into(slot, array)
             if task.reason is None:
-                self._overlap.copied(_monotonic() - began, beside=True)
                 then()
             else:
                 self._release(uncopied.made)
                 cancelled()
             self._idle.release()  # before the arrays are freed, which takes a while
 
-        self._overlap.goes(beside=True)
         if before is not None:
             before()
         self._queue.put(work)
@@ -83,15 +78,12 @@ class Copies:
 
     def pays(self, task: RunningTask) -> bool:
         """Whether the outputs of a task whose function is over had better be copied beside the next."""
-        return self._overlap.ran(task.ended - task.started)
+        return self._overlap.ran(task.received, wanted=task.run.wanted)
 
     def here(self, ports: dict[str, Any], uncopied: Uncopied) -> None:
         """Make the copies on the calling thread."""
-        began = _monotonic()
         for name, slot in uncopied.places:
             copy_into(slot, ports[name])
-        self._overlap.copied(_monotonic() - began, beside=False)
-        self._overlap.goes(beside=False)
 
     def wait(self) -> None:
         """Return when nothing is being copied beside the function."""

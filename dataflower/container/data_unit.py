@@ -312,8 +312,7 @@ class DataUnit:
         if task.is_copied:
             self._copied(task)
         task.ended = _monotonic()
-        pays = task.run.wanted and self._copies.pays(task)
-        if pays and self._copies.beside(
+        if self._copies.pays(task) and self._copies.beside(
             task,
             ports,
             uncopied,
