@@ -52,7 +52,7 @@ class Copies:
         True: `ports` does not hold the arrays any more. The caller holds them under no other name. `before` is called
         on the calling thread, if anything begins.
         """
-        if not all(is_sole_owner(ports, name) for name, _ in uncopied.places) or not self._idle.acquire(blocking=False):
+        if not _are_owned(ports, uncopied) or not self._idle.acquire(blocking=False):
             return False
         arrays = [(slot, ports.pop(name)) for name, slot in uncopied.places]
 
@@ -76,9 +76,9 @@ class Copies:
             self._worker.start()
         return True
 
-    def pays(self, task: RunningTask) -> bool:
+    def pays(self, task: RunningTask, ports: dict[str, Any], uncopied: Uncopied) -> bool:
         """Whether the outputs of a task whose function is over had better be copied beside the next."""
-        return self._overlap.ran(task.received, wanted=task.run.wanted)
+        return self._overlap.ran(task.received, wanted=task.run.wanted and _are_owned(ports, uncopied))
 
     def here(self, ports: dict[str, Any], uncopied: Uncopied) -> None:
         """Make the copies on the calling thread."""
@@ -97,3 +97,7 @@ class Copies:
         except BaseException:
             traceback.print_exc()
             self._broken()
+
+
+def _are_owned(ports: dict[str, Any], uncopied: Uncopied) -> bool:
+    return all(is_sole_owner(ports, name) for name, _ in uncopied.places)

@@ -312,7 +312,7 @@ class DataUnit:
         if task.is_copied:
             self._copied(task)
         task.ended = _monotonic()
-        if self._copies.pays(task) and self._copies.beside(
+        if self._copies.pays(task, ports, uncopied) and self._copies.beside(
             task,
             ports,
             uncopied,

@@ -44,9 +44,8 @@ class Overlap:
         self._stayed = 0
 
     def ran(self, received: float, *, wanted: bool) -> bool:
-        """A task that came at `received` has outputs to copy; `wanted`: another waits.
-
-        Gives whether they had better be copied beside the next.
+        """A task that came at `received` has outputs to copy; `wanted`: another waits, and they may be
+        Xcopied beside the next.
         """
         seconds, self._received = received - self._received, received if wanted else 0.0
         if seconds < received:
