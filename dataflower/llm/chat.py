@@ -6,15 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
+from dataflower.errors import InvalidArgument
 from dataflower.llm import request as requests
 from dataflower.llm import tools as tooling
 from dataflower.llm.adapters import Adapter
+from dataflower.llm.errors import SchemaInvalid
 from dataflower.llm.output import Logprob, TokenOutput
 from dataflower.llm.request import AdapterRef, Request
 from dataflower.llm.runner import Runner
 from dataflower.llm.text import token_bytes
 from dataflower.llm.tools import Tools
 from dataflower.spec.context import StageAdapter
+
+_SETTLED = frozenset(("messages", "conversation", "tools", "tokenize", "add_generation_prompt", "chat_template"))
+"""What a request says elsewhere, or may not say: a template is a program, and that of a stranger could run for ever."""
 
 
 class ChatStage:
@@ -51,7 +56,11 @@ class ChatStage:
         deltas = _Deltas(self.tokenizer, tools, prompt, logprobs=params.logprobs is not None)
         if request.echo and params.logprobs is None:
             yield deltas.echo(())
-        with self.runner.generate(prompt, params, adapter=adapter) as outputs:
+        try:
+            outputs = self.runner.generate(prompt, params, adapter=adapter)
+        except SchemaInvalid as error:
+            raise SchemaInvalid(f"request: {'tools' if tools.schema else 'response_format'}: {error.message}") from None
+        with outputs:
             async for output in outputs:
                 for delta in deltas.take(output):
                     yield delta
@@ -59,25 +68,41 @@ class ChatStage:
     def prompt(self, request: Request, tools: Tools = Tools()) -> list[int]:  # noqa: B008 - frozen
         """The tokens that a request asks to be continued. Raises InvalidArgument."""
         if request.messages is None:
-            if isinstance(request.prompt, str):
-                plain: list[int] = self.tokenizer(request.prompt)["input_ids"]
-                return plain
-            return list(request.prompt or ())
+            return self._ids(request.prompt) if isinstance(request.prompt, str) else list(request.prompt or ())
         flat = requests.flatten(request.messages)
         if self._knows_tools:
             messages = tooling.messages_with_template(flat)
         else:
             messages = tooling.messages_without_template(flat, tools)
-        more = request.add_generation_prompt
-        text = self.tokenizer.apply_chat_template(
-            messages,
-            tools=[dict(tool) for tool in tools.given] or None if self._knows_tools else None,
-            tokenize=False,
-            add_generation_prompt=True if more is None else more,
-            **(request.chat_template_kwargs or {}),
-        )
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._ids(self._render(request, messages, tools), add_special_tokens=False)
+
+    def _ids(self, text: str, **more: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"request: {requests.HALF}") from None
+        ids: list[int] = self.tokenizer(text, **more)["input_ids"]
         return ids
+
+    def _render(self, request: Request, messages: Sequence[Mapping[str, Any]], tools: Tools) -> str:
+        """The conversation as the model's chat template writes it."""
+        more = request.chat_template_kwargs or {}
+        if taken := sorted(_SETTLED & more.keys()):
+            raise InvalidArgument(f"request: chat_template_kwargs: {taken[0]} can't be set there")
+        wanted = request.add_generation_prompt
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages,
+                tools=[dict(tool) for tool in tools.given] or None if self._knows_tools else None,
+                tokenize=False,
+                add_generation_prompt=True if wanted is None else wanted,
+                **more,
+            )
+        except InvalidArgument:
+            raise
+        except Exception as error:  # the template is as it always is: what it stumbles over came with the request
+            raise InvalidArgument(f"request: messages: the model's chat template does not take them: {error}") from None
+        return text
 
     async def _adapter(self, request: Request, own: StageAdapter | None) -> Adapter | None:
         wanted = request.adapter_ref

@@ -13,6 +13,7 @@ from dataflower.llm.params import MAX_TOP_LOGPROBS, SamplingParams, within
 
 MAX_SCHEMA_BYTES = 64 * 1024
 """Longer schemas are refused: compiling one takes time that grows with its size."""
+HALF = "a text holds half a character (a surrogate alone)"
 ANY_OBJECT = '{"type":"object"}'
 
 
@@ -90,6 +91,8 @@ def parse(given: Mapping[str, Any]) -> Request:
         request = msgspec.convert(dict(given), Request)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"request: {error}") from None
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"request: {HALF}") from None
     if (request.messages is None) == (request.prompt is None):
         raise InvalidArgument("request: give either messages or prompt")
     for index, message in enumerate(request.messages or ()):
@@ -157,7 +160,10 @@ def _schema(wanted: ResponseFormat | None) -> str:
         return ANY_OBJECT
     if wanted.type != "json_schema" or wanted.json_schema is None:
         raise InvalidArgument("request: response_format.type is text, json_object or json_schema (with json_schema)")
-    text = json.dumps(wanted.json_schema.schema)
+    try:
+        text = json.dumps(wanted.json_schema.schema)
+    except RecursionError:
+        raise InvalidArgument("request: response_format.json_schema.schema is nested too deeply") from None
     if len(text) > MAX_SCHEMA_BYTES:
         raise InvalidArgument(f"request: the JSON schema has {len(text)} bytes; at most {MAX_SCHEMA_BYTES} are taken")
     return text
@@ -167,7 +173,7 @@ def flatten(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages as chat templates take them: the text parts of a content joined, None as the empty text.
 
     Raises:
-        InvalidArgument: A part is not text.
+        InvalidArgument: A part is not text, or an earlier call is none.
     """
     flat = []
     for index, message in enumerate(messages):
@@ -179,5 +185,14 @@ def flatten(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             content = "".join(part for part in parts if part)
         elif content is not None and not isinstance(content, str):
             raise InvalidArgument(f"request: messages[{index}].content is neither text nor a list of parts")
+        if not _are_calls(message.get("tool_calls")):
+            raise InvalidArgument(f"request: messages[{index}].tool_calls is not a list of calls of functions")
         flat.append({**message, "content": content or ""})
     return flat
+
+
+def _are_calls(given: Any) -> bool:
+    """Whether each is an object, or holds one, that says what was called; none at all is fine."""
+    if not isinstance(given, list):
+        return not given
+    return all(isinstance(call, Mapping) and isinstance(call.get("function", call), Mapping) for call in given)

@@ -47,9 +47,13 @@ def plan(request: Request) -> Tools:
     by_name: dict[str, Mapping[str, Any]] = {}
     for index, tool in enumerate(given):
         described = tool.get("function")
-        if tool.get("type") != "function" or not isinstance(described, dict) or not described.get("name"):
+        described = described if isinstance(described, dict) else {}
+        name = described.get("name")
+        if tool.get("type") != "function" or not isinstance(name, str) or not name:
             raise InvalidArgument(f"request: tools[{index}] is not a function with a name")
-        by_name[described["name"]] = described
+        if not isinstance(described.get("parameters") or {}, dict):
+            raise InvalidArgument(f"request: tools[{index}].function.parameters is not a JSON schema that is an object")
+        by_name[name] = described
     most = 1 if request.parallel_tool_calls is False else None
     choice: Any = request.tool_choice
     if choice == "none":
@@ -60,7 +64,7 @@ def plan(request: Request) -> Tools:
         wanted = list(by_name.values())
     elif isinstance(choice, dict) and isinstance(choice.get("function"), dict):
         name = choice["function"].get("name")
-        if name not in by_name:
+        if not isinstance(name, str) or name not in by_name:
             raise InvalidArgument(f"request: tool_choice names {name!r}, which is none of the tools")
         wanted = [by_name[name]]
     else:
@@ -116,13 +120,14 @@ def read(text: str, tools: Tools) -> tuple[str, tuple[Call, ...]]:
     for piece in found or [text]:
         try:
             written = json.loads(piece)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text, ()
         for one in written if isinstance(written, list) else [written]:
             arguments = one.get("arguments", one.get("parameters")) if isinstance(one, dict) else None
-            if not isinstance(arguments, dict) or one.get("name") not in tools.names:
+            name = one.get("name") if isinstance(one, dict) else None
+            if not isinstance(arguments, dict) or not isinstance(name, str) or name not in tools.names:
                 return text, ()
-            calls.append(Call(one["name"], json.dumps(arguments)))
+            calls.append(Call(name, json.dumps(arguments)))
     return (before.strip(), tuple(calls[: tools.most])) if calls else (text, ())
 
 
@@ -153,8 +158,8 @@ def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InvalidArgument(
-                f"request: the arguments of a call of {function.get('name')!r} are not JSON"
+                f"request: messages: the arguments of a call of {function.get('name')!r} are not JSON"
             ) from None
     return {"name": function.get("name", ""), "arguments": arguments}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from dataflower.errors import Code, DataflowerError, InvocationFailed, ResourceExhausted, WorkflowInvalid
@@ -107,6 +108,10 @@ _REASONS = {
 """Kinds of failure -> what clients of OpenAI's API look for in `code`."""
 
 
+_FIELD = re.compile(r"request: (\w[\w.\[\]]*): ")
+"""How a chat stage says which field of a request it can't take."""
+
+
 def openai_object(error: DataflowerError) -> dict[str, Any]:
     """The same for OpenAI's API: what the caller did wrong is said in the stage's own words."""
     said = error_object(error)
@@ -115,4 +120,6 @@ def openai_object(error: DataflowerError) -> dict[str, Any]:
         said["code"] = _REASONS.get(failure.kind, said["code"])
         if failure.code is not Code.INTERNAL:
             said["message"] = failure.message
+        if named := _FIELD.match(failure.message):
+            said["param"] = named[1]
     return said

@@ -138,6 +138,8 @@ def test_tools_are_told_of_where_the_template_has_no_place_for_them(stage):
         ("It will rain.", "It will rain.", 0),
         ('<tool_call>{"name": ', '<tool_call>{"name": ', 0),
         ("[1, 2]", "[1, 2]", 0),
+        ('{"name": [], "arguments": {}}', '{"name": [], "arguments": {}}', 0),
+        ("[" * 100_000, "[" * 100_000, 0),
     ],
 )  # fmt: skip
 def test_calls_are_read_out_of_the_text(text, before, calls):
@@ -149,6 +151,9 @@ def test_calls_are_read_out_of_the_text(text, before, calls):
     ("fields", "word"),
     [
         ({"tools": [{"type": "other"}]}, r"tools\[0\]"),
+        ({"tools": [{"type": "function", "function": {"name": ["f"]}}]}, r"tools\[0\]"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": [[]]}}]}, r"tools\[0\].*parameters"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": ["f"]}}}, "none of the tools"),
         ({"tool_choice": "required"}, "there are none"),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "none of the tools"),

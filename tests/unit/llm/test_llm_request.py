@@ -7,6 +7,7 @@ from dataflower.llm.params import SamplingParams
 from dataflower.llm.request import ANY_OBJECT, AdapterRef, flatten, parse, sampling
 from dataflower.llm.tools import plan, read
 
+CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -77,6 +78,7 @@ def test_adapter_by_name_or_path():
         ({"messages": []}, "empty"),
         ({"messages": [{"content": "no role"}]}, r"messages\[0\]"),
         ({"messages": None}, "either"),
+        ({"messages": [{"role": "\ud800", "content": "Hi"}], "seed": "\ud800"}, "half a character"),
     ],
 )
 def test_what_is_wrong_is_named(fields, word):
@@ -87,10 +89,10 @@ def test_what_is_wrong_is_named(fields, word):
 
 def test_flatten_joins_text_parts():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    given = [{"role": "user", "content": parts}, {"role": "assistant", "content": None, "tool_calls": [1]}]
+    given = [{"role": "user", "content": parts}, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
     assert flatten(given) == [
         {"role": "user", "content": "ab"},
-        {"role": "assistant", "content": "", "tool_calls": [1]},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
     ]
 
 
@@ -106,3 +108,9 @@ def test_one_call_at_most_where_calls_may_not_be_parallel():
     for parallel, count in ((None, 2), (True, 2), (False, 1)):
         tools = plan(parse(CHAT | {"tools": [tool], "parallel_tool_calls": parallel}))
         assert len(read(said, tools)[1]) == count
+
+
+@pytest.mark.parametrize("calls", [1, "x", [1], [None], [{"function": 0.5}], [{"function": "f"}]])
+def test_flatten_refuses_earlier_calls_that_are_none(calls):
+    with pytest.raises(InvalidArgument, match=r"messages\[0\]\.tool_calls"):
+        flatten([{"role": "assistant", "tool_calls": calls}])

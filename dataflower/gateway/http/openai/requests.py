@@ -11,6 +11,7 @@ from dataflower.gateway.http.openai.models import checked, count_field, flag, te
 from dataflower.gateway.http.openai.offered import DOOR, passed
 from dataflower.gateway.http.status import BadField
 from dataflower.llm import request as stage
+from dataflower.llm import tools
 
 MOST_CHOICES = 16
 MOST_PROMPTS = 64
@@ -120,7 +121,10 @@ def _copies(sequences: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 def _check(sequence: Mapping[str, Any]) -> None:
     """What the stage would say of it, said before anything is started."""
     try:
-        stage.sampling(stage.parse(sequence), max_tokens=None, temperature=1.0)
+        request = stage.parse(sequence)
+        stage.sampling(request, max_tokens=None, temperature=1.0)
+        stage.flatten(request.messages or ())
+        tools.plan(request)
     except InvalidArgument as error:
         raise checked(error) from None
 
