@@ -93,8 +93,9 @@ class Config:
     preload: bool = False
     """Whether libraries, weights and containers are got ready ahead of calls, for those who are called often."""
     preload_memory_bytes: int = 4096 * _MIB
+    """Cap on the main memory of what is held ready."""
     preload_device_bytes: int = 4096 * _MIB
-    """Cap on the memory of what is held ready."""
+    """The same, of each device."""
     device_batches: int = 0
     """Batches of language model stages whose first tokens a device computes at a time: the others wait, ordered by how
     much time their objectives leave. 0: every stage for itself."""

@@ -97,8 +97,9 @@ class HostConfig:
     preload: bool = False
     """Whether libraries, weights and containers are got ready ahead of calls, for those who are called often."""
     preload_memory_bytes: int = 4 * GIB
+    """Cap on the main memory of what is held ready."""
     preload_device_bytes: int = 4 * GIB
-    """Cap on the memory of what is held ready."""
+    """The same, of each device."""
     pressure: Pressure = Pressure.MEASURED
     """When a container that still sends to other hosts gets its next task (`core.pressure`)."""
     device_batches: int = 0
