@@ -115,11 +115,6 @@ class Scheduler:
         return sum(s.ready for s in (*self.running, *self.waiting) if not s.decoding and s.ready > 0)
 
     @property
-    def has_work(self) -> bool:
-        """Whether `schedule` would find something to compute."""
-        return any(s.ready > 0 for s in self.running) or any(s.eager for s in self.waiting)
-
-    @property
     def places(self) -> int:
         """Sequences that may run at a time now: all that there are, or as many as keep the objective for tokens."""
         cap, tpot_s = self.limits.sequences, self.limits.tpot_s

@@ -48,10 +48,10 @@ def test_as_many_run_as_keep_the_time_of_a_token(
         scheduler.pace.note(0, machine[1], 1)  # of a warm-up; without one nobody is kept waiting
     sequences, taken, seen, steps = [], 0, [0] * (MOST + 1), 0
     coming = sorted(enumerate(jobs), key=lambda pair: pair[1].after)
-    while coming or scheduler.has_work:
+    while coming or scheduler.running or scheduler.waiting:
         steps += 1
         assert steps < 5000, "no progress"
-        while coming and (coming[0][1].after <= steps or not scheduler.has_work):
+        while coming and (coming[0][1].after <= steps or not (scheduler.running or scheduler.waiting)):
             number, job = coming.pop(0)
             taken += 1
             params = SamplingParams(max_tokens=job.answer)

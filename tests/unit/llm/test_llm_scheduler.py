@@ -98,7 +98,6 @@ def test_nobody_overtakes_one_that_waits_for_room():
 def test_an_open_prompt_is_computed_as_it_comes_but_for_its_last_token():
     scheduler = made()
     sequence = add(scheduler, 1, [], open=True)
-    assert not scheduler.has_work
     assert step(scheduler) == {}
     sequence.extend([1, 2, 3])
     assert step(scheduler) == {1: (0, 2)}
@@ -149,7 +148,8 @@ def test_finishing_frees_at_once_and_twice_is_harmless():
         scheduler.finish(sequence, FinishReason.STOP)
         assert sequence.finish is FinishReason.CANCELLED
     assert scheduler.blocks.statistics().used == 0
-    assert not scheduler.has_work
+    assert not scheduler.running
+    assert not scheduler.waiting
 
 
 def test_ends_stops_and_limits():

@@ -53,8 +53,8 @@ def played(
         tokens = [number * 3 % 50_000 + i for i in range(prompt)]  # nobody begins like another
         coming.append((at, Sequence(number, number, tokens, SamplingParams(max_tokens=answer), prompt + answer)))
     now, arrived, begun, ended = 0.0, {}, {}, {}
-    while coming or scheduler.has_work:
-        while coming and (coming[0][0] <= now or not scheduler.has_work):
+    while coming or scheduler.running or scheduler.waiting:
+        while coming and (coming[0][0] <= now or not (scheduler.running or scheduler.waiting)):
             since, sequence = coming.pop(0)
             now = max(now, since)
             with contextlib.suppress(QueueFull):
