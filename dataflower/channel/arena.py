@@ -24,7 +24,7 @@ import numpy as np
 
 from dataflower.channel.blocks import PAGE, Blocks, rounded
 from dataflower.channel.segment import Segment, Spill
-from dataflower.errors import Closed, Code, DataflowerError, ResourceExhausted, WouldBlock
+from dataflower.errors import Closed, Code, DataflowerError, ResourceExhausted
 from dataflower.wire import TensorRef
 
 SEGMENT_BYTES = 64 << 20
@@ -164,13 +164,6 @@ class Arena:
         when it says so.
         """
         return self._slot(self._wait_for(nbytes, True, cancelled), nbytes)
-
-    def allocate_nowait(self, nbytes: int) -> Slot:
-        """Like `allocate`, but raises WouldBlock where that would wait."""
-        key, _ = self._obtain(nbytes, True)
-        if key is None:
-            raise WouldBlock(f"the arena is full ({self._memory.used} of {self._memory.cap} bytes in use)")
-        return self._slot(key, nbytes)
 
     def array(
         self, shape: Sequence[int], dtype: Any, *, cancelled: Callable[[int], bool] | None = None

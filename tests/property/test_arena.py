@@ -16,6 +16,7 @@ from dataflower.channel.blocks import BIG, LINE, PAGE, Blocks, rounded
 from dataflower.channel.segment import Spill, device_of
 from dataflower.channel.views import ANY_DEVICE, Views
 from dataflower.errors import ResourceExhausted, WouldBlock
+from dataflower.testing.arenas import take
 
 _CAP = 8 << 20
 _SIZES = st.one_of(
@@ -52,7 +53,7 @@ class ArenaMachine(RuleBasedStateMachine):
     @rule(target=slots, nbytes=_SIZES)
     def allocate(self, nbytes: int) -> tuple[int, int] | None:
         try:
-            slot = self.arena.allocate_nowait(nbytes)
+            slot = take(self.arena, nbytes)
         except WouldBlock:
             assert self.live, "nothing to wait for"
             return None
@@ -125,7 +126,7 @@ class ArenaMachine(RuleBasedStateMachine):
     @rule()
     def all_is_one_piece_again(self) -> None:
         for size in list(self.sizes.values())[:1]:
-            slot = self.arena.allocate_nowait(min(size, _CAP))
+            slot = take(self.arena, min(size, _CAP))
             self.arena.release([(slot.arena, slot.slot)])
 
     @invariant()

@@ -12,6 +12,7 @@ import pytest
 from dataflower.channel.arena import Arena, Slot
 from dataflower.channel.views import Views
 from dataflower.errors import Closed, Code, DataflowerError, PeerGone, ResourceExhausted, WouldBlock
+from dataflower.testing.arenas import take
 
 _CAP = 1 << 20
 
@@ -110,9 +111,9 @@ def test_close_ends_waiting(arena: Arena) -> None:
 
 def test_a_full_arena_would_block_and_too_much_is_exhausted(arena: Arena) -> None:
     arena.allocate(_CAP - 4096)
-    arena.allocate_nowait(4096)
+    take(arena, 4096)
     with pytest.raises(WouldBlock):
-        arena.allocate_nowait(1)
+        take(arena, 1)
     with pytest.raises(ResourceExhausted, match=r"capped at 1048576 bytes \(setting arena_bytes\)"):
         arena.allocate(_CAP + 1)
 

@@ -16,6 +16,7 @@ from dataflower.channel.arena import Arena
 from dataflower.channel.segment import Spill, device_of, make_file
 from dataflower.channel.views import ANY_DEVICE, Views
 from dataflower.errors import ResourceExhausted, WouldBlock
+from dataflower.testing.arenas import take
 from dataflower.wire import TensorRef
 
 MIB = 1 << 20
@@ -61,7 +62,7 @@ def test_memory_first_then_disk_then_memory_again(pair: Pair) -> None:
 
 def test_room_on_disk_is_used_again(pair: Pair) -> None:
     for _ in range(5):
-        slots = [pair.arena.allocate_nowait(MIB) for _ in range(30)]
+        slots = [take(pair.arena, MIB) for _ in range(30)]
         pair.arena.release([(slot.arena, slot.slot) for slot in slots])
     found = pair.arena.statistics()
     assert (found.used_bytes, found.spilled_bytes, found.slots) == (0, 0, 0)
@@ -76,11 +77,11 @@ def test_what_is_larger_than_the_memory_goes_to_disk_and_what_is_larger_than_bot
     with pytest.raises(ResourceExhausted, match="on disk"):
         pair.arena.allocate(33 * MIB)
     with pytest.raises(WouldBlock):
-        pair.arena.allocate_nowait(31 * MIB)
+        take(pair.arena, 31 * MIB)
 
 
 def test_a_body_too_long_for_a_message_may_lie_on_disk(pair: Pair) -> None:
-    slots = [pair.arena.allocate_nowait(MIB) for _ in range(4)]
+    slots = [take(pair.arena, MIB) for _ in range(4)]
     text = "spilled " * MIB
     value = tensor.encode([text, np.ones(9000)], arena=pair.arena, views=None)
     found = tensor.decode(value, pair.views)
@@ -96,14 +97,14 @@ def test_where_nothing_can_be_spilled_tasks_wait(
     directory = tmp_path / "gone" if reason == "no such directory" else tmp_path
     pair = Pair(Spill(str(directory), 32 * MIB, -5))
     try:
-        slots = [pair.arena.allocate_nowait(MIB) for _ in range(4)]
+        slots = [take(pair.arena, MIB) for _ in range(4)]
         with pytest.raises(WouldBlock):
-            pair.arena.allocate_nowait(MIB)
+            take(pair.arena, MIB)
         with pytest.raises(ResourceExhausted):
             pair.arena.allocate(5 * MIB)
         assert "can't spill to disk" in capfd.readouterr().err
         pair.arena.release([(slot.arena, slot.slot) for slot in slots])
-        assert pair.arena.allocate_nowait(MIB).nbytes == MIB
+        assert take(pair.arena, MIB).nbytes == MIB
     finally:
         pair.close()
 

@@ -8,6 +8,7 @@ import pytest
 
 from dataflower.errors import ResourceExhausted, WouldBlock
 from dataflower.host.input_arenas import SPANS, InputArenas
+from dataflower.testing.arenas import take
 
 MIB = 1 << 20
 
@@ -39,7 +40,7 @@ def arenas(book: Book) -> Iterator[InputArenas]:
 
 
 def test_workflows_share_no_memory(arenas: InputArenas) -> None:
-    slots = {name: [arenas.of(name).allocate_nowait(MIB) for _ in range(2)] for name in "abc"}
+    slots = {name: [take(arenas.of(name), MIB) for _ in range(2)] for name in "abc"}
     seen = [{slot.arena for slot in own} for own in slots.values()]
     assert len(set.union(*seen)) == sum(map(len, seen))
     arenas.release([(slot.arena, slot.slot) for own in slots.values() for slot in own])
@@ -47,23 +48,23 @@ def test_workflows_share_no_memory(arenas: InputArenas) -> None:
 
 
 def test_what_one_workflow_has_given_back_no_other_is_given(arenas: InputArenas) -> None:
-    first = arenas.of("a").allocate_nowait(MIB)
+    first = take(arenas.of("a"), MIB)
     first.buffer[:4] = b"mine"
     arenas.release([(first.arena, first.slot)])
-    second = arenas.of("b").allocate_nowait(MIB)
+    second = take(arenas.of("b"), MIB)
     assert (second.arena != first.arena, bytes(second.buffer[:4])) == (True, bytes(4))
-    assert arenas.of("a").allocate_nowait(MIB).arena == first.arena
+    assert take(arenas.of("a"), MIB).arena == first.arena
 
 
 def test_all_together_keep_to_the_cap(arenas: InputArenas) -> None:
-    held = arenas.of("a").allocate_nowait(5 * MIB)
+    held = take(arenas.of("a"), 5 * MIB)
     with pytest.raises(WouldBlock):
-        arenas.of("b").allocate_nowait(4 * MIB)
-    other = arenas.of("b").allocate_nowait(3 * MIB)
+        take(arenas.of("b"), 4 * MIB)
+    other = take(arenas.of("b"), 3 * MIB)
     with pytest.raises(WouldBlock):
-        arenas.of("a").allocate_nowait(1)
+        take(arenas.of("a"), 1)
     arenas.release([(held.arena, held.slot)])
-    arenas.of("a").allocate_nowait(5 * MIB)
+    take(arenas.of("a"), 5 * MIB)
     arenas.release([(other.arena, other.slot)])
     with pytest.raises(ValueError, match="not with any receiver"):
         arenas.release([(other.arena, other.slot)])
@@ -71,17 +72,17 @@ def test_all_together_keep_to_the_cap(arenas: InputArenas) -> None:
 
 def test_memory_of_those_at_rest_is_given_back_for_others(arenas: InputArenas, book: Book) -> None:
     for number in range(20):
-        slot = arenas.of(f"w{number}").allocate_nowait(4 * MIB)
+        slot = take(arenas.of(f"w{number}"), 4 * MIB)
         arenas.release([(slot.arena, slot.slot)])
         assert sum(book.known.values()) == arenas.statistics().reserved_bytes
     assert arenas.statistics().reserved_bytes <= 3 * 8 * MIB
-    assert arenas.of("w19").allocate_nowait(4 * MIB).arena in book.known
+    assert take(arenas.of("w19"), 4 * MIB).arena in book.known
 
 
 def test_numbers_are_used_again_and_no_two_workflows_share_one(arenas: InputArenas) -> None:
     for number in range(SPANS + 3):
         arenas.of(f"w{number}")
-    held = [arenas.of(f"w{number}").allocate_nowait(64) for number in range(SPANS)]
+    held = [take(arenas.of(f"w{number}"), 64) for number in range(SPANS)]
     assert len({slot.arena for slot in held}) == SPANS
     with pytest.raises(ResourceExhausted, match="other workflows"):
         arenas.of("one more")
