@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dataflower.channel.link import Link
+from dataflower.checkpoint.lending import Borrower
 from dataflower.checkpoint.plan import Plan
 from dataflower.checkpoint.region import Owned
-from dataflower.checkpoint.shelves import Borrower
 
 REPORT_S = 0.02
 """Between two reports of a load at least: each costs the threads that read and check a little of their time."""

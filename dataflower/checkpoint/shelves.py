@@ -11,77 +11,25 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from dataflower.checkpoint import accelerator, heads, protocol, tier_commands, tier_events
 from dataflower.checkpoint.accelerator import Accelerator, Block, Room
 from dataflower.checkpoint.copying import copy
+from dataflower.checkpoint.lending import Lender, Lent
 from dataflower.checkpoint.plan import Plan
 from dataflower.checkpoint.reasons import code_of, text_of
 from dataflower.checkpoint.region import Owned
 from dataflower.checkpoint.settings import StoreConfig
 from dataflower.checkpoint.tiers import MemoryTier
 from dataflower.clock import Clock
-from dataflower.errors import Code, DataflowerError
+from dataflower.errors import Code, DataflowerError, ResourceExhausted
 
 _NOBODY = -1
 REPORT_S = 0.02
 """Between two reports of a copy at least."""
-
-
-class Lent(Protocol):
-    """Host memory that is being filled, or is."""
-
-    plan: Plan
-    owned: Owned
-    ready: bool
-
-
-class Borrower(Protocol):
-    """Who waits for a model in host memory. Called in the store's main thread."""
-
-    def begin(self, lent: Lent) -> None:
-        """The memory is there and being filled; once."""
-        ...
-
-    def granted(self, lent: Lent) -> None:
-        """It is filled and checked, and stays until it is given back."""
-        ...
-
-    def refused(self, code: Code, message: str) -> None:
-        """There will be none."""
-        ...
-
-
-class Lender(Protocol):
-    """The store, as its shelves see it. All but `post` and `locate` is for its main thread."""
-
-    def post(self, say: Callable[[], None]) -> None:
-        """Have something said in the main thread; from any thread."""
-        ...
-
-    def locate(self, model: str) -> Plan:
-        """What a name means now; blocks. Raises DataflowerError."""
-        ...
-
-    def lend(self, model: str, borrower: Borrower) -> int:
-        """Ask for a model in host memory; gives a number for `give_back`."""
-        ...
-
-    def give_back(self, number: int) -> None:
-        """It is not needed any more."""
-        ...
-
-    def is_here(self, client: int) -> bool:
-        """Whether a client has not gone."""
-        ...
-
-    def answer(self, client: int, message: protocol.FromStore, descriptors: Sequence[int] = ()) -> bool:
-        """Say something to a client; False if it has gone."""
-        ...
 
 
 @dataclass(slots=True)
@@ -205,13 +153,21 @@ class Shelf:
     def begin(self, shelved: _Shelved, lent: Lent) -> None:
         """Host memory is being filled: copy behind that, in a thread."""
         shelved.plan, shelved.alone, shelved.began = lent.plan, lent.ready, self._clock.monotonic()
+        self._start(shelved, lent)
+
+    def _start(self, shelved: _Shelved, lent: Lent) -> None:
         threading.Thread(target=self._copy, args=(shelved, lent), daemon=True, name=self.device.name).start()
 
     def _copy(self, shelved: _Shelved, lent: Lent) -> None:
         """In a thread."""
         block: Block | None = None
         try:
-            block = self.device.allocate(lent.plan.memory_bytes)
+            try:
+                block = self.device.allocate(lent.plan.memory_bytes)
+            except ResourceExhausted as error:
+                text = error.message
+                self._lender.post(lambda: self._crowded(shelved, lent, text))
+                return
             complete = copy(self.device, block, lent.plan, lent.owned, lambda copied: self._tell(shelved, copied))
         except Exception as error:  # whatever the device may do, somebody waits for an answer
             if block is not None:
@@ -221,6 +177,19 @@ class Shelf:
             return
         arrived = block
         self._lender.post(lambda: self._copied(shelved, arrived, complete))
+
+    def _crowded(self, shelved: _Shelved, lent: Lent, why: str) -> None:
+        """The device has less room than the policy thinks, since others use it, too: what nobody uses leaves first."""
+        if shelved.over:
+            return
+        there = len(self._there)
+        idle = [nbytes for _, nbytes, clients, ready, _ in self.tier.resident().values() if ready and not clients]
+        if self.statistics().free_bytes + sum(idle) >= shelved.plan.memory_bytes:  # else they would leave in vain
+            self.handle(tier_events.NoRoom(shelved.key))
+        if len(self._there) < there:
+            self._start(shelved, lent)
+        else:
+            self.failed(shelved, Code.RESOURCE_EXHAUSTED, why)
 
     def _tell(self, shelved: _Shelved, copied: int) -> None:
         """In a thread: so many bytes are on the device."""

@@ -23,13 +23,14 @@ from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.holding import REPORT_S, Client, Holding, Loan
 from dataflower.checkpoint.huge import HugePages, populate
 from dataflower.checkpoint.layout import pieces
+from dataflower.checkpoint.lending import Borrower
 from dataflower.checkpoint.notes import Notes
 from dataflower.checkpoint.plan import Plan, find
 from dataflower.checkpoint.rates import Rates
 from dataflower.checkpoint.reasons import code_of, text_of
 from dataflower.checkpoint.region import Owned, Segment
 from dataflower.checkpoint.settings import StoreConfig
-from dataflower.checkpoint.shelves import Borrower, Shelves
+from dataflower.checkpoint.shelves import Shelves
 from dataflower.clock import Clock
 from dataflower.errors import Closed, Code, EndOfStream, PeerGone, WouldBlock
 

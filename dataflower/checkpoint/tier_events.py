@@ -96,4 +96,13 @@ class Lost:
     segments: int
 
 
-Event = Asked | Located | NotLocated | Loaded | LoadFailed | Gone | Valued | Unwanted | Pins | Prefaulted | Lost
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """There was no memory for a load though the cap leaves room: others than the tier use it, too."""
+
+    key: str
+
+
+Event = (
+    Asked | Located | NotLocated | Loaded | LoadFailed | Gone | Valued | Unwanted | Pins | Prefaulted | Lost | NoRoom
+)

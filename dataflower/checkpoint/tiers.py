@@ -22,6 +22,7 @@ from dataflower.checkpoint.tier_events import (
     LoadFailed,
     Located,
     Lost,
+    NoRoom,
     NotLocated,
     Pins,
     Prefaulted,
@@ -119,6 +120,9 @@ class MemoryTier:
                 return self._loaded(key, now)
             case LoadFailed(key, code, message):
                 return self._failed(key, code, message, now)
+            case NoRoom(key):
+                idle = self._idle(self._worth(self._entries[key].waiting))
+                return self._evict(idle[0]) if idle else []
             case Gone(client):
                 self._gone(client, now)
                 return self._let_go()
@@ -184,12 +188,9 @@ class MemoryTier:
         """Evict what nobody wants and nobody uses, and give its memory back to the system."""
         commands: list[Command] = []
         for entry in [e for e in self._entries.values() if e.unwanted and not e.clients]:
-            self._forget(entry.key)
+            evicted, *dropped = self._evict(entry)
+            commands += [evicted, Trim(entry.whole), *dropped]
             self._free -= entry.whole
-            commands += [Evict(entry.key), Trim(entry.whole)]
-            for holder in sorted(entry.holders):
-                del self._of_client[holder]
-                commands.append(Drop(holder))
             commands += [Forgotten(client, True) for client in entry.unwanted]
         return commands
 
@@ -264,14 +265,7 @@ class MemoryTier:
         """
         if entry.held > self.cap_bytes:
             return f"{entry.name} needs {_mib(entry.held)} of memory; the store may use {_mib(self.cap_bytes)}"
-        idle = sorted(
-            (
-                e
-                for e in self._entries.values()
-                if e.ready and not e.clients and e.key not in self._pinned and self._worth(e.holders) < worth
-            ),
-            key=lambda e: (self._worth(e.holders), e.last_used),
-        )
+        idle = self._idle(worth)
         fixed = self.held_bytes - self.free_bytes - sum(e.held for e in idle)
         if fixed + entry.held > self.cap_bytes:
             return (
@@ -286,15 +280,26 @@ class MemoryTier:
                 self._free -= count
                 commands.append(Trim(count))
             else:  # there is an idle one, or `fixed` would have been too much
-                victim = idle.pop(0)
-                self._forget(victim.key)
-                commands.append(Evict(victim.key))
-                for holder in sorted(victim.holders):
-                    del self._of_client[holder]
-                    commands.append(Drop(holder))
+                commands += self._evict(idle.pop(0))
         entry.recycled = min(self._free, entry.whole)
         self._free -= entry.recycled
         return commands
+
+    def _idle(self, worth: float) -> list[_Entry]:
+        """What may leave for something of this worth, in the order in which it leaves."""
+        found = [
+            e
+            for e in self._entries.values()
+            if e.ready and not e.clients and e.key not in self._pinned and self._worth(e.holders) < worth
+        ]
+        return sorted(found, key=lambda e: (self._worth(e.holders), e.last_used))
+
+    def _evict(self, entry: _Entry) -> list[Command]:
+        """Without it, and those who hold it told; its whole segments become free ones."""
+        self._forget(entry.key)
+        for holder in entry.holders:
+            del self._of_client[holder]
+        return [Evict(entry.key), *(Drop(holder) for holder in sorted(entry.holders))]
 
     def _forget(self, key: str) -> _Entry:
         """Its whole segments become free ones."""

@@ -14,8 +14,9 @@ from dataflower.checkpoint import StoreConfig, protocol
 from dataflower.checkpoint.accelerator import Room
 from dataflower.checkpoint.copying import Ring
 from dataflower.checkpoint.disk import DiskTier
+from dataflower.checkpoint.lending import Borrower
 from dataflower.checkpoint.plan import Plan, find
-from dataflower.checkpoint.shelves import Borrower, Shelves
+from dataflower.checkpoint.shelves import Shelves
 from dataflower.clock import SystemClock
 from dataflower.errors import Code, ResourceExhausted, Unavailable
 from dataflower.testing import fake_device

@@ -155,6 +155,34 @@ def test_weights_that_are_held_on_a_device_stay_there_until_functions_need_the_r
         assert shelf(store).free_bytes == shelf(store).total_bytes
 
 
+def test_weights_that_are_held_leave_where_others_took_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BYTES, str(100 * 2**20))  # room for two, where the cap knows of more
+    for seed, name in enumerate("abc"):
+        make(tmp_path / name, 40, seed=seed)
+    make(tmp_path / "large", 120)
+    with running(settings(tmp_path, models_device_bytes=2**30)) as store:
+        links = {name: wish(store, protocol.Hold(str(tmp_path / name), n, NAME)) for n, name in enumerate("ab", 1)}
+        for link in links.values():
+            assert isinstance(heard(link), protocol.Holding)
+        late = wish(store, protocol.Hold(str(tmp_path / "c"), 0.5, NAME))
+        assert isinstance(heard(late), protocol.Refused), "less dense than what is there"
+        with pytest.raises(ResourceExhausted, match="no room for 120 MiB"):
+            checkpoint.open(tmp_path / "large", device=NAME)
+        assert [m.held for m in shelf(store).models] == [True, True], "they would have left in vain"
+        with checkpoint.open(tmp_path / "c", device=NAME) as weights:
+            assert len(weights.tensors()) == 2
+            refused = heard(links["a"])
+            assert isinstance(refused, protocol.Refused)
+            with checkpoint.open(tmp_path / "b", device=NAME):
+                pass
+        for link in (*links.values(), late):
+            link.close()
+        until(lambda: not shelf(store).models)
+        assert shelf(store).free_bytes == shelf(store).total_bytes
+
+
 def wish(store: StoreProcess, what: protocol.Hold) -> Link:
     link = client.enter(store.door)
     link.send(protocol.encode(what))

@@ -15,6 +15,7 @@ from dataflower.checkpoint.tier_events import (
     Loaded,
     LoadFailed,
     Located,
+    NoRoom,
     NotLocated,
     Pins,
     Prefaulted,
@@ -160,6 +161,22 @@ class Host(RuleBasedStateMachine):
             self.failing = frozenset([key])
             self.tell(LoadFailed(key, Code.FAILED_PRECONDITION, "damaged"))
             self.failing = frozenset()
+
+    @precondition(lambda self: self.loading)
+    @rule(data=st.data())
+    def lack(self, data: st.DataObject) -> None:
+        """There is less memory than the cap says: one that nobody uses leaves, the least dense, for what is denser."""
+        key = data.draw(st.sampled_from(self.loading))
+        asks = [client for client, wanted in self.asked.items() if key in {f"{wanted}-old", f"{wanted}-new"}]
+        most = max((self.density.get(client, 9.0) for client in asks), default=-1.0)
+        fixed = self.users() | self.pinned
+        idle = {k: (self.worth(k), self.used.get(k, 0)) for k in self.ready if k not in fixed}
+        evicted = [command.key for command in self.tell(NoRoom(key)) if isinstance(command, Evict)]
+        assert len(evicted) <= 1
+        assert all(idle[victim] == min(idle.values()) and idle[victim][0] < most for victim in evicted)
+        if any(client not in self.density for client in asks) and not evicted:
+            waiting = self.tier._entries[key].waiting
+            assert not idle or not any(client not in self.density for client in waiting)
 
     @precondition(lambda self: self.asked or self.granted)
     @rule(data=st.data())
