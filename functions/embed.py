@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging
+from transformers import AutoTokenizer
 
+from dataflower import checkpoint
+from dataflower.checkpoint import skeleton
 from dataflower.errors import InvalidArgument
 from dataflower.spec.function import Json, Tensor, function
 from functions import assets
@@ -22,22 +23,29 @@ class TextTooLong(InvalidArgument):
 class Embed:
     """A vector of length 1 for each text (or list of token ids), and how many tokens each has.
 
+    `device`: `cpu`, or `cuda:0` (with `resources: {gpu: 1}`); all containers share one copy of the weights in either
+    place, as long as `dtype` is that of the model.
+
     The texts of a task go through the model `batch_size` at a time, those of like length together, so that little of
     the work is on padding. A vector is the mean over the tokens, as the model was trained.
     """
 
-    def setup(
+    def setup(  # noqa: PLR0917 - named in YAML
         self,
         model: str = "minilm",
         max_tokens: int = 256,
         batch_size: int = 32,
         truncate: bool = False,
         dtype: str = "float32",
+        device: str = "cpu",
     ) -> None:
-        logging.disable_progress_bar()
-        folder = assets.find(assets.MINILM) if model == "minilm" else model
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.net = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+        kind = getattr(torch, dtype, None)
+        if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+            raise InvalidArgument(f"dtype is {dtype!r}; it must be a floating point type of torch, such as float32")
+        with checkpoint.open(assets.find(assets.MINILM) if model == "minilm" else model, device=device) as weights:
+            self.tokenizer = AutoTokenizer.from_pretrained(weights.config_dir)
+            self.net: Any = skeleton.build(weights, "AutoModel").to(kind)
+            self.device = torch.device(weights.torch_device)
         self.max_tokens, self.batch_size, self.truncate = max_tokens, batch_size, truncate
 
     def __call__(self, texts: Sequence[str | list[int]]) -> Mapping[str, Any]:
@@ -65,8 +73,9 @@ class Embed:
     @torch.inference_mode()
     def _vectors(self, ids: Sequence[list[int]]) -> torch.Tensor:
         longest = max(map(len, ids))
-        tokens = torch.tensor([one + [self.tokenizer.pad_token_id] * (longest - len(one)) for one in ids])
-        mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in ids])
+        padded = [one + [self.tokenizer.pad_token_id] * (longest - len(one)) for one in ids]
+        tokens = torch.tensor(padded, device=self.device)
+        mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in ids], device=self.device)
         states = self.net(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
         means = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return torch.nn.functional.normalize(means)
+        return torch.nn.functional.normalize(means).cpu()

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 
@@ -12,6 +13,7 @@ from dataflower.errors import InvocationFailed
 from dataflower.host.runtime import Runtime
 from dataflower.host.settings import HostConfig
 from dataflower.testing.fake_device import NAME
+from functions import assets
 
 ROOT = str(Path(__file__).parents[2])
 FILE = """
@@ -106,3 +108,37 @@ async def test_a_backbone_is_on_the_device_before_the_first_call(folder: Path, t
         assert [model.held for model in weights.devices[0].models] == [True]
         outputs = await (await host.invoke("choose", {"message": "one two"})).result()
         assert set(outputs["scores"]) == {"three", "four"}
+
+
+EMBED = """
+apiVersion: dataflower/v1
+kind: Workflow
+metadata: {{name: {name}}}
+inputs: {{texts: json}}
+stages:
+  only:
+    function: functions.embed:Embed
+    inputs: {{texts: inputs.texts}}
+    params: {{device: '{device}'}}
+outputs: {{vectors: only.vectors, tokens: only.tokens}}
+"""
+
+
+@pytest.mark.models
+async def test_embedders_share_their_weights_on_a_device_and_on_the_host(tmp_path: Path) -> None:
+    models = checkpoint.StoreConfig(models_dir=tmp_path / "store", accelerators="dataflower.testing.fake_device")
+    config = HostConfig(code_path=(ROOT,), cpus=2, models=models, readable_paths=(str(assets.cache()),))
+    made = {}
+    async with Runtime(config) as host:
+        for name, device in (("first", NAME), ("second", NAME), ("plain", "cpu")):
+            text = EMBED.format(name=name, device=device)
+            await host.apply(load_text(text, f"{name}.yaml", code_path=[ROOT]), name)
+            outputs = await (await host.invoke(name, {"texts": ["one two", "three"]})).result()
+            made[name] = np.array(outputs["vectors"])
+        weights = await host.weights()
+        assert weights is not None
+        assert [(m.clients, m.ready) for m in weights.devices[0].models] == [(2, True)]
+        assert [(m.clients, m.ready) for m in weights.models] == [(1, True)]
+    assert made["plain"].shape == (2, 384)
+    assert np.array_equal(made["first"], made["second"])
+    np.testing.assert_allclose(made["first"], made["plain"], atol=1e-5)
