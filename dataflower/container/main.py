@@ -23,7 +23,7 @@ from dataflower.channel.board import BoardWriter
 from dataflower.channel.link import Link
 from dataflower.channel.segment import Spill
 from dataflower.clock import SystemClock
-from dataflower.container import failpoints, failure, loops, sandbox, strays, target
+from dataflower.container import failpoints, failure, loops, nudge, sandbox, strays, target
 from dataflower.container.data_unit import BROKEN_STATUS, STOPPED_STATUS, DataUnit
 from dataflower.container.failpoints import Point
 from dataflower.container.failure import error_record, forget_frames
@@ -189,6 +189,7 @@ def _serve(fork: Fork, sockets: tuple[int, int, int], board: BoardWriter) -> int
     ready = _prepare(fork, data)
     if ready is None:
         return START_FAILED_STATUS
+    nudge.listen()
     unit = FunctionUnit(ready, data, inputs=fork.inputs, outputs=fork.outputs, stage=fork.stage, failpoints=points)
     others = [threading.Thread(target=_serve_aside, args=(unit,), daemon=True) for _ in range(1, fork.concurrency)]
     for thread in others:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dataflower.channel.pace import Pace
-from dataflower.container import strays
+from dataflower.container import nudge, strays
 from dataflower.container.failure import Cancelled
 from dataflower.container.stream import StreamReader
 from dataflower.wire import RunTask
@@ -23,8 +23,9 @@ _NOTHING = ctypes.py_object()
 class RunningTask:
     """One firing.
 
-    While the thread is in user code it can be interrupted at any Python instruction; in our own code it can't be, so
-    no slot or lock is ever lost to an interruption, and none is left over for the next task. At most one per task.
+    While the thread is in user code it can be interrupted at any Python instruction, and in system calls (`nudge`); in
+    our own code it can't be, so no slot or lock is ever lost to an interruption, and none is left over for the next
+    task. At most one per task.
     """
 
     __slots__ = (
@@ -157,6 +158,7 @@ class RunningTask:
             if self.interruptible:
                 self.interrupted = True
                 _interrupt(self.thread, Cancelled)
+                nudge.nudge(self.thread)  # with the lock held, so that it can't reach the next task
             if self.async_task is not None:
                 loop, task = self.async_task
                 loop.call_soon_threadsafe(task.cancel)

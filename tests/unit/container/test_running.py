@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from dataflower.channel.pace import Pace
+from dataflower.container import nudge
 from dataflower.container.failure import Cancelled
 from dataflower.container.running import RunningTask
 from dataflower.wire import RunTask
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """The thread of the test can be nudged."""
+    before = signal.getsignal(signal.SIGURG)
+    nudge.listen()
+    yield
+    signal.signal(signal.SIGURG, before)
 
 
 def new_task(items: int = 0, nbytes: int = 0) -> RunningTask:
@@ -45,6 +58,19 @@ def test_user_code_is_interrupted_at_once() -> None:
         canceller.start()
         while True:
             pass
+    with pytest.raises(Cancelled, match="now"):
+        task.leave_user()
+    canceller.join()
+
+
+@pytest.mark.parametrize("wait", [lambda: time.sleep(600.0), lambda: threading.Event().wait(600.0)])
+def test_user_code_is_interrupted_in_a_system_call(wait: Callable[[], object], listening: None) -> None:
+    task = new_task()
+    canceller = threading.Timer(0.05, task.cancel, ("now",))
+    with pytest.raises(Cancelled):  # noqa: PT012 - it is to be interrupted in there
+        task.enter_user()
+        canceller.start()
+        wait()
     with pytest.raises(Cancelled, match="now"):
         task.leave_user()
     canceller.join()
