@@ -83,7 +83,7 @@ def make_file(directory: str, nbytes: int, device: int | None = None) -> int:
     Its room is taken at once, for a full disk would kill whoever writes through a mapping. Raises OSError.
     """
     try:
-        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fd = os.open(directory, os.O_TMPFILE | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
             raise

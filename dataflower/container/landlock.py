@@ -37,10 +37,12 @@ def scope() -> None:
             _enforce(ruleset)
 
 
-def confine(view: View, scratch: str, *, network: bool, gpu: bool) -> None:
-    """Let the calling process open nothing but the view, its own /proc entry, and `scratch`, where it may write.
+def confine(view: View, own: Iterable[str], *, network: bool, gpu: bool) -> None:
+    """Let the calling process open nothing but the view, its own /proc entry, and its `own` folders to write in.
 
-    Raises OSError if the kernel's Landlock is too old for that.
+    What others have in folders of theirs it can't open anew, whatever descriptors of that it is handed: a folder that
+    is writable in the view, and in which one of `own` lies, is not given to it. Raises OSError if the kernel's Landlock
+    is too old for all that.
     """
     version = kernel.landlock_version()
     if version < SCOPED_SINCE:
@@ -50,7 +52,9 @@ def confine(view: View, scratch: str, *, network: bool, gpu: bool) -> None:
     ruleset = kernel.landlock_ruleset(everything, ports, _ABSTRACT_SOCKETS | _SIGNALS)
     machine = [f"/proc/{name}" for name in MACHINE_FILES]
     _allow(ruleset, [*view.readable, *machine, f"/proc/{os.getpid()}"], _READ)
-    _allow(ruleset, [*view.writable, scratch, *view.devices, *(view.gpu if gpu else ())], everything)
+    own = tuple(own)
+    writable = [path for path in view.writable if path not in map(os.path.dirname, own)]
+    _allow(ruleset, [*writable, *own, *view.devices, *(view.gpu if gpu else ())], everything)
     _enforce(ruleset)
 
 

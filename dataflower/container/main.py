@@ -147,6 +147,9 @@ def _become(fork: Fork, descriptors: Sequence[int], shell: Shell, folder: str) -
     """What only this container needs, then its life."""
     sandbox.limit(fork.memory_bytes)
     walls = shell.walls if fork.isolated else Walls.NONE
+    if fork.spill_dir:
+        with contextlib.suppress(OSError):  # a full disk, say: then nothing is spilled
+            os.mkdir(fork.spill_dir, 0o700)
     if walls is Walls.LANDLOCK:
         assert shell.view is not None
         sandbox.confine(fork, shell.view)

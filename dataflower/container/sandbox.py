@@ -70,7 +70,7 @@ def confine(fork: Fork, view: View) -> None:
     """`enter` where there are no rooms, after which the process sees what `fork` and `view` say. Raises OSError."""
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # another container of the same user must not look into this one
     os.makedirs(fork.scratch, mode=0o700, exist_ok=True)
-    landlock.confine(view, fork.scratch, network=fork.network, gpu=fork.gpu)
+    landlock.confine(view, filter(None, (fork.scratch, fork.spill_dir)), network=fork.network, gpu=fork.gpu)
     kernel.drop_capabilities()  # a server of root's has them all: to make devices, say
     kernel.install_filter(seccomp.program(network=fork.network, among_others=True))
 

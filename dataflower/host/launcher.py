@@ -454,6 +454,9 @@ class Launcher:
         if self._groups is not None:
             self._groups.remove(container)
         shutil.rmtree(os.path.join(self._scratch, str(container)), ignore_errors=True)
+        if self._spill is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.join(self._spill.directory, str(container)))
         begun = process.board.begun() if process.board is not None else frozenset()
         reason = f"was killed: {process.doom}" if process.doom else reason or describe_exit(status)
         self._on_exit(container, reason, begun)
@@ -515,7 +518,8 @@ class Launcher:
             os.close(descriptor)
         if self._groups is not None:
             self._groups.close()
-        for folder in (self._scratch, *(() if self._spill is None else (self._spill.directory,))):
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._scratch)
+        if self._spill is not None:
+            shutil.rmtree(self._spill.directory, ignore_errors=True)
         disown_orphans()

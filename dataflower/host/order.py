@@ -60,7 +60,7 @@ def fork_order(command: StartContainer, workflow: str, config: HostConfig, spill
         memory_bytes=stage.resources.memory_bytes or 0,
         arena_cap_bytes=config.container_arena_bytes,
         code_path=config.code_path,
-        spill_dir=spill.directory if spill is not None else "",
+        spill_dir=os.path.join(spill.directory, str(command.container)) if spill is not None else "",
         spill_cap_bytes=spill.cap_bytes if spill is not None else 0,
         spill_device=spill.device if spill is not None else 0,
         network=stage.network,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -30,15 +30,14 @@ def spill_of(config: HostConfig) -> Spill | None:
 
 
 def own_folder(spill: Spill | None) -> Spill | None:
-    """A folder of this server's own in which containers spill: sandboxes see it, and nothing that lies beside it."""
+    """A folder of this server's own in which each container makes one: sandboxes see nothing that lies beside it."""
     if spill is None:
         return None
     for folder in Path(spill.directory).glob(f"{_PREFIX}*-*"):
         if not os.path.exists(f"/proc/{folder.name.removeprefix(_PREFIX).partition('-')[0]}"):
-            with contextlib.suppress(OSError):  # a server that was killed left it behind
-                folder.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)  # a server that was killed left it behind
     try:
-        own = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=spill.directory)
+        own = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=os.path.abspath(spill.directory))
     except OSError as error:
         _log.warning("nothing can be spilled to disk: %s", error)
         return None

@@ -154,18 +154,23 @@ def multiply() -> None:
 
 
 def reopen(items: list[Any]) -> list[str]:
-    """Open what it was handed of others' files anew, by its own /proc: to write to it, and to cut it short."""
+    """By its own /proc, open what it was handed of others' files anew to write to it, and cut it short."""
     paths = [
         f"/proc/self/fd/{descriptor}"
         for descriptor, found in _open_descriptors()
-        if stat.S_ISREG(found.st_mode) and not found.st_nlink
+        if stat.S_ISREG(found.st_mode) and not found.st_nlink and descriptor > 2  # not what it prints to
     ]
+    paths = [path for path in paths if "/memfd:" not in os.readlink(path)]
+    flags = (os.O_RDWR, os.O_WRONLY | os.O_TRUNC)
     return [
-        refusal(lambda path=path, flags=flags: os.close(os.open(path, flags)))
-        for path in paths
-        if "/memfd:" not in os.readlink(path)
-        for flags in (os.O_RDWR, os.O_WRONLY | os.O_TRUNC)
+        *(refusal(lambda path=path, flag=flag: os.close(os.open(path, flag))) for path in paths for flag in flags),
+        *(refusal(lambda path=path: os.truncate(path, 0)) for path in paths),
     ]
+
+
+def leave_note(folder: str) -> str:
+    """For others, in a folder that they all might know."""
+    return refusal(lambda: os.mkdir(os.path.join(folder, "note")))
 
 
 def siege(act: str, about: Any) -> Any:

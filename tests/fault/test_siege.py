@@ -135,13 +135,27 @@ async def test_the_host_can_still_pass_memory_on_when_too_many_descriptors_are_u
     assert await rig.client.invoke("echo", x="." * 100_000) == {"out": "." * 100_000}
 
 
-@pytest.mark.parametrize("walls", [Walls.ROOM], indirect=True)
-async def test_what_others_have_on_disk_is_read_by_it_and_no_more(walls: Walls) -> None:
-    async with opened(code_path=HERE, container_arena_bytes=4 << 20) as rig:
+async def test_what_others_have_on_disk_is_read_by_it_and_no_more(walls: Walls, tmp_path: Path) -> None:
+    places = {"code_path": HERE, "writable_paths": (), "spill_dir": tmp_path}
+    async with opened(container_arena_bytes=4 << 20, **places) as rig:
         await rig.client.apply(SPILLED)
         answer = await rig.client.invoke("spilled", n=12, nbytes=1 << 20, deadline_s=PATIENCE_S)
         assert set(answer["out"]) == {"EACCES"}
         assert [int(block.min()) for block in answer["all"]] == list(range(12))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("walls", [Walls.LANDLOCK], indirect=True)
+async def test_it_leaves_no_notes_where_all_of_them_spill(walls: Walls, tmp_path: Path) -> None:
+    async with opened(code_path=HERE, writable_paths=(), spill_dir=tmp_path) as rig:
+        await rig.client.apply(RAIDER)
+        (folder,) = tmp_path.iterdir()
+        assert await raid(rig, "leave_note", str(folder)) == "EACCES"
+        assert len(list(folder.iterdir())) == len(rig.host.container_pids()), "those of containers, and no more"
+        (pid,) = await rig.pids("raider", "raider")
+        os.kill(pid, signal.SIGKILL)
+        await rig.until(lambda: pid not in rig.host.container_pids().values())
+        await rig.until(lambda: len(list(folder.iterdir())) == len(rig.host.container_pids()))
 
 
 async def test_all_that_it_forks_end_with_it_while_others_are_served(rig: Rig) -> None:

@@ -132,6 +132,17 @@ def read_only(directory: Path, nbytes: int) -> int:
         os.close(writable)
 
 
+def test_files_never_get_a_name(tmp_path: Path) -> None:
+    fd = make_file(str(tmp_path), 4096)
+    try:
+        with pytest.raises(
+            FileNotFoundError
+        ):  # a folder has to be given, though none is needed, or links aren't followed
+            os.link(f"/proc/self/fd/{fd}", tmp_path / "name", src_dir_fd=fd, follow_symlinks=True)
+    finally:
+        os.close(fd)
+
+
 def test_files_are_refused_unless_they_are_what_they_should_be(tmp_path: Path) -> None:
     device = device_of(str(tmp_path))
     with pytest.raises(ValueError, match="not a memfd"):
