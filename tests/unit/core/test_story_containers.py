@@ -116,14 +116,6 @@ def test_the_last_of_several_starts_that_fail_takes_the_waiting_tasks_along():
     assert story.failure.stage == "b"
 
 
-def test_a_start_that_fails_may_take_the_last_tasks_of_an_invocation_along_together():
-    story = fan(deaf=True, items=3, scaling=Scaling(max_replicas=1))
-    story.done("a")
-    story.start_failed()
-    assert story.failure is not None
-    assert story.failure.stage == "b"
-
-
 def test_a_container_that_dies_three_times_before_it_is_ready_fails_its_tasks():
     story = Story(ONE, deaf=True)
     story.invoke(x=1)
