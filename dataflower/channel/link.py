@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import fcntl
 import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -43,6 +45,9 @@ _NOSIGNAL = int(socket.MSG_NOSIGNAL)
 _DONTWAIT = int(socket.MSG_DONTWAIT)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+# The kernel counts descriptors that are sent and not received for all processes of a user, and wakes nobody when
+# there are fewer: so those who may send none are to try again, for ten seconds in all.
+_PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.02, *(0.05,) * 200)
 
 
 class LinkStatistics(msgspec.Struct, frozen=True):
@@ -110,7 +115,10 @@ class Link:
     def send(self, payload: bytes, fds: Sequence[int] = ()) -> None:
         """Send one message; blocks while the kernel's buffer is full. `fds` are copied: the caller keeps its own.
 
-        Raises PeerGone, Closed, and ValueError (too many descriptors or bytes).
+        Waits, too, while too many descriptors are under way, which other processes of the user may have sent.
+
+        Raises PeerGone, Closed, ValueError (too many descriptors or bytes), and OSError (those under way do not get
+        fewer).
         """
         self._send(payload, fds, _NOSIGNAL)
 
@@ -192,6 +200,7 @@ class Link:
 
     def _push(self, frame: bytes, fds: Sequence[int], flags: int) -> None:
         self._busy.append(None)
+        tried = 0
         try:
             while True:
                 if self._closed:
@@ -212,6 +221,15 @@ class Link:
                         raise Closed("the link was closed") from None
                     self._reset |= isinstance(error, ConnectionResetError)
                     raise PeerGone(f"the peer does not receive any more: {error}") from error
+                except OSError as error:
+                    if error.errno != errno.ETOOMANYREFS:
+                        raise
+                    if flags & _DONTWAIT:
+                        raise WouldBlock("too many descriptors are under way") from None
+                    if tried == len(_PAUSES_S):
+                        raise
+                    time.sleep(_PAUSES_S[tried])
+                    tried += 1
         finally:
             self._leave()
 

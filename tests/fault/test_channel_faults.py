@@ -196,3 +196,44 @@ except PeerGone as error:
 def test_running_out_of_descriptors_leaks_none() -> None:
     done = subprocess.run([sys.executable, "-c", _OUT_OF_DESCRIPTORS], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
+_TOO_MANY_UNDER_WAY = """
+import errno, resource, socket, time
+from dataflower.channel.link import Link
+from dataflower.container import kernel
+from dataflower.errors import WouldBlock
+near, far = Link.pair()
+flying = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 1000))
+kernel.drop_capabilities()  # who has them may send as many as he likes
+flying[0].setblocking(False)
+try:
+    while True:
+        socket.send_fds(flying[0], [b"x"], [0] * 250)
+except OSError as error:
+    assert error.errno == errno.ETOOMANYREFS, error
+try:
+    near.send_nowait(b"hello", [0])
+except WouldBlock:
+    pass
+else:
+    raise AssertionError("it was sent")
+sleep, slept = time.sleep, []
+def land(seconds):
+    slept.append(seconds)
+    for end in flying:
+        end.close()
+    sleep(seconds)
+time.sleep = land
+near.send(b"x" * 100000, [0])  # in a memfd: a descriptor itself
+assert len(far.receive()[0]) == 100000
+assert slept
+print("fine")
+"""
+
+
+def test_who_may_send_no_descriptors_now_waits_until_others_have_arrived() -> None:
+    """The kernel counts them for all processes of a user: those of other containers are in the way of this one's."""
+    done = subprocess.run([sys.executable, "-c", _TOO_MANY_UNDER_WAY], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("fine\n", "")

@@ -130,9 +130,11 @@ async def test_the_host_can_still_pass_memory_on_when_too_many_descriptors_are_u
     given = np.full(100_000, 7, np.uint8)
     assert await rig.client.invoke("taker", x=given, deadline_s=PATIENCE_S) == {"out": 7}
     (pid,) = await rig.pids("raider", "raider")
+    waiting = asyncio.ensure_future(rig.client.invoke("echo", x="." * 100_000))
+    await rig.until(lambda: rig.host.statistics().core.tasks > 0)
     os.kill(pid, signal.SIGKILL)
+    assert await waiting == {"out": "." * 100_000}
     await rig.until(lambda: pid not in rig.host.container_pids().values())
-    assert await rig.client.invoke("echo", x="." * 100_000) == {"out": "." * 100_000}
 
 
 async def test_what_others_have_on_disk_is_read_by_it_and_no_more(walls: Walls, tmp_path: Path) -> None:
