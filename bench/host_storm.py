@@ -12,7 +12,6 @@ import socket
 import stat
 import subprocess
 import time
-from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -199,9 +198,8 @@ async def storm(blows: int, servers: int, seed: int = 3) -> Results:
     return hosts.results
 
 
-async def measure(report: Report, options: Namespace) -> None:
+async def measure(report: Report, blows: int = 300, servers: int = 20) -> None:
     """All figures of two hosts."""
-    blows, servers = (12, 1) if options.quick else (300, 20)
     begun = time.monotonic()
     results = await storm(blows, servers)
     tally = results.load.tally

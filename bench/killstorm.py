@@ -10,6 +10,8 @@ Then servers themselves are killed that have a lender and a journal (see `owner_
 
 Then the same over two hosts (`hosts_kill_*`): containers of both are killed, their connection is broken, and the second
 host's server is killed and started anew.
+
+`--quick` leaves servers and second hosts to the tests (`tests/fault`), which go through the same storms.
 """
 
 from __future__ import annotations
@@ -107,16 +109,17 @@ async def measure(report: Report, options: Namespace) -> None:
         print(words, *tally.words, f"left behind: {left}" if left else "nothing left behind", sep="\n  ")
         whole.join(tally)
         leaked += sum(left.values())
-    owners = await owner_storm.measure(report, options)
-    whole.join(owners.tally)
-    leaked += sum(owners.left.values())
-    took = (
-        f"{kills} kills and some of servers in {time.monotonic() - begun:.0f} s, {whole.items} arrays of {NBYTES} bytes"
-    )
+    if not options.quick:
+        owners = await owner_storm.measure(report)
+        whole.join(owners.tally)
+        leaked += sum(owners.left.values())
+    some = "" if options.quick else " and some of servers"
+    took = f"{kills} kills{some} in {time.monotonic() - begun:.0f} s, {whole.items} arrays of {NBYTES} bytes"
     report.add("kill_lost", f"{took}: lost", whole.lost, at_most=0)
     report.add("kill_doubled", f"{took}: twice", whole.doubled, at_most=0)
     report.add("kill_leaked", f"{took}: bytes, descriptors, processes, slots left", leaked, at_most=0)
-    await host_storm.measure(report, options)
+    if not options.quick:
+        await host_storm.measure(report)
 
 
 def main() -> None:

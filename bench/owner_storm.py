@@ -16,7 +16,6 @@ import signal
 import sys
 import tempfile
 import time
-from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,9 +224,8 @@ async def storm(kills: int, seed: int = 9) -> Results:
     return load.results
 
 
-async def measure(report: Report, options: Namespace) -> Results:
+async def measure(report: Report, kills: int = 10) -> Results:
     """The figure of owners alone; what they lost, doubled and left counts together with that of containers."""
-    kills = 1 if options.quick else 10
     begun = time.monotonic()
     results = await storm(kills)
     tally = results.tally
