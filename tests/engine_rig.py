@@ -23,7 +23,7 @@ CODE = str(Path(__file__).parent)
 load = functools.partial(load_text, code_path=(CODE,))
 HEAD = "apiVersion: dataflower/v1\nkind: Workflow\nmetadata: {name: %s}\n"
 AGAIN = "retry: {errors: [ContainerCrashed], max_attempts: 1000, interval_s: 0.01, backoff_rate: 1, jitter: none}"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """For what must come about by itself, on a machine that others use as well."""
 
 

@@ -18,7 +18,7 @@ from dataflower.spec.workflow import Workflow
 from dataflower.testing.line import Line
 
 TOKEN = "a token for tests"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def config(**settings: Any) -> HostConfig:

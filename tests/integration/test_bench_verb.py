@@ -89,7 +89,7 @@ def start(folder: Path, *args: str) -> subprocess.Popen[str]:
 
 def bench(folder: Path, *args: str) -> tuple[int, str, str]:
     with start(folder, *args) as process:
-        out, err = process.communicate(timeout=50)
+        out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
@@ -142,7 +142,7 @@ def test_ctrl_c_reports_what_was_measured_and_leaves_nothing(folder: Path) -> No
             assert line, "it ended early"
         children |= _children(process.pid)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=40)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     report = json.loads((folder / "a.json").read_text())
     assert report["counts"]["ok"] > 0

@@ -48,7 +48,7 @@ def server(tmp_path: Path, name: str, *arguments: str) -> Iterator[tuple[subproc
         yield process, lines
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
         process.stdout.close()
 
 

@@ -78,7 +78,7 @@ def folder(tmp_path: Path) -> Path:
 def call(folder: Path, *args: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "XDG_STATE_HOME": str(folder), "DATAFLOWER_CACHE": str(folder / "cache"), "NO_COLOR": "1"}
     command = [sys.executable, "-m", "dataflower.cli", *args]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=55, check=False)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == code, done.stderr
     return done
 

@@ -17,7 +17,7 @@ from dataflower.channel.link import Link
 from dataflower.testing.container_driver import ZygoteDriver
 
 HERE = str(Path(__file__).parent)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def status_field(pid: int, name: str) -> str:
