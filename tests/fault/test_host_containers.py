@@ -35,7 +35,7 @@ async def host() -> AsyncIterator[Runtime]:
 
 async def settle(host: Runtime) -> None:
     """Wait until cancelled tasks have been given up."""
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + 60.0
     while host.statistics().core.invocations and time.monotonic() < end:
         await asyncio.sleep(0.01)
 

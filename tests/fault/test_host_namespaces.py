@@ -85,7 +85,7 @@ async def hosts(joined: Line) -> AsyncIterator[Runtime]:
         settings = config(host_name="a", peers=(f"b={LENDER}:{PORT}",), placement=placement, peer_timeout_s=2.0)
         async with Runtime(settings) as host:
             yield host
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while host.statistics().core.slots or host.statistics().core.tasks:
                     await asyncio.sleep(0.01)
     finally:
@@ -151,7 +151,7 @@ def test_an_unplugged_line_is_survived_if_it_is_short_and_told_of_if_it_is_long(
                     await second.result()
                 assert host.peers()[0].state is PeerState.LOST
                 joined.plug("up")
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while host.peers()[0].state is not PeerState.CONNECTED:
                         await asyncio.sleep(0.01)
                 assert await (await host.invoke("sleep", {"x": 0.0})).result() == {"y": 0.0}

@@ -55,7 +55,7 @@ def reader(store: StoreProcess, model: Path) -> Iterator[tuple[list[str], int]]:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what follows a message or the end of a process."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.01)

@@ -64,7 +64,7 @@ def server() -> Iterator[Server]:
 
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()
-    assert up.wait(10)
+    assert up.wait(60)
     loop, stop, address = ready[0]
     yield Server(address, host)
     loop.call_soon_threadsafe(stop.set)

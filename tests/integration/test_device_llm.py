@@ -99,7 +99,7 @@ async def test_a_backbone_is_on_the_device_before_the_first_call(folder: Path, t
     )
     name = f"weights {folder} on {NAME}"
     text = CHOOSE.format(model=folder, device=NAME)
-    async with Runtime(config) as host, asyncio.timeout(40):
+    async with Runtime(config) as host, asyncio.timeout(120):
         await host.apply(load_text(text, "choose.yaml", code_path=[ROOT]), text)
         while not any(row.name == name and row.held and row.ready for row in host.preloaded()):
             await asyncio.sleep(0.02)

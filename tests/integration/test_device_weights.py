@@ -71,7 +71,7 @@ def shelf(store: StoreProcess) -> Shelved:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what follows a message or the end of a process."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.01)

@@ -55,7 +55,7 @@ async def first_call(tmp_path: Path, kinds: set[str], **settings: Any) -> tuple[
         starts: list[ContainerStart] = []
         host.on_start(starts.append)
         await host.apply(load_text(text, "chat.yaml", code_path=[ROOT]), text)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(120):
             await until_ready(host, kinds)
         starts.clear()
         before = await host.weights()

@@ -86,7 +86,7 @@ async def test_stage_that_turns_out_to_be_larger_than_the_cap_is_refused_when_it
     async with Runtime(config) as host:
         await host.apply(load(text, "<test>"), text)  # what a container takes nobody knows yet
         found = ""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(120):
             while not found:  # the first may be over before its container has been measured
                 try:
                     await (await host.invoke("m", {"x": 1})).result()

@@ -99,10 +99,10 @@ def _next_after(lines: object, *changes: object) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module.os, "read", read)
         reader.start()
-        assert started.wait(10)
+        assert started.wait(60)
         for change in changes:
             change()  # type: ignore[operator]
-        reader.join(10)
+        reader.join(60)
     return found[0]
 
 

@@ -324,7 +324,7 @@ async def test_what_is_forgotten_is_not_planned_any_more() -> None:
             rig.alarms.remove(alarm)
             alarm.call()
         await asyncio.sleep(0)
-    await asyncio.wait_for(begun.wait(), 5)
+    await asyncio.wait_for(begun.wait(), 60)
     task = rig.deployed.watch.task if rig.deployed.watch else None
     assert task is not None
     rig.replanning.forget(rig.deployed)
