@@ -255,7 +255,7 @@ async def _serve(folder: Path, peer: str, port: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with (
-        Runtime(config, load=lambda text: load(text, "<state>")) as host,
+        Runtime(config, load=load) as host,
         await serve(host, GatewayConfig(port=port), load=load) as gateway,
     ):
         print(gateway.grpc_port, flush=True)

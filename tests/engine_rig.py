@@ -92,7 +92,7 @@ async def opened(**settings: Any) -> AsyncIterator[Rig]:
     places = {"code_path": (CODE,), "writable_paths": (tempfile.gettempdir(),)}
     given = {"cpus": 2, "cancel_grace_s": 0.3, "stop_grace_s": 3.0, **places, **settings}
     async with (
-        Runtime(HostConfig(**given), load=lambda text: load(text, "<state>")) as host,
+        Runtime(HostConfig(**given), load=load) as host,
         await serve(host, GatewayConfig(port=0), load=load) as gateway,
         AsyncClient(f"127.0.0.1:{gateway.grpc_port}") as client,
     ):

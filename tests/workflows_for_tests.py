@@ -111,7 +111,7 @@ def retried(function: str, attempts: int = 3) -> Workflow:
     return single(function, retry=Retry(max_attempts=attempts, interval_s=0.01, jitter="none"))
 
 
-def load(source: str) -> Workflow:
+def load(source: str, file: str = "") -> Workflow:
     """The loader of hosts in tests."""
     made = {"chain": lambda: chain(2), "counting": counting, "map_reduce": map_reduce, "summing": summing}
     return made[source]() if source in made else single(source)

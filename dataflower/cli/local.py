@@ -39,8 +39,8 @@ class LocalHost(HostApi, Protocol):
 
 
 @asynccontextmanager
-async def open_host(config: HostConfig, load: Callable[[str], Workflow] | None = None) -> AsyncIterator[LocalHost]:
-    """A running host; leaving the block drains and closes it. `load` reads the workflows in its state directory."""
+async def open_host(config: HostConfig, load: Callable[[str, str], Workflow] | None = None) -> AsyncIterator[LocalHost]:
+    """A running host; leaving the block drains and closes it. `load(text, name)` reads those in its state directory."""
     from dataflower.host.runtime import Runtime
 
     raise_file_limit()

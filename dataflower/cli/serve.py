@@ -113,7 +113,7 @@ async def _serve(settings: Config, files: tuple[Path, ...]) -> None:
     read = loader(settings, option="`serve --code-path`")
     workflows = [load_file(file, settings) for file in files]
     config = host_config(settings)
-    async with open_host(config, lambda text: read(text, "<state>")) as host:
+    async with open_host(config, read) as host:
         for workflow, source in workflows:
             status = await host.apply(workflow, source)
             terminal().note(f"applied {status.name}@{status.version}")

@@ -183,7 +183,7 @@ class AsyncClient:
     ) -> dict[str, Any]:
         """As `Client.invoke`; cancelling the awaiting task cancels the invocation."""
         request = calls.invoke_request(workflow, {**(inputs or {}), **named}, request_id)
-        response = await self._ask(self._stub.Invoke, request, timeout_s=deadline_s, invocation=True)
+        response = await self._ask(self._stub.Invoke, request, timeout_s=calls.deadline(deadline_s), invocation=True)
         return values.decode_map(response.outputs)
 
     def stream(
@@ -201,7 +201,7 @@ class AsyncClient:
         sources = {n: v for n, v in given.items() if isinstance(v, AsyncIterator) or hasattr(v, "__next__")}
         fixed = {name: value for name, value in given.items() if name not in sources}
         opening = calls.open_request(workflow, fixed, tuple(sources), request_id)
-        call = self._stub.InvokeStream(timeout=deadline_s, metadata=self._metadata)
+        call = self._stub.InvokeStream(timeout=calls.deadline(deadline_s), metadata=self._metadata)
         return AsyncOutputStream(call, self._endpoint, opening, sources)
 
     # --- records ---

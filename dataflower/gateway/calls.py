@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ from dataflower.gateway.times import seconds_of, set_time
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 CONTROL_TIMEOUT_S = 30.0
 """For calls that run no workflow: a server that does not answer by then is Unavailable or late."""
+
+LONGEST_S = 1e9
+"""Deadlines that are further away overflow gRPC's clock, and would have passed at once."""
 
 LARGE_BYTES = 4 * 1024 * 1024
 """Requests from this size on are held against the server's limit before they travel."""
@@ -172,6 +177,18 @@ def apply_request(
     )
 
 
+def deadline(deadline_s: Any) -> float | None:
+    """What a caller gave, in seconds; InvalidArgument for what is no number, or none that a clock can show."""
+    if deadline_s is None:
+        return None
+    if not isinstance(deadline_s, numbers.Real) or isinstance(deadline_s, bool):
+        raise InvalidArgument(f"deadline_s takes a number of seconds, not {deadline_s!r:.80}")
+    seconds = float(deadline_s)
+    if math.isnan(seconds) or seconds > LONGEST_S:
+        raise InvalidArgument(f"deadline_s takes up to {LONGEST_S:g} seconds, not {seconds:g}; None for no deadline")
+    return max(seconds, -1.0)
+
+
 def invoke_request(workflow: str, inputs: Mapping[str, Any], request_id: str | None) -> pb.InvokeRequest:
     """To call a workflow; iterators are read to their end."""
     request = pb.InvokeRequest(workflow=workflow, request_id=request_id or "")
@@ -185,8 +202,8 @@ def submit_request(
     """To submit a call."""
     request = pb.SubmitRequest(workflow=workflow, request_id=request_id or "")
     values.encode_map({name: _whole(value) for name, value in inputs.items()}, request.inputs)
-    if deadline_s is not None:
-        set_time(request.deadline, deadline_s)
+    if (seconds := deadline(deadline_s)) is not None:
+        set_time(request.deadline, seconds)
     return request
 
 

@@ -186,7 +186,7 @@ class Client:
         `failure` says which stage, which attempt and why; with DEADLINE_EXCEEDED after `deadline_s`.
         """
         request = calls.invoke_request(workflow, {**(inputs or {}), **named}, request_id)
-        response = self._ask(self._stub.Invoke, request, timeout_s=deadline_s, invocation=True)
+        response = self._ask(self._stub.Invoke, request, timeout_s=calls.deadline(deadline_s), invocation=True)
         return values.decode_map(response.outputs)
 
     def stream(
@@ -208,7 +208,7 @@ class Client:
         sources = {name: value for name, value in given.items() if hasattr(value, "__next__")}
         fixed = {name: value for name, value in given.items() if name not in sources}
         feeder = Feeder(calls.open_request(workflow, fixed, tuple(sources), request_id), sources)
-        call = self._stub.InvokeStream(feeder, timeout=deadline_s, metadata=self._metadata)
+        call = self._stub.InvokeStream(feeder, timeout=calls.deadline(deadline_s), metadata=self._metadata)
         return OutputStream(call, self._endpoint, feeder)
 
     # --- records ---

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-Load = Callable[[str], Workflow]
-"""YAML text -> workflow; raises DataflowerError."""
+Load = Callable[[str, str], Workflow]
+"""YAML text and a name for messages -> workflow; raises DataflowerError."""
 
 
 @dataclass(slots=True, eq=False)
@@ -112,7 +112,7 @@ class Registry:
         """Give a stored version to the core. Raises DataflowerError if it can't be loaded."""
         if self._load is None:
             raise FailedPrecondition("this host was started without a way to load workflows")
-        return self._add(self._load(stored.source), stored)
+        return self._add(self._load(stored.source, f"{stored.name}@{stored.version}"), stored)
 
     def revive(self, name: str, version: int) -> Deployed:
         """The very version that an interrupted invocation belongs to, whether it still serves or not.

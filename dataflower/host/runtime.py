@@ -77,7 +77,7 @@ class Runtime:
     def __init__(
         self, config: HostConfig | None = None, *, load: Load | None = None, clock: Clock | None = None
     ) -> None:
-        """`load` turns a workflow's YAML into a `Workflow`; needed to start again from a state directory."""
+        """`load` turns a workflow's YAML, with a name for messages, into a `Workflow`; for a state directory."""
         self.config = config or HostConfig()
         self._load = load
         self._clock = clock or SystemClock()

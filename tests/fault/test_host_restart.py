@@ -85,15 +85,15 @@ async def test_one_whose_workflow_cannot_be_loaded_is_reported(tmp_path: Path) -
     state = tmp_path / "state"
     serve_and_kill(state, tmp_path / "answer.txt", started=1)
 
-    def load(source: str) -> w.Workflow:
-        raise FailedPrecondition(f"{source} is gone")
+    def load(source: str, file: str) -> w.Workflow:
+        raise FailedPrecondition(f"{file}: {source} is gone")
 
     async with Runtime(config(state), load=load) as host:
         assert host.workflows() == ()
         record = await host.get("job")
     assert record.state is State.FAILED
     assert record.failure is not None
-    assert "is gone" in record.failure.message
+    assert "wait_for_file@1: wait_for_file is gone" in record.failure.message
 
 
 async def test_two_hosts_cannot_share_a_directory(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from dataflower.errors import (
 )
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway._generated import workflow_pb2_grpc
+from dataflower.gateway.client import Client
 
 pytestmark = [pytest.mark.usefixtures("grpc_runtime"), pytest.mark.asyncio(loop_scope="module")]
 
@@ -251,6 +252,23 @@ async def test_a_deadline_that_has_passed_is_exceeded(rig: Rig, deadline_s: floa
     *_, last = [record async for record in rig.client.watch(record.id)]
     assert last.failure is not None
     assert last.failure.code is Code.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("deadline_s", ["10", True, [1.0], float("nan"), float("inf"), 1e12])
+async def test_a_deadline_that_is_no_time_is_refused_by_name(rig: Rig, deadline_s: Any) -> None:
+    with pytest.raises(InvalidArgument, match="deadline_s takes"):
+        await rig.client.invoke("typed", GOOD, deadline_s=deadline_s)
+    with pytest.raises(InvalidArgument, match="deadline_s takes"):
+        rig.client.stream("typed", GOOD, deadline_s=deadline_s)
+    with pytest.raises(InvalidArgument, match="deadline_s takes"):
+        await rig.client.submit("typed", GOOD, deadline_s=deadline_s)
+    with Client(rig.address) as client, pytest.raises(InvalidArgument, match="deadline_s takes"):
+        client.invoke("typed", GOOD, deadline_s=deadline_s)
+
+
+async def test_deadlines_may_be_numbers_of_any_kind_and_far_away(rig: Rig) -> None:
+    for deadline_s in (np.float32(30.0), 30, 1e9):
+        assert (await rig.client.invoke("typed", GOOD, deadline_s=deadline_s))["name"] == "cat"
 
 
 # --- functions ----------------------------------------------------------------------------------------------------

@@ -78,11 +78,11 @@ async def test_a_workflow_says_where_its_stage_runs() -> None:
 
 
 async def test_a_host_that_is_no_longer_known_is_named_after_a_restart(tmp_path: Path) -> None:
-    def load(text: str) -> Workflow:
+    def load(text: str, file: str) -> Workflow:
         return w.single("passthrough", resources=Resources(host="b"))
 
     async with Runtime(config(state_dir=tmp_path, peers=("b=127.0.0.1:1",)), load=load) as host:
-        await host.apply(load(""), "text")
+        await host.apply(load("", ""), "text")
     async with Runtime(config(state_dir=tmp_path), load=load) as host:
         invocation = await host.invoke("passthrough", {"x": 1})
         with pytest.raises(InvocationFailed, match="knows no host 'b'"):

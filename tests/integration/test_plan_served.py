@@ -120,7 +120,7 @@ async def test_a_plan_is_swapped_under_running_tasks_and_kept_over_a_restart(tmp
         assert host.workflow("served").stages[0].idle == 3
         with pytest.raises(InvalidArgument, match="keeps 65 containers"):
             await registry.swap(deployed, larger, read_plan(plan(65), "plan", served()))
-    async with Runtime(config(state_dir=tmp_path), load=lambda _: served()) as host:
+    async with Runtime(config(state_dir=tmp_path), load=lambda _text, _file: served()) as host:
         assert host.workflow("served").plan == plan(3, 2000)
 
 
@@ -138,7 +138,7 @@ async def test_plans_of_several_workflows_share_the_containers_of_the_host() -> 
 async def test_a_plan_survives_a_restart(tmp_path: Path) -> None:
     async with Runtime(config(state_dir=tmp_path)) as host:
         await host.apply(served(), "s", plan=plan())
-    async with Runtime(config(state_dir=tmp_path), load=lambda _: served()) as host:
+    async with Runtime(config(state_dir=tmp_path), load=lambda _text, _file: served()) as host:
         assert host.workflow("served").plan == plan()
         await host.wait_ready("served")
         assert host.workflow("served").stages[0].idle == 2

@@ -75,7 +75,7 @@ async def call(host: Runtime, x: int = 0) -> list[object]:
 async def test_limits_reach_the_function_and_follow_the_plan(tmp_path: Path) -> None:
     (tmp_path / "telling_in_test.py").write_text(FUNCTIONS)
     config = HostConfig(code_path=(str(tmp_path), *w.CODE_PATH), cpus=2, state_dir=tmp_path / "state")
-    async with Runtime(config, load=lambda _: chat()) as host:
+    async with Runtime(config, load=lambda _text, _file: chat()) as host:
         first = await host.apply(chat(), "chat", plan=plan(3))
         await host.wait_ready("chat")
         running = [await host.invoke("chat", {"x": 1}) for _ in range(3)]  # they wait for each other
@@ -94,5 +94,5 @@ async def test_limits_reach_the_function_and_follow_the_plan(tmp_path: Path) -> 
         assert plain.version == other.version + 1
         assert await call(host) == [16, 512, None]
         await host.apply(chat(), "chat", plan=plan(2))
-    async with Runtime(config, load=lambda _: chat()) as host:
+    async with Runtime(config, load=lambda _text, _file: chat()) as host:
         assert await call(host) == [2, 128, 700]
