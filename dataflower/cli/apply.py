@@ -62,6 +62,7 @@ def apply(
     if replan is not None and no_plan:
         raise WrongUsage("--replan and --no-plan contradict each other")
     by = "" if no_plan else None if plan is None else _plan_text(plan, replan)
+    plan_name = None if plan is None else str(plan)
     config = compose({"code_path": code_path}).config
     with connect(server) as client:
         infos = []
@@ -71,7 +72,7 @@ def apply(
                 text = read_file(file) if source is file else str(source)
                 if profile is not None or includes_others(text, str(file)):
                     _, source = load_file(file, beside(config, [file]), profile)
-                info = client.apply(source, expected_version=expected_version, plan=by)
+                info = client.apply(source, expected_version=expected_version, plan=by, plan_name=plan_name)
                 if replan is not None and plan is None:
                     info = _change(client, source, info, replan)
                 infos.append(info)

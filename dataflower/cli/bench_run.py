@@ -128,10 +128,6 @@ def _budgets(plan: PlanDocument) -> dict[str, float]:
     return {name: stage.budget_ms for name, stage in plan.stages.items()}
 
 
-def _plan_text(asked: Asked) -> str | None:
-    return None if asked.terms.plan is None else read_text(asked.terms.plan)
-
-
 def _recorded(recording: Recording, seed: int) -> Recorded | None:
     if recording.trace is None:
         return None
@@ -192,7 +188,7 @@ def _server(asked: Asked, ready: _Ready) -> Iterator[tuple[Config, Served | None
 async def _bench(asked: Asked, ready: _Ready, config: Config, served: Served | None, source: str) -> Report:
     client = AsyncClient(config.server, api_key=config.api_key or None, ca_file=config.tls_ca_file)
     async with client:
-        name = asked.workflow if served is None else (await client.apply(source, plan=_plan_text(asked))).name
+        name = asked.workflow if served is None else (await client.apply(source, plan=asked.terms.plan)).name
         info = await client.workflow(name)
         ready = ready.by(info)
         sets, picks = _inputs(asked, ready, info)

@@ -149,10 +149,15 @@ class AsyncClient:
     # --- workflows ---
 
     async def apply(
-        self, path_or_text: str | Path, *, expected_version: int | None = None, plan: str | Path | None = None
+        self,
+        path_or_text: str | Path,
+        *,
+        expected_version: int | None = None,
+        plan: str | Path | None = None,
+        plan_name: str | None = None,
     ) -> WorkflowInfo:
         """As `Client.apply`."""
-        request = calls.apply_request(path_or_text, expected_version, plan)
+        request = calls.apply_request(path_or_text, expected_version, plan, plan_name)
         return messages.decode_workflow((await self._ask(self._stub.ApplyWorkflow, request)).workflow)
 
     async def workflows(self) -> tuple[WorkflowInfo, ...]:

@@ -154,27 +154,30 @@ def check_size(nbytes: int, limit: int) -> None:
         raise ResourceExhausted(f"a request of {nbytes} bytes is larger than max_message_bytes, {limit}{TOO_LARGE}")
 
 
-def workflow_source(path_or_text: str | Path) -> tuple[str, str]:
-    """(YAML, name for messages) of a file, or of text (it has line breaks).
+def workflow_source(path_or_text: str | Path, name: str = "<workflow>") -> tuple[str, str]:
+    """(YAML, name for messages) of a file, or of text (it has line breaks), which is called `name`.
 
     Raises:
         NotFound: no such file.
         WorkflowInvalid: it is not UTF-8.
     """
     if isinstance(path_or_text, str) and "\n" in path_or_text:
-        return path_or_text, "<workflow>"
+        return path_or_text, name
     return read_text(path_or_text), str(path_or_text)
 
 
 def apply_request(
-    path_or_text: str | Path, expected_version: int | None, plan: str | Path | None
+    path_or_text: str | Path, expected_version: int | None, plan: str | Path | None, plan_name: str | None
 ) -> pb.ApplyWorkflowRequest:
-    """To apply a workflow; `plan`: a file, its text, or empty for none."""
+    """To apply a workflow; `plan`: a file, its text, or empty for none; `plan_name`: for messages, else the file's."""
     source, name = workflow_source(path_or_text)
-    given = workflow_source(plan)[0] if plan else plan
-    return pb.ApplyWorkflowRequest(
-        source=source, file_name=name, expected_version=expected_version, plan=None if given is None else str(given)
-    )
+    request = pb.ApplyWorkflowRequest(source=source, file_name=name, expected_version=expected_version)
+    if plan:
+        request.plan, found = workflow_source(plan, "<plan>")
+        request.plan_file_name = plan_name or found
+    elif plan is not None:
+        request.plan = ""
+    return request
 
 
 def deadline(deadline_s: Any) -> float | None:

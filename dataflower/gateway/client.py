@@ -145,14 +145,20 @@ class Client:
     # --- workflows ---
 
     def apply(
-        self, path_or_text: str | Path, *, expected_version: int | None = None, plan: str | Path | None = None
+        self,
+        path_or_text: str | Path,
+        *,
+        expected_version: int | None = None,
+        plan: str | Path | None = None,
+        plan_name: str | None = None,
     ) -> WorkflowInfo:
         """Make a workflow invokable: a YAML file, or its text. WorkflowInvalid lists every problem.
 
         `plan`: a plan file (`dataflower plan -o yaml`), or its text, to run it by; empty to run it as its file says.
-        If it is not given, the same file keeps the plan that it has, and a new version has none.
+        If it is not given, the same file keeps the plan that it has, and a new version has none. `plan_name`: what
+        messages call it, if not by its path.
         """
-        request = calls.apply_request(path_or_text, expected_version, plan)
+        request = calls.apply_request(path_or_text, expected_version, plan, plan_name)
         return messages.decode_workflow(self._ask(self._stub.ApplyWorkflow, request).workflow)
 
     def workflows(self) -> tuple[WorkflowInfo, ...]:

@@ -59,7 +59,9 @@ class WorkflowService(workflow_pb2_grpc.WorkflowServiceServicer):
         workflow = await asyncio.to_thread(self._load, request.source, request.file_name or "<workflow>")
         expected = request.expected_version if request.HasField("expected_version") else None
         plan = request.plan if request.HasField("plan") else None
-        status = await self._host.apply(workflow, request.source, expected_version=expected, plan=plan)
+        status = await self._host.apply(
+            workflow, request.source, expected_version=expected, plan=plan, plan_file=request.plan_file_name or "plan"
+        )
         await self._changed()
         response = pb.ApplyWorkflowResponse()
         messages.encode_workflow(status, response.workflow, source=False)

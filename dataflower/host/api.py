@@ -261,12 +261,19 @@ class HostApi(Protocol):
     """A machine that runs workflows."""
 
     async def apply(
-        self, workflow: Workflow, source: str, *, expected_version: int | None = None, plan: str | None = None
+        self,
+        workflow: Workflow,
+        source: str,
+        *,
+        expected_version: int | None = None,
+        plan: str | None = None,
+        plan_file: str = "plan",
     ) -> WorkflowStatus:
         """Make it invokable; the newest version of a name serves. Same source again changes nothing.
 
         `plan`: text of the plan file (`dataflower plan -o yaml`) to run it by; empty to run it as its file says. If it
-        is not given, the same source keeps the plan that it has, and a new version has none.
+        is not given, the same source keeps the plan that it has, and a new version has none. `plan_file` names it in
+        messages.
 
         `expected_version` other than the present one: `DataflowerError` with ABORTED. A plan for another workflow, or
         that can't be carried out: INVALID_ARGUMENT.

@@ -162,17 +162,17 @@ class Registry:
             _log.error("the plan of workflow %r can't be kept any more and is left out: %s", stored.name, error)
             return None
 
-    def _read(self, text: str, workflow: Workflow) -> ReadPlan:
+    def _read(self, text: str, workflow: Workflow, file: str = "plan") -> ReadPlan:
         """Raises DocumentInvalid."""
         from dataflower.host import plans
 
-        return plans.read_plan(text, "plan", workflow)
+        return plans.read_plan(text, file, workflow)
 
-    def _fitting(self, plan: ReadPlan, workflow: Workflow) -> ReadPlan:
+    def _fitting(self, plan: ReadPlan, workflow: Workflow, file: str = "plan") -> ReadPlan:
         """The plan itself. Raises DocumentInvalid if it has no room beside all other workflows."""
         from dataflower.planner.room import check_room
 
-        check_room(plan.document, workflow, self.room(workflow), "plan")
+        check_room(plan.document, workflow, self.room(workflow), file)
         return plan
 
     def _follow(self, deployed: Deployed, plan: ReadPlan | None) -> None:
@@ -235,13 +235,18 @@ class Registry:
         self._engine.feed(WorkflowRemoved(deployed.key))
 
     async def apply(
-        self, workflow: Workflow, source: str, expected_version: int | None, plan: str | None = None
+        self,
+        workflow: Workflow,
+        source: str,
+        expected_version: int | None,
+        plan: str | None = None,
+        plan_file: str = "plan",
     ) -> Deployed:
         """See `HostApi.apply`."""
-        read = await asyncio.to_thread(self._read, plan, workflow) if plan else None
+        read = await asyncio.to_thread(self._read, plan, workflow, plan_file) if plan else None
         async with self._applying:
             if read is not None:
-                self._fitting(read, workflow)
+                self._fitting(read, workflow, plan_file)
             current = self._serving.get(workflow.name)
             version = 0 if current is None else current.version
             if expected_version is not None and expected_version != version:

@@ -230,10 +230,16 @@ class Runtime:
     # --- workflows -------------------------------------------------------------------------------------------
 
     async def apply(
-        self, workflow: Workflow, source: str, *, expected_version: int | None = None, plan: str | None = None
+        self,
+        workflow: Workflow,
+        source: str,
+        *,
+        expected_version: int | None = None,
+        plan: str | None = None,
+        plan_file: str = "plan",
     ) -> WorkflowStatus:
         """See `HostApi.apply`."""
-        return self._registry.status(await self._registry.apply(workflow, source, expected_version, plan))
+        return self._registry.status(await self._registry.apply(workflow, source, expected_version, plan, plan_file))
 
     async def delete(self, name: str) -> None:
         """See `HostApi.delete`. Returns at once; running invocations go on to their end."""

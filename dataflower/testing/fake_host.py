@@ -87,7 +87,13 @@ class FakeHost:
         return status
 
     async def apply(
-        self, workflow: Workflow, source: str, *, expected_version: int | None = None, plan: str | None = None
+        self,
+        workflow: Workflow,
+        source: str,
+        *,
+        expected_version: int | None = None,
+        plan: str | None = None,
+        plan_file: str = "plan",
     ) -> WorkflowStatus:
         """As `HostApi.apply`; a plan is kept and not looked at."""
         old = self._workflows.get(workflow.name)

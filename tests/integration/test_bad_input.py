@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from engine_rig import CODE, HEAD, PATIENCE_S, Rig, one_stage, opened, workflow
+from typer.testing import CliRunner
 
+from dataflower.cli.group import app
 from dataflower.errors import (
     Code,
     DataflowerError,
@@ -92,6 +95,38 @@ async def refusal(call: Awaitable[Any], kind: type[DataflowerError] = Dataflower
 
 
 # --- workflows ----------------------------------------------------------------------------------------------------
+
+FOR_ANOTHER = """kind: Plan
+workflow: other
+rate_per_s: 1
+slo_ms: 400
+percentile: 100
+arrivals: paced
+billing: integer
+cost_per_hour: 1
+cost_per_1000: 0.3
+worst_ms: 200
+stages:
+  only:
+    budget_ms: 400
+    rate_per_s: 1
+    groups:
+      - {device: cpu, batch: 1, machines: 1, replicas: 1, rate_per_s: 1, duration_ms: 100, timeout_ms: 0, worst_ms: 200}
+"""
+
+
+async def test_what_only_the_server_finds_wrong_with_a_plan_names_its_file(rig: Rig, tmp_path: Path) -> None:
+    file, plan = tmp_path / "typed.yaml", tmp_path / "my.plan.yaml"
+    file.write_text(TYPED)
+    plan.write_text(FOR_ANOTHER)
+    wrong = "1:1: the plan is for workflow 'other', not 'typed'"
+    assert (await refusal(rig.client.apply(TYPED, plan=plan))).message == f"{plan}:{wrong}"
+    assert (await refusal(rig.client.apply(TYPED, plan=FOR_ANOTHER))).message == f"<plan>:{wrong}"
+    command = ["apply", "--server", rig.address, str(file), "--plan", str(plan)]
+    done = await asyncio.to_thread(CliRunner().invoke, app, command)
+    assert done.exit_code == 1
+    assert f"{plan}:{wrong}" in done.stderr
+
 
 ONLY = "stages:\n  only: {function: 'fault_functions:echo', inputs: {x: inputs.x}}\n"
 BROKEN = {

@@ -255,16 +255,18 @@ class ReplanDecision(_message.Message):
     def __init__(self, decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., rate_per_s: _Optional[float] = ..., measured_per_s: _Optional[float] = ..., reason: _Optional[str] = ..., outcome: _Optional[_Union[ReplanOutcome, str]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class ApplyWorkflowRequest(_message.Message):
-    __slots__ = ("source", "file_name", "expected_version", "plan")
+    __slots__ = ("source", "file_name", "expected_version", "plan", "plan_file_name")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FILE_NAME_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FILE_NAME_FIELD_NUMBER: _ClassVar[int]
     source: str
     file_name: str
     expected_version: int
     plan: str
-    def __init__(self, source: _Optional[str] = ..., file_name: _Optional[str] = ..., expected_version: _Optional[int] = ..., plan: _Optional[str] = ...) -> None: ...
+    plan_file_name: str
+    def __init__(self, source: _Optional[str] = ..., file_name: _Optional[str] = ..., expected_version: _Optional[int] = ..., plan: _Optional[str] = ..., plan_file_name: _Optional[str] = ...) -> None: ...
 
 class ApplyWorkflowResponse(_message.Message):
     __slots__ = ("workflow",)
