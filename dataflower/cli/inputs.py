@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dataflower.cli.exits import WrongUsage
-from dataflower.errors import InvalidArgument
+from dataflower.errors import InvalidArgument, ResourceExhausted
 from dataflower.spec.function import DTYPES, Kind, Port, PortType
+
+TEXT_BYTES = 10
+"""Of a number as text, for each of its bytes in an array, at the most: JSON may be so much longer than what is sent."""
 
 
 def named_files(inputs: Mapping[str, Any]) -> tuple[str, ...]:
@@ -23,15 +26,19 @@ def named_files(inputs: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(os.path.abspath(text) for text in texts if os.path.isfile(text))
 
 
-def parse_inputs(pairs: Iterable[str], ports: Iterable[Port] | None = None) -> dict[str, Any]:
+def parse_inputs(
+    pairs: Iterable[str], ports: Iterable[Port] | None = None, *, max_bytes: int | None = None
+) -> dict[str, Any]:
     """Read `name=value` pairs.
 
     A value is JSON or, failing that, the string itself; `@file` reads a file (`@-` stdin, `@@` a literal @). Where
-    `ports` are known, their types decide: a string port takes `5` as "5". Values of stream ports are lists.
+    `ports` are known, their types decide: a string port takes `5` as "5". Values of stream ports are lists. No more of
+    a file is read than a message of `max_bytes` could carry.
 
     Raises:
         WrongUsage: not a pair, an unknown name, or a name given twice.
         InvalidArgument: a value does not fit its port.
+        ResourceExhausted: a file is larger than a message.
     """
     known = None if ports is None else {port.name: port for port in ports}
     inputs: dict[str, Any] = {}
@@ -44,7 +51,7 @@ def parse_inputs(pairs: Iterable[str], ports: Iterable[Port] | None = None) -> d
         if known is not None and name not in known:
             raise WrongUsage(f"no input {name!r} ({_which(known)})")
         port = known[name] if known is not None else Port(name)
-        inputs[name] = _stream(text, port) if port.stream else _value(text, port.type, name)
+        inputs[name] = _stream(text, port, max_bytes) if port.stream else _value(text, port.type, name, max_bytes)
     return inputs
 
 
@@ -83,8 +90,8 @@ def _which(known: dict[str, Port]) -> str:
     return "the workflow takes " + ", ".join(known) if known else "the workflow takes no inputs"
 
 
-def _stream(text: str, port: Port) -> list[Any]:
-    items = _value(text, PortType(Kind.JSON), port.name)
+def _stream(text: str, port: Port, max_bytes: int | None = None) -> list[Any]:
+    items = _value(text, PortType(Kind.JSON), port.name, max_bytes)
     if isinstance(items, str):
         items = items.splitlines()
     if not isinstance(items, list):
@@ -92,11 +99,11 @@ def _stream(text: str, port: Port) -> list[Any]:
     return [_shaped(item, port.type, port.name) for item in items]
 
 
-def _value(text: str, type_: PortType, name: str) -> Any:
+def _value(text: str, type_: PortType, name: str, max_bytes: int | None = None) -> Any:
     if text.startswith("@@"):
         return _shaped(text[1:], type_, name)
     if text.startswith("@"):
-        return _file(text[1:], type_, name)
+        return _file(text[1:], type_, name, max_bytes)
     if type_.kind is Kind.STRING:
         return text
     if type_.kind is Kind.BYTES:
@@ -114,11 +121,16 @@ def _parsed(text: str, type_: PortType, name: str) -> Any:
         return text
 
 
-def _file(path: str, type_: PortType, name: str) -> Any:
+def _file(path: str, type_: PortType, name: str, max_bytes: int | None) -> Any:
+    is_sent_so = type_.kind in (Kind.BYTES, Kind.STRING) or path.endswith(".npy")
+    limit = None if max_bytes is None else max_bytes * (1 if is_sent_so else TEXT_BYTES)
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).expanduser().read_bytes()
+        data = _read(path, -1 if limit is None else limit + 1)
     except OSError as error:
         raise InvalidArgument(f"input {name!r}: can't read {path}: {error.strerror}") from error
+    if limit is not None and len(data) > limit:
+        message = f"input {name!r}: {path} is larger than the server's max_message_bytes, {max_bytes}, allows"
+        raise ResourceExhausted(f"{message}; raise that, or have functions read the file")
     if type_.kind is Kind.BYTES:
         return data
     if path.endswith(".npy"):
@@ -134,6 +146,14 @@ def _file(path: str, type_: PortType, name: str) -> Any:
     if type_.kind is Kind.STRING:
         return text
     return _shaped(_parsed(text, type_, name), type_, name)
+
+
+def _read(path: str, nbytes: int) -> bytes:
+    """Up to so many, -1 for all: a device or a pipe may never end, and says no size beforehand."""
+    if path == "-":
+        return sys.stdin.buffer.read(nbytes)
+    with Path(path).expanduser().open("rb") as file:
+        return file.read(nbytes)
 
 
 def _tensor(value: Any, type_: PortType, name: str) -> Any:

@@ -52,7 +52,9 @@ def invoke(
     deadline_s = limit("--deadline", deadline)
     with connect(server) as client:
         info = client.workflow(workflow)
-        given = parse_inputs(inputs or [], info.inputs)
+        has_files = any("=@" in pair for pair in inputs or ())
+        most = client.status().max_message_bytes if has_files else None
+        given = parse_inputs(inputs or [], info.inputs, max_bytes=most)
         if async_:
             record = client.submit(workflow, given, deadline_s=deadline_s, request_id=request_id)
             emit(record_data(record), output, lambda: record.id)

@@ -184,7 +184,7 @@ def deadline(deadline_s: Any) -> float | None:
     """What a caller gave, in seconds; InvalidArgument for what is no number, or none that a clock can show."""
     if deadline_s is None:
         return None
-    if not isinstance(deadline_s, numbers.Real) or isinstance(deadline_s, bool):
+    if isinstance(deadline_s, bool) or not isinstance(deadline_s, numbers.Real):
         raise InvalidArgument(f"deadline_s takes a number of seconds, not {deadline_s!r:.80}")
     seconds = float(deadline_s)
     if math.isnan(seconds) or seconds > LONGEST_S:

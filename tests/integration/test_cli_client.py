@@ -284,6 +284,12 @@ def test_apply_hands_the_plan_over_and_takes_it_back(server: Server, tmp_path: P
         assert server("apply", str(file), *wrong).exit_code == 2
 
 
+def test_an_input_without_end_is_refused_by_the_servers_limit(server: Server) -> None:
+    done = server("invoke", "echo", "text=@/dev/zero")
+    assert done.exit_code == 1
+    assert "input 'text': /dev/zero is larger than the server's max_message_bytes, 67108864, allows" in done.stderr
+
+
 @pytest.mark.parametrize("text", ["42", "kind: Plan", "{}"])
 def test_a_file_that_is_no_plan_is_named(server: Server, tmp_path: Path, text: str) -> None:
     file, plan = tmp_path / "w.yaml", tmp_path / "my plan.yaml"

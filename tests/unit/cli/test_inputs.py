@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dataflower.cli.inputs import parse_inputs
-from dataflower.errors import InvalidArgument
+from dataflower.errors import InvalidArgument, ResourceExhausted
 from dataflower.spec.function import Kind, Port, PortType, Tensor
 
 
@@ -55,6 +55,24 @@ def test_a_file_is_read_as_the_port_wants_it(tmp_path: Path) -> None:
     assert parse_inputs([f"x=@{file}"], [port(Kind.JSON)]) == {"x": {"a": 1}}
     assert parse_inputs([f"x=@{file}"], [port(Kind.STRING)]) == {"x": '{"a": 1}'}
     assert parse_inputs([f"x=@{file}"], [port(Kind.BYTES)]) == {"x": b'{"a": 1}'}
+
+
+@pytest.mark.parametrize("kind", [Kind.STRING, Kind.BYTES, Kind.JSON, Kind.ANY])
+@pytest.mark.parametrize("stream", [False, True])
+def test_of_a_file_without_end_no_more_is_read_than_a_message_takes(kind: Kind, stream: bool) -> None:
+    with pytest.raises(ResourceExhausted, match="/dev/zero is larger than the server's max_message_bytes, 1000"):
+        parse_inputs(["x=@/dev/zero"], [port(kind, stream=stream)], max_bytes=1000)
+
+
+def test_files_up_to_the_limit_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "in.json"
+    file.write_text("[" + ", ".join(["0.1234567890123456"] * 25) + "]")
+    array = parse_inputs([f"x=@{file}"], [Port("x", Tensor("FP32"))], max_bytes=100)["x"]
+    assert (array.nbytes, file.stat().st_size) == (100, 500)
+    file.write_bytes(bytes(100))
+    assert parse_inputs([f"x=@{file}"], [port(Kind.BYTES)], max_bytes=100) == {"x": bytes(100)}
+    with pytest.raises(ResourceExhausted, match="larger than"):
+        parse_inputs([f"x=@{file}"], [port(Kind.BYTES)], max_bytes=99)
 
 
 def test_an_array_file_becomes_a_tensor(tmp_path: Path) -> None:
