@@ -42,13 +42,14 @@ from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
 from dataflower.host.alarm import Alarm
 from dataflower.host.api import ContainerStart, StartListener
 from dataflower.host.boards import Boards
-from dataflower.host.holder import Holder, anonymous_bytes, private_bytes
+from dataflower.host.holder import Holder
 from dataflower.host.input_arenas import InputArenas
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.lender import Lender
 from dataflower.host.links import Memory, Peer, ProtocolViolation
 from dataflower.host.meeting import Credentials
 from dataflower.host.peer_wire import Sending
+from dataflower.host.process_memory import anonymous_bytes, private_bytes
 from dataflower.host.promises import Promises
 from dataflower.host.remote_peer import RemotePeer
 from dataflower.host.remotes import Remotes

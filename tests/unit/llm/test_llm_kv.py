@@ -7,7 +7,7 @@ import resource
 
 import torch
 
-from dataflower.host.holder import private_bytes
+from dataflower.host.process_memory import private_bytes
 from dataflower.llm.blocks import Published
 from dataflower.llm.kv import KvShape, KvStore
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from dataflower.host.holder import anonymous_bytes, private_bytes
+from dataflower.host.process_memory import anonymous_bytes, private_bytes
 
 MIB = 1024 * 1024
 
