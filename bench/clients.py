@@ -120,22 +120,31 @@ def run(
     return done.stdout
 
 
+def tell(what: str) -> None:
+    """On stderr, at once: figures come at the end."""
+    print(what, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     options = arguments((__doc__ or "").splitlines()[0])
     report = Report("clients")
     requests = 16 if options.quick else 64
     with tempfile.TemporaryDirectory(prefix="dataflower-clients-") as folder, server(Path(folder)) as url:
+        tell("llm-comply: its checks")
         passed, failed = comply(url)
+        tell(f"llm-comply: {passed:g} of {CHECKS} pass")
         question = f"checks of llm-comply that pass, of {CHECKS}" + (f" (not: {', '.join(failed)})" if failed else "")
         report.add("comply_passed", question, passed, at_least=ABLE)
         for name, variable, client in (("aiperf", "AIPERF_PYTHON", aiperf), ("vllm", "VLLM_PYTHON", vllm)):
             found: dict[str, Any] = {}
             missing = f"not installed: name its interpreter in {variable}"
             if os.environ.get(variable) and not options.alone:
+                tell(f"{name}: {requests} requests, {TOGETHER} at a time")
                 try:
                     found = client(url, requests, Path(folder))
                 except (Failed, KeyError, ValueError) as error:
                     missing = str(error)
+            tell(f"{name}: {found['tok_s']:.4g} tokens a second" if found else f"{name}: {missing}")
             for key, question in FIGURES.items():
                 least = {"ok": 1.0, "tokens": float(ANSWER)}.get(key)
                 report.add(f"{name}_{key}", f"{name}: {question}", found.get(key), at_least=least, missing=missing)

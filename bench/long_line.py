@@ -98,13 +98,14 @@ async def full(host: Runtime) -> AsyncIterator[None]:
         while not is_over:
             await call(host, "made", {"n": 1, "nbytes": NBYTES})
 
-    loads = [asyncio.create_task(load()) for _ in range(UNDER_WAY)]
     before = host.peers()[0].bytes_out
-    while host.peers()[0].bytes_out < before + NBYTES:  # noqa: ASYNC110 - nobody tells of it
-        await asyncio.sleep(0.01)
-    yield
-    is_over = True
-    await asyncio.gather(*loads)
+    async with asyncio.TaskGroup() as loads:  # if either fails, the other stops
+        for _ in range(UNDER_WAY):
+            loads.create_task(load())
+        while host.peers()[0].bytes_out < before + NBYTES:  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.01)
+        yield
+        is_over = True
 
 
 async def reach(host: Runtime, log: Path, cancels: int) -> list[float]:
