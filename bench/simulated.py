@@ -24,8 +24,8 @@ from dataflower.planner import Application, Billing, Module, Options
 from dataflower.planner.dispatch import dispatch_of
 from dataflower.planner.document import document_of
 from dataflower.planner.options import Arrivals
-from dataflower.testing.simulate import Figures, Simulated, Simulation, planned, simulate
-from dataflower.testing.synthetic import workflow_of
+from dataflower.planner.simulate import Figures, Simulated, Simulation, planned, simulate
+from dataflower.planner.synthetic import workflow_of
 
 PACED = Options(billing=Billing.INTEGER, pack=False)
 POISSON = replace(PACED, arrivals=Arrivals.POISSON)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dataflower.core.config import CoreConfig
 from dataflower.core.pressure import ALPHA, Outflow, Pressure, hold
+from dataflower.planner.simulate import Figures, Simulated, Simulation
 from dataflower.spec.workflow import Resources, Scaling
-from dataflower.testing.simulate import Figures, Simulated, Simulation
 from dataflower.testing.story import stage, workflow
 
 MB = 1_000_000

@@ -16,8 +16,8 @@ from dataflower.planner.document import document_of
 from dataflower.planner.options import Billing, Options
 from dataflower.planner.plan import Plan, plan
 from dataflower.planner.profile import Configuration, Device, Point, Profile, Profiles
-from dataflower.testing.simulate import Simulated, planned, simulate
-from dataflower.testing.synthetic import workflow_of
+from dataflower.planner.simulate import Simulated, planned, simulate
+from dataflower.planner.synthetic import workflow_of
 
 DEVICES = {"x": Device("x", 1.0), "y": Device("y", 2.7)}
 OPTIONS = Options(billing=Billing.INTEGER, pack=False)

@@ -18,9 +18,9 @@ from dataflower.planner.options import Arrivals, Billing, Options
 from dataflower.planner.plan import Plan, plan
 from dataflower.planner.profile import Device, Point, Profile, Profiles
 from dataflower.planner.question import Question
-from dataflower.testing.simulate import Figures, Simulated, Simulation, profiled
-from dataflower.testing.synthetic import workflow_of
-from dataflower.testing.tempo import Tempo, drift, steady, step
+from dataflower.planner.simulate import Figures, Simulated, Simulation, profiled
+from dataflower.planner.synthetic import workflow_of
+from dataflower.planner.tempo import Tempo, drift, steady, step
 from dataflower.wire import Times
 
 OPTIONS = Options(arrivals=Arrivals.POISSON, billing=Billing.INTEGER, pack=False, margin=MARGIN)

@@ -14,7 +14,7 @@ from dataflower.cli.workflows import beside, load_file
 from dataflower.config.compose import compose
 from dataflower.planner import parse_plan
 from dataflower.planner.dispatch import dispatch_plan, tuned
-from dataflower.testing.simulate import at_a_time
+from dataflower.planner.simulate import at_a_time
 
 FUNCTIONS = """
 from dataflower import Json, Stream, function

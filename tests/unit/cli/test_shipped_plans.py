@@ -16,7 +16,7 @@ from dataflower.planner import Arrivals, Billing, Infeasible, Options, Question,
 from dataflower.planner.dispatch import dispatch_plan, tuned
 from dataflower.planner.document import document_of
 from dataflower.planner.inventory import Source, take_stock
-from dataflower.testing.simulate import Simulated, planned, simulate
+from dataflower.planner.simulate import Simulated, planned, simulate
 
 ROOT = Path(__file__).parents[3]
 COUNT = 200

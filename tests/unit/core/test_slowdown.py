@@ -7,10 +7,10 @@ import pytest
 from dataflower.core.commands import StagePace
 from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.core.slowdown import MOST, SOON, Slowdown
+from dataflower.planner.simulate import Simulated, Simulation
+from dataflower.planner.tempo import drift, steady, step
 from dataflower.spec.workflow import Batch
-from dataflower.testing.simulate import Simulated, Simulation
 from dataflower.testing.story import stage, workflow
-from dataflower.testing.tempo import drift, steady, step
 
 GROUP = GroupPlan(4, 1, 0.4, 10.0, "cpu", ((1, 0.1), (2, 0.2), (4, 0.4)))
 

@@ -7,10 +7,10 @@ from dataflower.core.instance import Instance
 from dataflower.core.plan import DispatchPlan, GroupPlan, StageDispatch
 from dataflower.core.turnstile import Turnstile, Underway
 from dataflower.planner.application import Application, Module
+from dataflower.planner.simulate import Figures, Simulated, Simulation
+from dataflower.planner.synthetic import ITEMS, workflow_of
 from dataflower.spec.workflow import Batch
-from dataflower.testing.simulate import Figures, Simulated, Simulation
 from dataflower.testing.story import some_task, stage, workflow
-from dataflower.testing.synthetic import ITEMS, workflow_of
 
 PIPE = Application("pipe", (Module("a", "a"), Module("b", "b")), (("a", "b"),))
 TWO = workflow_of(PIPE)

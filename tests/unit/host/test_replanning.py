@@ -33,9 +33,9 @@ from dataflower.planner import (
     plan,
 )
 from dataflower.planner.room import Room, needs_of, taken
+from dataflower.planner.synthetic import workflow_of
 from dataflower.spec.workflow import Resources, Workflow
 from dataflower.testing.clock import FakeClock
-from dataflower.testing.synthetic import workflow_of
 
 LINE = Application("line", (Module("a", "m"), Module("b", "m")), (("a", "b"),))
 PROFILES = Profiles(

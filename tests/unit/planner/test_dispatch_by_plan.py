@@ -11,8 +11,8 @@ from dataflower.planner.baselines import HARPAGON
 from dataflower.planner.dispatch import LAG_S, dispatch_of
 from dataflower.planner.document import PlanDocument, document_of
 from dataflower.planner.plan import plan
-from dataflower.testing.simulate import Figures, Simulated, planned, simulate
-from dataflower.testing.synthetic import workflow_of
+from dataflower.planner.simulate import Figures, Simulated, planned, simulate
+from dataflower.planner.synthetic import workflow_of
 
 ONE = Application("one", (Module("m", "m"),))
 PIPE = Application("pipe", (Module("a", "m"), Module("b", "m"), Module("c", "m")), (("a", "b"), ("b", "c")))

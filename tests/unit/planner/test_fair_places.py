@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from dataflower.core.config import CoreConfig
+from dataflower.planner.simulate import Figures, Simulated, Simulation
 from dataflower.spec.workflow import Scaling, Workflow
-from dataflower.testing.simulate import Figures, Simulated, Simulation
 from dataflower.testing.story import stage, workflow
 
 PLACES_EACH = 4

@@ -36,9 +36,9 @@ from dataflower.planner.basis import basis_of, question_of
 from dataflower.planner.dispatch import dispatch_of
 from dataflower.planner.document import PlanDocument
 from dataflower.planner.replan import Replanner, ReplanPolicy
-from dataflower.testing.simulate import Figures, Simulated, Simulation, profiled
-from dataflower.testing.synthetic import workflow_of
-from dataflower.testing.tempo import Tempo, drift
+from dataflower.planner.simulate import Figures, Simulated, Simulation, profiled
+from dataflower.planner.synthetic import workflow_of
+from dataflower.planner.tempo import Tempo, drift
 
 APP = Application("app", (Module("a", "m"), Module("b", "n", 2.5, 4), Module("c", "m")), (("a", "b"), ("b", "c")))
 PROFILES = Profiles(

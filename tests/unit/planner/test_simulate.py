@@ -20,9 +20,9 @@ from dataflower.planner.plan import Plan, plan
 from dataflower.planner.profile import Device, Point, Profile, Profiles
 from dataflower.planner.reading import DocumentInvalid
 from dataflower.planner.replan import Replanner, ReplanPolicy
-from dataflower.testing.simulate import Figures, Simulated, Simulation, planned, profiled, simulate
+from dataflower.planner.simulate import Figures, Simulated, Simulation, planned, profiled, simulate
+from dataflower.planner.synthetic import ITEMS, workflow_of
 from dataflower.testing.story import stage, workflow
-from dataflower.testing.synthetic import ITEMS, workflow_of
 
 ONE_APPLICATION = Application("one", (Module("m", "m"),))
 ONE = workflow_of(ONE_APPLICATION)

@@ -31,8 +31,8 @@ from dataflower.planner.dispatch import dispatch_of, tuned
 from dataflower.planner.document import PlanDocument
 from dataflower.planner.plan import answer
 from dataflower.planner.promises import Promises, settle
+from dataflower.planner.synthetic import workflow_of
 from dataflower.planner.tokens import TokenCost
-from dataflower.testing.synthetic import workflow_of
 
 COST = TokenCost(((1, 0.02), (4, 0.024), (16, 0.04)), 0.0005, 512, context_s=1e-7, attend_s=1e-8)
 APP = Application("app", (Module("look", "look"), Module("tell", "tell")), (("look", "tell"),))

@@ -20,8 +20,8 @@ from dataflower.core.plan import DispatchPlan
 from dataflower.core.program import compile_program
 from dataflower.errors import Code, Failure
 from dataflower.planner.profile import Profiles
+from dataflower.planner.tempo import Tempo, steady
 from dataflower.spec.workflow import Stage, Workflow
-from dataflower.testing.tempo import Tempo, steady
 
 Duration = Callable[[str, int, str], float]
 """Seconds that a batch takes, by stage, number of tasks and kind of device."""
@@ -146,7 +146,7 @@ class Simulation:
         """`workflows` by key; `start_s`: how long a container takes to start; `deadline_s` of each invocation.
 
         `line_bytes_per_s`: what all containers together can send from other hosts. `tempo`: a machine that is
-        not as fast as `duration` says (`testing.tempo`).
+        not as fast as `duration` says (`planner.tempo`).
         """
         self.core = HostCore(config or CoreConfig(cpus=1 << 16, max_containers=max_containers))
         self.figures = Figures()
