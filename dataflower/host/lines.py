@@ -148,8 +148,7 @@ class Lines:
         return ticket
 
     def _order(self, source: Session, line: int, load: list[tuple[int, TensorRef]], due: float) -> None:
-        theirs = due + source.most_ahead_s if due < math.inf else 0.0
-        source.tell(0, peer_wire.encode(Ship(line, tuple(load), theirs)))
+        source.tell(0, peer_wire.encode(Ship(line, tuple(load), source.due(due))))
 
     def _by_way_of_here(self, ticket: _Ticket) -> None:
         self.fetch(ticket.source, ticket.ref, lambda: self._hand_on(ticket), ticket.due)

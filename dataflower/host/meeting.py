@@ -97,11 +97,11 @@ async def meet_lender(
     timeout_s: float,
     *,
     visits: bool = False,
-) -> tuple[socket.socket, Welcome, tuple[float, float]]:
+) -> tuple[socket.socket, Welcome, tuple[float, float, float]]:
     """Connect to `host:port` and greet with (own name, session, whether it resumes). `visits`: as a neighbour.
 
-    Returns the connection, the answer, and how far the lender's CLOCK_MONOTONIC is ahead, in seconds: likely, and at
-    most. Raises OSError, TimeoutError, Refused.
+    Returns the connection, the answer, and what clocks showed: this one as the greeting left, the lender's as it
+    answered, and this one as the answer was here, for `OtherClock.met`. Raises OSError, TimeoutError, Refused.
     """
     loop = asyncio.get_running_loop()
     host, _, port = address.rpartition(":")
@@ -124,7 +124,7 @@ async def meet_lender(
 
 async def _greet(
     sock: socket.socket, credentials: Credentials, greeting: tuple[str, bytes, bool], visits: bool
-) -> tuple[Welcome, tuple[float, float]]:
+) -> tuple[Welcome, tuple[float, float, float]]:
     name, session, resumes = greeting
     challenge = peer_wire.decode_challenge(await _receive(sock))
     _check_version(challenge.version, challenge.name)
@@ -133,11 +133,12 @@ async def _greet(
     began = _now()
     await _send(sock, Greeting(peer_wire.VERSION, name, session, resumes, nonce, proof, visits))
     answer = peer_wire.decode_welcome(await _receive(sock))
+    ended = _now()
     if isinstance(answer, Refusal):
         raise Refused(answer.reason)
     if not hmac.compare_digest(answer.proof, credentials.proof(b"lender", nonce, challenge.nonce, session)):
         raise Refused("it does not know the token (setting peer_token)")
-    return answer, (answer.monotonic - (began + _now()) / 2, answer.monotonic - began)
+    return answer, (began, answer.monotonic, ended)
 
 
 async def meet_owner(

@@ -34,9 +34,8 @@ _MIRRORED_BYTES = 1 << 38
 class Messenger(Protocol):
     """What carries messages to the other host."""
 
-    @property
-    def most_ahead_s(self) -> float:
-        """How far its CLOCK_MONOTONIC is ahead of ours at most."""
+    def leaves(self, task: int, deadline_s: float) -> float:
+        """A task leaves for there now; gives its deadline by the other host's clock, never too early."""
         ...
 
     def give_up(self, container: int, task: int, reason: str) -> bool:
@@ -111,9 +110,7 @@ class RemotePeer(Peer):
 
     def _theirs(self, task: RunTask) -> RunTask:
         """The task by the other host's clock; its outputs come here, so it can't hand them on itself."""
-        # Never too early: what is over there counts as late, while the call goes on here.
-        deadline = task.deadline_s + self._messenger.most_ahead_s if task.deadline_s else 0.0
-        return replace(task, deadline_s=deadline, then=None)
+        return replace(task, deadline_s=self._messenger.leaves(task.task, task.deadline_s), then=None)
 
     def lost(self, other: int) -> None:
         """It has no ways to other containers."""

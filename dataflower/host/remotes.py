@@ -139,7 +139,7 @@ class Remote:
             self._session = self._new_session()
         session = self._session
         greeting = (remotes.name, session.id, session.was_connected)
-        sock, welcome, ahead = await meet_lender(
+        sock, welcome, clocks = await meet_lender(
             self.address, remotes.credentials, remotes.context, greeting, remotes.timeout_s
         )
         if not welcome.known or session.is_over:
@@ -149,12 +149,12 @@ class Remote:
             self._end(f"its host {self.name!r} was started anew")
             self._session = self._new_session()
             return
-        self._use(sock, session, ahead)
+        self._use(sock, session, clocks)
 
-    def _use(self, sock: socket.socket, session: Session, ahead: tuple[float, float]) -> None:
+    def _use(self, sock: socket.socket, session: Session, clocks: tuple[float, float, float]) -> None:
         _log.info("connected to host %s (%s)%s", self.name, self.address, ", again" if session.was_connected else "")
         session.was_connected = True
-        session.ahead_s, session.most_ahead_s = ahead
+        session.clock.met(*clocks)
         self._reason = ""
         self._stop_timer()
         self._connection = Connection(self._loop, sock, session.ferry.mux, self._on_lost)

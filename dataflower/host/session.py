@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from dataflower import wire
 from dataflower.channel.ferry import Ferry
+from dataflower.clock import SystemClock
 from dataflower.core.events import Slot
 from dataflower.errors import Code
 from dataflower.host import peer_wire
@@ -23,12 +24,15 @@ from dataflower.host.guest import tasks_of
 from dataflower.host.kept import Kept
 from dataflower.host.links import Peer
 from dataflower.host.meeting import SESSION_BYTES
+from dataflower.host.other_clock import OtherClock
 from dataflower.host.peer_wire import DropArena, Ended, Sending
 from dataflower.host.remote_peer import RemotePeer, refs_from
 from dataflower.wire import ArenaMade, BatchDone, ReleaseSlots, TaskDone, TaskFailed, TensorRef, Times
 
 if TYPE_CHECKING:
     from dataflower.host.remotes import Remotes
+
+_now = SystemClock().monotonic
 
 Report = wire.FromContainer | Ended | Sending | peer_wire.LineReport
 
@@ -68,8 +72,8 @@ class Session:
         self.id = os.urandom(SESSION_BYTES)
         self.was_connected = False
         self._is_leaving = False
-        self.ahead_s = self.most_ahead_s = 0.0
-        """How far the lender's clock is ahead: likely, and at most."""
+        self.clock = OtherClock()
+        """The lender's."""
         self.containers: dict[int, RemotePeer] = {}
         self.is_over = False
         self.kept = Kept()
@@ -245,13 +249,26 @@ class Session:
     def _here(self, message: wire.FromContainer) -> wire.FromContainer:
         """A report with the times of this host's clock."""
         if isinstance(message, (TaskDone, TaskFailed)):
-            return replace(message, times=self._times(message.times))
+            return replace(message, times=self._times(message.task, message.times))
         if isinstance(message, BatchDone):
-            return BatchDone(tuple(replace(one, times=self._times(one.times)) for one in message.results))
+            return BatchDone(tuple(replace(one, times=self._times(one.task, one.times)) for one in message.results))
         return message
 
-    def _times(self, times: Times) -> Times:
-        return Times(*(max(0.0, t - self.ahead_s) if t else t for t in msgspec.structs.astuple(times)))
+    def _times(self, task: int, times: Times) -> Times:
+        now = _now()
+        self.clock.answered(task, times.received, times.ended, now)
+        ahead_s = self.clock.ahead_s(now)
+        return Times(*(max(0.0, t - ahead_s) if t else t for t in msgspec.structs.astuple(times)))
+
+    def leaves(self, task: int, deadline_s: float) -> float:
+        """A task leaves for a container there now. Gives its deadline by the lender's clock; 0: none."""
+        now = _now()
+        self.clock.asked(task, now)
+        return deadline_s + self.clock.most_ahead_s(now) if deadline_s else 0.0
+
+    def due(self, deadline_s: float) -> float:
+        """A deadline by the lender's clock, never too early: it would be over there while the call goes on here."""
+        return deadline_s + self.clock.most_ahead_s(_now()) if deadline_s < math.inf else 0.0
 
     def give_up(self, container: int, task: int, reason: str) -> bool:
         """Have outputs that are on their way here come no further, and their task end; False if none are."""
@@ -273,7 +290,7 @@ class Session:
         if free:
             self.tell(container, wire.encode(ReleaseSlots(free)), urgent=True)
         error = wire.ErrorRecord(Code.CANCELLED, "Cancelled", reason)
-        failed = TaskFailed(task, error, self._times(report.times), report.held)
+        failed = TaskFailed(task, error, self._times(task, report.times), report.held)
         self._remotes.loop.call_soon(self._listener.heard, peer, failed, [])
         return True
 
