@@ -158,11 +158,17 @@ class RunningTask:
             if self.interruptible:
                 self.interrupted = True
                 _interrupt(self.thread, Cancelled)
-                nudge.nudge(self.thread)  # with the lock held, so that it can't reach the next task
+                nudge.nudge(self.thread, self._nudge_again)  # with the lock held, so that it can't reach the next task
             if self.async_task is not None:
                 loop, task = self.async_task
                 loop.call_soon_threadsafe(task.cancel)
             self._notify()
+
+    def _nudge_again(self) -> bool:
+        with self.lock:
+            if self.interruptible:
+                nudge.send(self.thread)
+            return self.interruptible
 
     def grant(self, items: int, nbytes: int) -> None:
         """Raise the limits to so many items and bytes in all."""

@@ -76,6 +76,27 @@ def test_user_code_is_interrupted_in_a_system_call(wait: Callable[[], object], l
     canceller.join()
 
 
+def test_a_signal_that_came_too_soon_is_sent_again(listening: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, send = [], nudge.send
+
+    def lossy(thread: int) -> None:
+        sent.append(thread)
+        if len(sent) > 2:
+            send(thread)
+
+    monkeypatch.setattr(nudge, "send", lossy)
+    task = new_task()
+    canceller = threading.Timer(0.05, task.cancel, ("now",))
+    with pytest.raises(Cancelled):  # noqa: PT012 - it is to be interrupted in there
+        task.enter_user()
+        canceller.start()
+        time.sleep(60.0)
+    with pytest.raises(Cancelled, match="now"):
+        task.leave_user()
+    canceller.join()
+    assert len(sent) >= 3
+
+
 def test_an_interruption_not_yet_delivered_is_taken_back() -> None:
     for _ in range(200):
         task = new_task()
