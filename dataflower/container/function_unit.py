@@ -165,11 +165,18 @@ class FunctionUnit:
             raise DeadlineExceeded("the deadline passed before the task started")
         invoke = self._target.invoke
         task.enter_user()
+        result = None
         try:
             task.started = _monotonic()  # not before: one that was cancelled while it fetched has not begun
-            return invoke(inputs)
+            result = invoke(inputs)
         finally:
-            task.leave_user()
+            try:
+                task.leave_user()
+            except Cancelled:
+                if type(result) is CoroutineType:
+                    result.close()  # nobody will await it, of which Python would warn
+                raise
+        return result
 
     def _prepare(self, task: RunningTask, inputs: dict[str, Any]) -> dict[str, Any]:
         target = self._target

@@ -326,3 +326,31 @@ def test_what_is_cancelled_while_it_fetches_has_not_begun() -> None:
     FunctionUnit(bind(enter, {}), data, inputs=(), outputs=OUT, stage="stage").serve()
     assert error_of(data).kind == "Cancelled"
     assert (entered, data.task.started) == ([], 0.0), "its trace must not say that it ran"
+
+
+class Fetched(MemoryData):
+    """The test can get at the task."""
+
+    task: RunningTask
+
+    def fetch(self, task: RunningTask) -> dict[str, Any]:
+        self.task = task
+        return super().fetch(task)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_coroutine_that_nobody_will_await_is_closed() -> None:
+    made: list[Any] = []
+    data = Fetched({"x": 1}, {})
+
+    async def wait(x: Any) -> None:
+        raise AssertionError("it was never to begin")
+
+    def begin(x: Any) -> Any:
+        data.task.reason = "cancelled as it was called"
+        made.append(wait(x))
+        return made[0]
+
+    FunctionUnit(bind(begin, {}), data, inputs=(), outputs=OUT, stage="stage").serve()
+    assert error_of(data).kind == "Cancelled"
+    assert made[0].cr_frame is None
