@@ -168,6 +168,7 @@ async def test_all_that_it_forks_end_with_it_while_others_are_served(rig: Rig) -
     call.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await call
+    os.kill(pid, signal.SIGKILL)
     await rig.until(lambda: not session(pid))
     assert await rig.client.invoke("echo", x=3) == {"out": 3}
 
