@@ -174,11 +174,14 @@ def seen_or_seconds(x: Any) -> float:
 
 
 @function(outputs={"token": Stream()})
-def spin(tokens: int, seconds: float, nbytes: int) -> Iterator[Any]:
-    """Hand over a token with the time of day, then compute for `seconds` in pure Python; `tokens` times."""
+def spin(tokens: int, seconds: float, nbytes: int, sleeps: bool = False) -> Iterator[Any]:
+    """Hand over a token with the time of day, then compute for `seconds` in pure Python, or sleep; `tokens` times."""
     payload = np.zeros(nbytes, np.uint8)
     for _ in range(tokens):
         yield {"at": time.monotonic(), "data": payload}
+        if sleeps:
+            time.sleep(seconds)
+            continue
         end = time.monotonic() + seconds
         count = 0
         while time.monotonic() < end:
