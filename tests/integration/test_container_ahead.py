@@ -50,9 +50,10 @@ def test_with_a_reason_what_runs_is_told_to_stop(container: ContainerDriver) -> 
     first, fifo = begin(container, "first")
     second = container.run({"name": "second", "fifo": ""})
     container.tell(wire.Withdraw((first, second), "cancelled"))
-    assert container.next(wire.Withdrawn).tasks == (second,)
+    said = {type(message): message for message in (container.receive(), container.receive())}  # of two threads
     end(fifo)
-    failed = container.next(wire.TaskFailed)
+    assert said[wire.Withdrawn].tasks == (second,)
+    failed = said[wire.TaskFailed]
     assert (failed.task, failed.error.code) == (first, Code.CANCELLED)
     assert container.result({"name": "third", "fifo": ""}) == "third"
     assert "begins second" not in container.log
