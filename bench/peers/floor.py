@@ -1,7 +1,8 @@
 """The floor: a few bytes that name shared memory, over sockets, in plain Python; nothing is decided or kept.
 
 `direct`: each process sends to the next. `relay`: each sends to the process that called, which passes it on (epoll):
-the shape of an engine whose host sees every token.
+the shape of an engine whose host sees every token. `spun` asks something else: how long a token takes by way of the
+caller while the process that sent it computes on.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import select
 import socket
 import struct
 import sys
+import time
 
 from bench.peers.protocol import Answer, serve, timed
 
 TOKEN = struct.Struct("<QQ")
+TIME = struct.Struct("<d")
 
 
 def forward(receive: socket.socket, send: socket.socket, memory: mmap.mmap) -> None:
@@ -90,5 +93,47 @@ def chain(stages: int, nbytes: int, rounds: int, warm: int) -> Answer:
         made.close()
 
 
+def produce(send: socket.socket, tokens: int, seconds: float) -> None:
+    """Send the time of day, then compute for `seconds` in pure Python; `tokens` times."""
+    for _ in range(tokens):
+        send.send(TIME.pack(time.monotonic()))
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+    send.close()
+
+
+def consume(receive: socket.socket, answer: socket.socket) -> None:
+    """Send back how old each token was when it was there."""
+    while message := receive.recv(4096):
+        answer.send(TIME.pack(time.monotonic() - TIME.unpack(message)[0]))
+
+
+def spun(tokens: int, seconds: float) -> Answer:
+    """Seconds from the hand-over of a token to its consumer, by way of this process, while its producer computes on."""
+    pair = socket.socketpair
+    (producer, made), (onward, consumer), (answer, answered) = (
+        pair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in "123"
+    )
+    fork = multiprocessing.get_context("fork")
+    ends = (producer, made, onward, consumer, answer, answered)
+    works = [(consume, (consumer, answer)), (produce, (made, tokens, seconds))]
+    processes = [fork.Process(target=target, args=arguments, daemon=True) for target, arguments in works]
+    samples = []
+    try:
+        for process in processes:
+            process.start()
+        for _ in range(tokens):
+            onward.send(producer.recv(4096))
+            samples.append(TIME.unpack(answered.recv(4096))[0])
+        return {"samples": samples}
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+        for end in ends:
+            end.close()
+
+
 if __name__ == "__main__":
-    serve((), chain=chain)
+    serve((), chain=chain, spun=spun)
