@@ -74,6 +74,9 @@ def embed(texts: list[Any]) -> dict[str, Any]:
     """Vectors that tell the texts apart."""
     if not isinstance(texts, list) or not all(isinstance(text, str | list) for text in texts):
         raise InvalidArgument("texts: a list of texts is wanted")
+    if "long" in texts:
+        said = "text 0 has 300 tokens, the model takes 256"
+        raise InvocationFailed(Failure(Code.INVALID_ARGUMENT, "TextTooLong", said, "embed", 1))
     vectors = np.array([[len(text), i, 0.5, -1] for i, text in enumerate(texts)], np.float32).reshape(-1, WIDTH)
     return {"vectors": vectors, "tokens": [len(text) for text in texts]}
 

@@ -283,6 +283,13 @@ async def test_models_that_are_not_there(door: Door) -> None:
     assert (await door.get("/v1/models/tony"))[0] == 404
 
 
+async def test_a_text_that_is_too_long_for_the_embedder_names_its_field(door: Door) -> None:
+    status, _, body = await door.post("/v1/embeddings", {"model": "embed", "input": ["long"]})
+    error = body["error"]
+    assert (status, error["code"], error["param"]) == (400, "context_length_exceeded", "input")
+    assert error["message"] == "text 0 has 300 tokens, the model takes 256"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_failure_before_the_first_token_has_its_status(door: Door, stream: bool) -> None:
     def asking(text: str) -> dict[str, Any]:
@@ -290,6 +297,7 @@ async def test_a_failure_before_the_first_token_has_its_status(door: Door, strea
 
     status, _, body = await door.post(CHAT, asking("long"))
     assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
+    assert body["error"]["param"] == "messages"
     assert body["error"]["message"] == "the prompt has 9000 tokens, the model takes 8192"
     status, headers, body = await door.post(CHAT, asking("full"))
     assert (status, headers["retry-after"], body["error"]["type"]) == (429, "2", "rate_limit_error")

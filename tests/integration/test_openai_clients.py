@@ -52,7 +52,7 @@ SEEN = {
     "vectors": [[3, 0, 0.5, -1], [5, 1, 0.5, -1]],
     "unknown": ["NotFoundError", 404, "model_not_found", "model"],
     "bad": ["BadRequestError", 400, "invalid_argument", "temperature"],
-    "too_long": ["BadRequestError", 400, "context_length_exceeded", None],
+    "too_long": ["BadRequestError", 400, "context_length_exceeded", "messages"],
     "full": ["RateLimitError", 429, "resource_exhausted", None],
     "broken": ["APIError", None, "internal", "RuntimeError in stage 'body' (attempt 1): the weights fell out"],
     "key": ["AuthenticationError", 401, "unauthenticated", None],

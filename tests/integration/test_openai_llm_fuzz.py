@@ -142,3 +142,33 @@ async def test_a_schema_of_many_levels_is_answered_or_refused(door: Door) -> Non
     wanted = {"type": "json_schema", "json_schema": {"name": "deep", "schema": NESTED}}
     status, _ = await asked(door, json.dumps({**SHORT, "response_format": wanted}).encode())
     assert status in {200, 400}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"messages": [{"role": "user", "content": "far too long " * 2000}]}, "messages"),
+        ({"prompt": "far too long " * 2000}, "prompt"),
+        ({"prompt": [5] * 5000}, "prompt"),
+        ({"prompt": [[3, 4], [5] * 5000]}, "prompt"),
+    ],
+    ids=["messages", "a text", "tokens", "one of two prompts"],
+)
+async def test_a_prompt_that_is_too_long_names_its_field(
+    door: Door, body: dict[str, Any], param: str, stream: bool
+) -> None:
+    given = json.dumps({"model": "tiny", "max_tokens": 2, "stream": stream, **body}).encode()
+    path = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
+    status, _, answer = await door.call("POST", path, data=given, headers={"content-type": "application/json"})
+    if isinstance(answer, dict):
+        assert status == 400
+        error = answer["error"]
+    else:  # the other answer had begun
+        error = next(
+            said["error"]
+            for line in answer.decode().splitlines()
+            if line.startswith("data: {") and "error" in (said := json.loads(line.removeprefix("data: ")))
+        )
+    assert (error["code"], error["param"]) == ("context_length_exceeded", param), error
+    assert error["type"] == "invalid_request_error"

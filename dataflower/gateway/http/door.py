@@ -182,7 +182,7 @@ def _refusal(scope: Scope, error: BaseException, ident: str) -> Response:
         headers, status = headers_of(said), http_status(said)
     if isinstance(error, asyncio.CancelledError):
         headers["connection"] = "close"
-    told = openai_object(said) if path.startswith(OPENAI_PATHS) else error_object(said, traceback=True)
+    told = openai_object(said, path) if path.startswith(OPENAI_PATHS) else error_object(said, traceback=True)
     if path == "/v2" or path.startswith("/v2/"):  # the Open Inference Protocol wants the words alone
         return json_response({"error": told["message"]}, status, headers)
     return json_response({"error": told}, status, headers)

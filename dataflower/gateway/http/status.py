@@ -100,20 +100,32 @@ def error_object(error: DataflowerError, *, traceback: bool = False) -> dict[str
     return said
 
 
+_TOO_LONG = "context_length_exceeded"
 _REASONS = {
-    "PromptTooLong": "context_length_exceeded",
-    "TextTooLong": "context_length_exceeded",
+    "PromptTooLong": _TOO_LONG,
+    "TextTooLong": _TOO_LONG,
     "AdapterNotFound": "model_not_found",
 }
 """Kinds of failure -> what clients of OpenAI's API look for in `code`."""
+
+
+_PROMPTS = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/embeddings": "input",
+}
+"""Where a request of OpenAI's API says what the model is to read."""
 
 
 _FIELD = re.compile(r"request: (\w[\w.\[\]]*): ")
 """How a chat stage says which field of a request it can't take."""
 
 
-def openai_object(error: DataflowerError) -> dict[str, Any]:
-    """The same for OpenAI's API: what the caller did wrong is said in the stage's own words."""
+def openai_object(error: DataflowerError, path: str) -> dict[str, Any]:
+    """The same for OpenAI's API: what the caller did wrong is said in the stage's own words.
+
+    `path`: what was asked for.
+    """
     said = error_object(error)
     if isinstance(error, InvocationFailed):
         failure = error.failure
@@ -122,4 +134,6 @@ def openai_object(error: DataflowerError) -> dict[str, Any]:
             said["message"] = failure.message
         if named := _FIELD.match(failure.message):
             said["param"] = named[1]
+        elif said["code"] == _TOO_LONG:
+            said["param"] = _PROMPTS.get(path)
     return said

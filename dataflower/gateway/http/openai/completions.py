@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -98,7 +99,7 @@ class Completions:
         made = form(f"{prefix}{first}", int(self._site.clock.wall()), asked.model, serves, asked.include_usage)
         headers = {"x-invocation-id": first}
         if asked.stream:
-            return EventStream(self._chunks(running, made), failed, headers)
+            return EventStream(self._chunks(running, made), partial(failed, request.url.path), headers)
         await while_there(request.receive, _all(running), running.cancel)
         return json_response(made.whole(running.choices, running.usage), headers=headers)
 
@@ -133,6 +134,6 @@ async def _all(running: Running) -> None:
         pass
 
 
-def failed(error: DataflowerError) -> bytes:
-    """How a stream that has begun ends in failure."""
-    return event({"error": openai_object(error)}) + DONE
+def failed(path: str, error: DataflowerError) -> bytes:
+    """How a stream that has begun ends in failure; `path`: what was asked for."""
+    return event({"error": openai_object(error, path)}) + DONE
