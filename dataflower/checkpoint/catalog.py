@@ -15,9 +15,9 @@ from dataflower.checkpoint.digest import chunk_hash, chunks
 from dataflower.checkpoint.disk import DiskTier, Located, check_name, slug
 from dataflower.checkpoint.eviction import Stored, victims
 from dataflower.checkpoint.fetch import Fetch
-from dataflower.checkpoint.format import LENGTH_BYTES, header_length, parse_header
+from dataflower.checkpoint.format import LENGTH_BYTES, Header, check_index, header_length, parse_header
 from dataflower.checkpoint.layout import place
-from dataflower.checkpoint.loader import Arrival, Heal, Load, Progress, ignore, list_folder
+from dataflower.checkpoint.loader import Arrival, Heal, Load, Progress, ignore, is_index, list_folder
 from dataflower.checkpoint.manifest import FileEntry, Manifest
 from dataflower.checkpoint.reader import Crew
 from dataflower.checkpoint.region import Owned
@@ -334,9 +334,10 @@ def scan(folder: Path, names: Sequence[str], threads: int, progress: Progress = 
     """Digests of files, read once.
 
     Raises:
-        WeightsInvalid: a safetensors file is none, or cut off.
+        WeightsInvalid: a safetensors file is none, or cut off, or the index names tensors that it does not hold.
     """
     entries: dict[str, FileEntry] = {}
+    headers: dict[str, Header] = {}
 
     def one(name: str) -> None:
         path = folder / name
@@ -346,7 +347,7 @@ def scan(folder: Path, names: Sequence[str], threads: int, progress: Progress = 
             if name.endswith(".safetensors"):
                 length = header_length(file.read(LENGTH_BYTES), nbytes, str(path))
                 file.seek(0)
-                parse_header(file.read(LENGTH_BYTES + length), nbytes, str(path))
+                headers[name] = parse_header(file.read(LENGTH_BYTES + length), nbytes, str(path))
                 file.seek(0)
             for _, size in chunks(nbytes):
                 data = file.read(size)
@@ -358,4 +359,6 @@ def scan(folder: Path, names: Sequence[str], threads: int, progress: Progress = 
         entries[name] = FileEntry(name, nbytes, state.hexdigest(), b"".join(hashes).hex())
 
     Crew(one, threads).run(names)
+    for name in filter(is_index, names):
+        check_index((folder / name).read_bytes(), headers, str(folder / name))
     return [entries[name] for name in names]

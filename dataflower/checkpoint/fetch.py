@@ -20,9 +20,9 @@ from pathlib import Path
 
 from dataflower.checkpoint import manifest as manifests
 from dataflower.checkpoint.digest import CHUNK_BYTES, chunk_hash
-from dataflower.checkpoint.format import LENGTH_BYTES, header_length, parse_header
+from dataflower.checkpoint.format import LENGTH_BYTES, Header, check_index, header_length, parse_header
 from dataflower.checkpoint.layout import place
-from dataflower.checkpoint.loader import Arrival, Job, Progress, ignore, jobs
+from dataflower.checkpoint.loader import Arrival, Job, Progress, ignore, is_index, jobs
 from dataflower.checkpoint.manifest import META, FileEntry, Manifest
 from dataflower.checkpoint.reader import Crew
 from dataflower.checkpoint.region import Owned
@@ -216,6 +216,7 @@ class Fetch:
 
     def _finish(self) -> Manifest:
         entries = []
+        headers: dict[str, Header] = {}
         if not self.stop() and tuple(self.source.listing()) != tuple(self.files):
             shutil.rmtree(self.partial, ignore_errors=True)
             raise Unavailable(f"{self.source.url} changed while it was fetched; ask again")
@@ -231,15 +232,17 @@ class Fetch:
                     "it was thrown away, fetch it again"
                 )
             if remote.name.endswith(".safetensors"):
-                self._check(file)
+                headers[remote.name] = self._check(file)
             entries.append(FileEntry(remote.name, remote.nbytes, sha256, b"".join(file.hashes).hex()))
+        for name in filter(is_index, self._open):
+            check_index((self.partial / name).read_bytes(), headers, f"{self.source.url}/{name}")
         return Manifest(self.target.name, self.source.url, tuple(entries))
 
-    def _check(self, file: _File) -> None:
+    def _check(self, file: _File) -> Header:
         name, nbytes = file.remote.name, file.remote.nbytes
         try:
             length = header_length(os.pread(file.fd, LENGTH_BYTES, 0), nbytes, name)
-            parse_header(os.pread(file.fd, LENGTH_BYTES + length, 0), nbytes, name)
+            return parse_header(os.pread(file.fd, LENGTH_BYTES + length, 0), nbytes, name)
         except WeightsInvalid as error:
             self._discard(name)
             raise WeightsInvalid(f"{error.message} (it came like this from {self.source.url})") from error

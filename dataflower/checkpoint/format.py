@@ -141,6 +141,27 @@ def shards(index: bytes, file: str = "") -> tuple[str, ...]:
     return tuple(files)
 
 
+def check_index(index: bytes | memoryview, headers: Mapping[str, Header], file: str = "") -> None:
+    """Hold an index against the headers of its shards: each tensor is to be where the index says.
+
+    Raises:
+        WeightsInvalid: one is not; names the tensor and the shard. Also see `shards`.
+    """
+    shards(bytes(index), file)
+    holds = {shard: {spec.name for spec in header.tensors} for shard, header in headers.items()}
+    weight_map: dict[str, str] = json.loads(bytes(index))["weight_map"]
+    astray = [(name, shard) for name, shard in weight_map.items() if name not in holds.get(shard, ())]
+    if not astray:
+        return
+    name, shard = astray[0]
+    others = [other for other in sorted(holds) if name in holds[other]]
+    where = f"it is in {others[0]}" if others else "it is in no shard"
+    raise WeightsInvalid(
+        f"{file}: tensor {name!r} is not in {shard}, where the index says it is: {where} ({len(astray)} such). "
+        "Index and shards are not of one model: fetch or save it anew, all files together"
+    )
+
+
 def encode_header(
     tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]],
     metadata: Mapping[str, str] | None = None,

@@ -10,7 +10,7 @@ from collections.abc import Mapping as Readonly
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataflower.checkpoint.format import Header, TensorSpec, header_length, parse_header
+from dataflower.checkpoint.format import Header, TensorSpec, check_index, header_length, parse_header
 from dataflower.checkpoint.layout import Placed, place
 from dataflower.checkpoint.loader import is_index
 from dataflower.checkpoint.manifest import Manifest
@@ -159,5 +159,7 @@ class Weights:
                 for spec in headers[file].tensors:
                     if seen.setdefault(spec.name, file) != file:
                         raise WeightsInvalid(f"{where}: tensor {spec.name!r} is in {seen[spec.name]} as well")
+            for file in filter(is_index, self._places):
+                check_index(self._data(file), headers, f"{self.name}/{file}")
             self._headers = headers
         return self._headers

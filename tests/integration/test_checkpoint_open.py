@@ -17,7 +17,9 @@ from weights_for_tests import flip
 
 from dataflower import checkpoint
 from dataflower.checkpoint import opening
+from dataflower.checkpoint.catalog import Catalog
 from dataflower.checkpoint.digest import CHUNK_BYTES
+from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.layout import PAGE_BYTES
 from dataflower.checkpoint.tensors import bind
 from dataflower.errors import Closed, InvalidArgument, NotFound, WeightsInvalid
@@ -81,6 +83,31 @@ def test_shards_and_single_files_are_read(config: checkpoint.StoreConfig, tmp_pa
     (folder / "m-1.safetensors").unlink()
     with pytest.raises(WeightsInvalid, match=r"lists 'm-1.safetensors', which is not there"):
         checkpoint.open(folder, config=config)
+
+
+def test_an_index_that_names_a_tensor_of_no_shard_is_refused_wherever_the_model_comes_in(
+    config: checkpoint.StoreConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    for name in "ab":
+        safe.save_file({name: torch.randn(5)}, folder / f"m-{name}.safetensors")
+    index = {"weight_map": {"a": "m-a.safetensors", "b": "m-b.safetensors", "b.bias": "m-b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    said = r"model\.safetensors\.index\.json: tensor 'b.bias' is not in m-b\.safetensors"
+    with checkpoint.open(folder, config=config) as weights, pytest.raises(WeightsInvalid, match=said):
+        weights.tensors()
+    catalog = Catalog(DiskTier(config))
+    with pytest.raises(WeightsInvalid, match=said):
+        catalog.register(folder, "m")
+    with pytest.raises(WeightsInvalid, match=said):
+        catalog.fetch(folder.as_uri(), "m")
+    assert catalog.ls() == ()
+    index["weight_map"].pop("b.bias")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    catalog.fetch(folder.as_uri(), "m")
+    with checkpoint.open("m", config=config) as weights:
+        assert weights.tensors().keys() == {"a", "b"}
 
 
 def test_all_who_open_it_share_one_copy_and_load_it_once(config: checkpoint.StoreConfig, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from dataflower.checkpoint.format import encode_header, parse_header, shards
+from dataflower.checkpoint.format import Header, TensorSpec, check_index, encode_header, parse_header, shards
 from dataflower.errors import WeightsInvalid
 
 np = pytest.importorskip("numpy")
@@ -109,3 +109,25 @@ def test_an_index_lists_each_shard_once() -> None:
 def test_a_bad_index_is_refused(index: bytes) -> None:
     with pytest.raises(WeightsInvalid):
         shards(index, "model.safetensors.index.json")
+
+
+HELD = {
+    "m-1.safetensors": Header((TensorSpec("a", "F32", (1,), 8, 4), TensorSpec("b", "F32", (1,), 12, 4)), 8, {}),
+    "m-2.safetensors": Header((TensorSpec("c", "F32", (1,), 8, 4),), 8, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"d": "m-2.safetensors"}, r"index\.json: tensor 'd' is not in m-2\.safetensors.*it is in no shard \(1 such\)"),
+        ({"c": "m-1.safetensors"}, r"tensor 'c' is not in m-1\.safetensors.*it is in m-2\.safetensors \(1 such\)"),
+        ({"d": "m-3.safetensors"}, r"tensor 'd' is not in m-3\.safetensors"),
+    ],
+)
+def test_an_index_that_its_shards_contradict_is_refused(more: dict[str, str], message: str) -> None:
+    right = {"a": "m-1.safetensors", "c": "m-2.safetensors"}  # that a shard holds more hurts nobody
+    check_index(json.dumps({"weight_map": right}).encode(), HELD, "index.json")
+    with pytest.raises(WeightsInvalid, match=message) as refused:
+        check_index(json.dumps({"weight_map": {**right, **more}}).encode(), HELD, "index.json")
+    assert "fetch or save it anew" in refused.value.message
