@@ -258,14 +258,11 @@ class Catalog:
 
         Raises:
             NotFound: there is no such model.
-            WeightsInvalid: its folder lies elsewhere and its files were replaced.
+            WeightsInvalid: its folder lies elsewhere and a file has come, gone or another content.
             Unavailable: its source can't be reached.
         """
-        located = self._named(name)
-        if located.manifest is None:
-            raise WeightsInvalid(
-                f"the files of {name} in {located.folder} were replaced since it was added: add it again"
-            )
+        located = self.disk.settle(self._named(name))
+        assert located.manifest is not None
         found: list[Damage] = []
         heal = healer(located.manifest) if mend else None
         for entry in located.manifest.files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import os
@@ -14,10 +15,11 @@ from pathlib import Path
 import msgspec
 
 from dataflower.checkpoint import manifest as manifests
+from dataflower.checkpoint.digest import chunk_hash, chunks
 from dataflower.checkpoint.loader import list_folder
-from dataflower.checkpoint.manifest import META, Manifest
+from dataflower.checkpoint.manifest import META, FileEntry, Manifest
 from dataflower.checkpoint.settings import StoreConfig
-from dataflower.errors import InvalidArgument, NotFound
+from dataflower.errors import InvalidArgument, NotFound, WeightsInvalid
 from dataflower.spec.suggest import did_you_mean
 
 
@@ -25,7 +27,8 @@ from dataflower.spec.suggest import did_you_mean
 class Located:
     """A model on the disk. `names`: its files, those of weights first.
 
-    `manifest` is None while nothing is known of the files (a user's folder before its first load).
+    `manifest` is None while nothing is known of the files (a user's folder before its first load), or while they may
+    be others than those that were registered (see `DiskTier.settle`).
     """
 
     name: str
@@ -61,6 +64,12 @@ def _changed(folder: Path, manifest: Manifest) -> bool:
         return any(file.identity != manifests.identity(folder / file.name) for file in manifest.files)
     except FileNotFoundError:
         return True
+
+
+def _is_content(path: Path, file: FileEntry) -> bool:
+    """Whether a file of the right size holds what was noted."""
+    with open(path, "rb") as data:
+        return all(chunk_hash([data.read(size)]) == file.chunk(i) for i, (_, size) in enumerate(chunks(file.nbytes)))
 
 
 class DiskTier:
@@ -120,10 +129,42 @@ class DiskTier:
             manifest = None  # it is digested anew
         return Located(name, folder, names, at, manifest)
 
+    def settle(self, located: Located) -> Located:
+        """The same for a registered folder of which the file system says that it was changed.
+
+        Files that were touched are read and, if they are what they were, noted as they are now. Whoever asks for the
+        name is never given other weights than those that were added.
+
+        Raises:
+            WeightsInvalid: they are others now; the message names the file and what to do.
+        """
+        noted = manifests.read(located.manifest_path) if located.manifest_path.parent.name == META else None
+        if located.manifest is not None or noted is None:
+            return located
+        add = f"`dataflower models add {located.folder} --name {located.name}`"
+        mend = f"{add} takes it as it is now, or put the old file back"
+        since = f"since model {located.name} was added"
+        if added := sorted(set(located.names) - {file.name for file in noted.files}):
+            raise WeightsInvalid(f"{located.folder / added[0]} has come {since}: {mend}")
+        files = []
+        for file in noted.files:
+            path = located.folder / file.name
+            try:
+                now = manifests.identity(path)
+                same = now == file.identity or (now[0] == file.nbytes and _is_content(path, file))
+            except FileNotFoundError:
+                raise WeightsInvalid(f"{path} is gone {since}: {mend}") from None
+            if not same:
+                raise WeightsInvalid(f"{path} has another content {since}: {mend}")
+            files.append(msgspec.structs.replace(file, identity=now))
+        settled = msgspec.structs.replace(noted, files=tuple(files))
+        with contextlib.suppress(OSError), self.lock(located.name):  # a store that can't be written does without
+            if manifests.read(located.manifest_path) == noted:
+                manifests.write(located.manifest_path, settled)
+        return dataclasses.replace(located, names=tuple(file.name for file in files), manifest=settled)
+
     def remember(self, located: Located, manifest: Manifest) -> None:
         """Note what a first load found out. A store that can't be written does without."""
-        if located.manifest_path.parent.name == META:  # registered under a name, where it lies
-            manifest = msgspec.structs.replace(manifest, name=located.name, location=str(located.folder))
         with contextlib.suppress(PermissionError):
             manifests.write(located.manifest_path, manifest)
 

@@ -57,7 +57,7 @@ def open_weights(
 
     Raises:
         NotFound: there is no such model, or device.
-        WeightsInvalid: a file is damaged, cut off, or no safetensors file.
+        WeightsInvalid: a file is damaged, cut off, or no safetensors file; or another than the one that was added.
         ResourceExhausted: it does not fit into the store's memory, onto the disk, or onto the device.
         Unavailable: the device's driver refuses, its source can't be reached, or the store died again and again.
     """

@@ -132,6 +132,7 @@ def find(disk: DiskTier, wanted: Wanted, pack: Pack) -> Plan:
 
     Raises:
         NotFound: there is no such model.
+        WeightsInvalid: its files are no longer those that were added.
         FailedPrecondition: it is not to be packed: too small, or of a kind that runs as it is.
         ResourceExhausted: the disk is full.
         Unavailable: the packer died.
@@ -208,8 +209,8 @@ def _base(disk: DiskTier, model: str) -> Located | None:
     """None: it has yet to be fetched."""
     if is_url(model):
         name = plans.name_of(disk, model)
-        return disk.locate(name) if name in disk.names() else None
-    return disk.locate(model)
+        return disk.settle(disk.locate(name)) if name in disk.names() else None
+    return disk.settle(disk.locate(model))
 
 
 def _made(pack: Pack, wanted: Wanted) -> str:

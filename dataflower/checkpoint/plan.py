@@ -154,16 +154,16 @@ def find(disk: DiskTier, model: str) -> Plan:
 
     Raises:
         NotFound: nothing.
-        WeightsInvalid: the files contradict each other.
+        WeightsInvalid: the files contradict each other, or are no longer those that were added under this name.
         Unavailable: it has to be fetched, and its source can't be reached.
     """
     if is_url(model):
         name = name_of(disk, model)
         if name not in disk.names():
             return _find_remote(disk, model, name)
-        located = disk.locate(name)
+        located = disk.settle(disk.locate(name))
     else:
-        located = disk.locate(model)
+        located = disk.settle(disk.locate(model))
     disk.touch(located.name)
     return Plan(model, disk, located, located.sizes(), content_key(located))
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec.asyn
@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from weights_for_tests import cut, flip, make
 
 from dataflower import checkpoint
-from dataflower.checkpoint import sources
+from dataflower.checkpoint import disk, sources
 from dataflower.checkpoint.catalog import Catalog
 from dataflower.checkpoint.digest import CHUNK_BYTES
 from dataflower.checkpoint.disk import DiskTier
@@ -355,6 +355,80 @@ def test_the_disk_tier_keeps_its_cap_and_what_is_pinned(web: Web, tmp_path: Path
     assert [m.name for m in catalog.ls()] == ["b", "c"]
 
 
+def _edit(folder: Path) -> None:
+    make(folder, seed=4)  # of the same size
+
+
+def _grow(folder: Path) -> None:
+    make(folder, 2)
+
+
+def _configure(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "some"}')
+
+
+def _extend(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+
+
+def _lose(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_edit, r"model\.safetensors has another content"),
+        (_grow, r"model\.safetensors has another content"),
+        (_configure, r"config\.json has another content"),
+        (_extend, r"chat_template\.jinja has come"),
+        (_lose, r"config\.json is gone"),
+    ],
+)
+@pytest.mark.parametrize("held", [False, True], ids=["not in memory", "in memory"])
+def test_a_registered_folder_that_was_changed_is_refused_until_it_is_added_again(
+    config: checkpoint.StoreConfig,
+    catalog: Catalog,
+    tmp_path: Path,
+    change: Callable[[Path], None],
+    said: str,
+    held: bool,
+) -> None:
+    folder = tmp_path / "mine"
+    make(folder)
+    catalog.register(folder, "m")
+    before = checkpoint.open("m", config=config) if held else None
+    change(folder)
+    for refuse in (lambda: checkpoint.open("m", config=config), lambda: catalog.verify("m")):
+        for _ in range(2):
+            with pytest.raises(WeightsInvalid, match=said) as refused:
+                refuse()
+            assert f"`dataflower models add {folder} --name m`" in refused.value.message
+    catalog.register(folder, "m")
+    with checkpoint.open("m", config=config) as weights:
+        assert before is None or weights.digest != before.digest
+    if before is not None:
+        before.close()
+
+
+def test_a_registered_folder_whose_files_were_only_touched_is_as_it_was(
+    config: checkpoint.StoreConfig, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = make(tmp_path / "mine")
+    digest = catalog.register(tmp_path / "mine", "m").digest
+    original = tmp_path / "mine" / "model.safetensors"
+    original.rename(tmp_path / "away")
+    with pytest.raises(NotFound, match="no safetensors files"):
+        checkpoint.open("m", config=config)
+    original.write_bytes((tmp_path / "away").read_bytes())
+    assert catalog.verify("m") == ()
+    with checkpoint.open("m", config=config) as weights:
+        assert same(weights, wanted)
+        assert weights.digest == digest
+    monkeypatch.setattr(disk, "_is_content", lambda *_: pytest.fail("it was read though it is noted as it is"))
+    checkpoint.open("m", config=config).close()
+
+
 def test_a_folder_is_registered_where_it_lies(config: checkpoint.StoreConfig, catalog: Catalog, tmp_path: Path) -> None:
     wanted = make(tmp_path / "mine")
     catalog.register(tmp_path / "mine", "m")
@@ -363,8 +437,7 @@ def test_a_folder_is_registered_where_it_lies(config: checkpoint.StoreConfig, ca
         assert weights.config_dir == tmp_path / "mine"
         before = weights.digest
     wanted = make(tmp_path / "mine", seed=4)
-    with pytest.raises(WeightsInvalid, match="were replaced since it was added"):
-        catalog.verify("m")
+    catalog.register(tmp_path / "mine", "m")
     with checkpoint.open("m", config=config) as weights:
         assert same(weights, wanted)
         assert weights.digest != before

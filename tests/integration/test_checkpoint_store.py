@@ -22,6 +22,8 @@ from weights_for_tests import CHECK, flip, make
 from dataflower import checkpoint, wire
 from dataflower.channel.link import Link
 from dataflower.checkpoint import client, protocol
+from dataflower.checkpoint.catalog import Catalog
+from dataflower.checkpoint.disk import DiskTier
 from dataflower.checkpoint.layout import SEGMENT_BYTES
 from dataflower.checkpoint.manifest import Manifest
 from dataflower.checkpoint.region import Mapping
@@ -189,6 +191,25 @@ def test_errors_cross_the_door_as_they_are(tmp_path: Path) -> None:
             checkpoint.open(tmp_path / "m")
         flip(tmp_path / "m" / "model.safetensors", 12345678)
         checkpoint.open(tmp_path / "m").close()
+
+
+def test_a_registered_folder_that_was_changed_is_refused_though_the_memory_has_what_it_was(tmp_path: Path) -> None:
+    make(tmp_path / "m", 3)
+    catalog = Catalog(DiskTier(settings(tmp_path)))
+    catalog.register(tmp_path / "m", "mine")
+    with running(settings(tmp_path)), checkpoint.open("mine") as before:
+        (tmp_path / "m" / "model.safetensors").touch()
+        with checkpoint.open("mine") as after:
+            assert after.digest == before.digest
+        make(tmp_path / "m", 3, seed=1)
+        for packed in ("", "bfloat16"):
+            with pytest.raises(
+                WeightsInvalid, match=r"model\.safetensors has another content.*models add .* --name mine"
+            ):
+                checkpoint.open("mine", packed=packed)
+        catalog.register(tmp_path / "m", "mine")
+        with checkpoint.open("mine") as after:
+            assert after.digest != before.digest
 
 
 def test_the_beginning_can_be_used_while_the_rest_is_being_read(tmp_path: Path) -> None:
