@@ -138,9 +138,11 @@ class Metrics:
             self._ran.observe(labels, task.ended - task.started)
 
     def started(self, start: ContainerStart) -> None:
-        """A container is ready."""
-        phases = (("spawn", start.spawn_s), ("import", start.import_s), ("setup", start.setup_s))
-        for phase, seconds in (*phases, *((part.kind.value, part.seconds) for part in start.phases)):
+        """A container is ready: one observation for each phase, in however many pieces it was told."""
+        phases = {"spawn": start.spawn_s, "import": start.import_s, "setup": start.setup_s}
+        for part in start.phases:
+            phases[part.kind.value] = phases.get(part.kind.value, 0.0) + part.seconds
+        for phase, seconds in phases.items():
             self._starts.observe((start.workflow, start.stage, phase), seconds)
 
     def requested(self, method: str, route: str, status: int, seconds: float) -> None:
