@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataflower.core.trace import InvocationTrace, TaskTrace
+from dataflower.wire import StartKind
 
 FOLD = 6
 """A stage with more tasks than this becomes one row, unless all are asked for."""
@@ -33,6 +34,9 @@ _COLUMNS: tuple[dict[str, str], ...] = (
 )
 """Title -> point: as many of them as leave room for the bar."""
 _NARROWEST, _WIDEST = 12, 72
+_WHOLE = ("import", "setup")
+_PARTS = tuple(kind.value for kind in StartKind)
+"""Phases of a start, and those of its `setup`, as they come one after the other."""
 _STYLES = {_WAITING: "dim", _FETCHING: "cyan", _RUNNING: "blue", _STREAMING: "green", _SENDING: "cyan"}
 
 
@@ -186,6 +190,7 @@ class Waterfall:
             points = (_ms(getattr(row, name), self.trace.arrived) for name in columns.values())
             table.add_row(Text(row.label), bar(row, self.trace.arrived, end, width), *points, _marks(row))
         yield table
+        yield from (start for row in lines if (start := _start(row)))
         yield _legend(self.trace, end)
 
 
@@ -197,9 +202,7 @@ def _marks(row: Row) -> Text:
     text = Text()
     if row.cold:
         text.append("cold" if not row.folded else f"{row.cold} cold", style="yellow")
-        slowest = max((task.start for task in row.tasks), key=lambda start: sum(start.values()), default={})
-        if slowest:
-            told = ", ".join(f"{phase} {seconds * 1000:.0f}" for phase, seconds in slowest.items())
+        if told := _told(_slowest(row).start, _WHOLE):
             text.append(f" ({told})", style="dim")
     batches = [task.batch for task in row.tasks if task.batch]
     if batches:
@@ -210,6 +213,31 @@ def _marks(row: Row) -> Text:
         said = row.tasks[0].error if not row.folded else f"{row.errors} failed"
         text.append((" " if text else "") + said, style="red")
     return text
+
+
+def _slowest(row: Row) -> TaskTrace:
+    """Of a row's tasks the one whose container took longest to start."""
+    return max(row.tasks, key=lambda task: sum(task.start.get(phase, 0.0) for phase in _WHOLE))
+
+
+def _told(start: Mapping[str, float], phases: Iterable[str]) -> str:
+    return ", ".join(f"{phase} {start[phase] * 1000:.0f}" for phase in phases if phase in start)
+
+
+def _start(row: Row) -> Text | None:
+    """What a cold start went into, where `setup` told of its parts: from the wait for a process to the first output."""
+    task = _slowest(row)
+    parts = _told(task.start, _PARTS)
+    if not parts:
+        return None
+    text = f"cold start of {task.stage}: "
+    spawn = task.dispatched - task.queued - sum(task.start.get(phase, 0.0) for phase in _WHOLE)
+    if spawn > 0:  # otherwise the container had been starting before the task came
+        text += f"spawn {spawn * 1000:.0f}, "
+    text += f"{_told(task.start, _WHOLE)} ({parts})"
+    if task.first_output:
+        text += f", first output {(task.first_output - task.started) * 1000:.0f}"
+    return Text(text, style="dim")
 
 
 def _legend(trace: InvocationTrace, end: float) -> Text:
@@ -246,7 +274,9 @@ def as_data(trace: InvocationTrace) -> dict[str, Any]:
                 **{f"{point}_ms": since(getattr(task, point)) for point in POINTS},
                 "items": task.items,
                 "cold": task.cold,
-                "start_ms": {phase: round(seconds * 1000, 3) for phase, seconds in task.start.items()},
+                "start_ms": {
+                    phase: round(task.start[phase] * 1000, 3) for phase in (*_WHOLE, *_PARTS) if phase in task.start
+                },
                 "error": task.error,
                 "batch": task.batch,
                 "batch_wait_ms": round(task.batch_wait_s * 1000, 3),

@@ -100,8 +100,22 @@ def test_batches_show_their_size_and_wait() -> None:
 
 
 def test_phases_of_a_cold_start_are_told() -> None:
-    text = drawn(trace(task("s", 10.0, cold=True, start={"import": 0.1, "fetch": 0.25, "init": 0.04})))
-    assert "cold (import 100, fetch 250, init 40)" in " ".join(text.split())
+    told = {"warm-up": 0.04, "setup": 0.3, "model": 0.02, "import": 0.1, "weights": 0.2, "map": 0.01}  # as it comes
+    times = {"dispatched": 10.6, "fetched": 10.6, "started": 10.6, "first_output": 10.65, "ended": 11.0, "sent": 11.0}
+    traced = trace(TaskTrace("s", (), 1, 10.0, cold=True, start=told, **times))
+    text = " ".join(drawn(traced).split())
+    assert "cold (import 100, setup 300)" in text
+    assert (
+        "cold start of s: spawn 200, import 100, setup 300 (weights 200, map 10, model 20, warm-up 40), first output 50"
+    ) in text
+    (data,) = as_data(traced)["tasks"]
+    assert list(data["start_ms"]) == ["import", "setup", "weights", "map", "model", "warm-up"]
+
+
+def test_a_start_without_parts_has_no_line_of_its_own() -> None:
+    text = drawn(trace(task("s", 10.0, cold=True, start={"setup": 0.0, "import": 0.1})))
+    assert "cold (import 100, setup 0)" in " ".join(text.split())
+    assert "cold start of" not in text
 
 
 def test_cold_starts_and_errors_are_marked() -> None:
