@@ -485,7 +485,10 @@ class Fork(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="fork"):
     code_path: tuple[str, ...] = ()
     """Directories put in front of `sys.path`."""
     spill_dir: str = ""
-    """Where the container's arena goes on when it is full, a folder of its own that it makes; empty: nowhere."""
+    """Where the container's arena goes on when it is full; empty: nowhere.
+
+    A folder of its own that it makes. Its room, if it has one, shows one of its own in place of the folder above it.
+    """
     spill_cap_bytes: int = 0
     spill_device: int = 0
     """`st_dev` of files there, as the host sees it."""

@@ -16,6 +16,7 @@ from dataflower.channel import seals
 
 _SEALS = seals.RESIZE | seals.FUTURE_WRITE
 HUGE_BYTES = 2 << 20
+_PREFIX = "dataflower-"
 LEFT_FREE_BYTES = 1 << 30
 """What spilling leaves free on a disk."""
 
@@ -25,11 +26,14 @@ class Spill:
     """Where an arena goes on when its memory is full: unnamed files in `directory`, up to `cap_bytes` in all.
 
     `device`: where its readers expect them (`device_of`); a process with mounts of its own may see another one there.
+    `read_only`: where the same directory shows in a mount that can't be written through, if there is one. A descriptor
+    that was opened there can't be opened anew for writing by those whom it is handed to, whatever /proc they have.
     """
 
     directory: str
     cap_bytes: int
     device: int
+    read_only: str = ""
 
 
 class Segment:
@@ -58,11 +62,12 @@ class Segment:
     @classmethod
     def in_file(cls, arena: int, nbytes: int, spill: Spill) -> Self:
         """An unnamed file, all of its room taken now, mapped writable here; `fd` can only read it. Raises OSError."""
-        writable = make_file(spill.directory, nbytes, spill.device)
+        writable, fd = _make_pair(spill, nbytes)
         try:
-            memory = mmap.mmap(writable, nbytes)
-            fd = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
-            return cls(arena, nbytes, fd, memory, True)
+            return cls(arena, nbytes, fd, mmap.mmap(writable, nbytes), True)
+        except BaseException:
+            os.close(fd)
+            raise
         finally:
             os.close(writable)
 
@@ -87,8 +92,38 @@ def make_file(directory: str, nbytes: int, device: int | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
             raise
-        fd, name = tempfile.mkstemp(prefix="dataflower-", dir=directory)  # a file system without unnamed files
+        fd, name = tempfile.mkstemp(prefix=_PREFIX, dir=directory)  # a file system without unnamed files
         os.unlink(name)
+    return _with_room(fd, directory, nbytes, device)
+
+
+def _make_pair(spill: Spill, nbytes: int) -> tuple[int, int]:
+    """An unnamed file as `make_file` makes it, and a descriptor that can only read it. Raises OSError."""
+    if not spill.read_only:
+        writable = make_file(spill.directory, nbytes, spill.device)
+        try:
+            return writable, os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            os.close(writable)
+            raise
+    # Only by a name can a file be opened through another mount: it has one until it is.
+    writable, name = tempfile.mkstemp(prefix=_PREFIX, dir=spill.directory)
+    try:
+        readable = os.open(os.path.join(spill.read_only, os.path.basename(name)), os.O_RDONLY | os.O_CLOEXEC)
+    except BaseException:
+        os.close(writable)
+        raise
+    finally:
+        os.unlink(name)
+    try:
+        return _with_room(writable, spill.directory, nbytes, spill.device), readable
+    except BaseException:
+        os.close(readable)
+        raise
+
+
+def _with_room(fd: int, directory: str, nbytes: int, device: int | None) -> int:
+    """The file, all of its room taken; closed if that can't be had. Raises OSError."""
     try:
         if device is not None and os.fstat(fd).st_dev != device:
             raise OSError(errno.EXDEV, "not the file system that the host sees there", directory)

@@ -34,11 +34,15 @@ class RoomUnavailable(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A room that waits. `pid`: of its init. `namespaces`: descriptors in the order of `room.NAMESPACES`."""
+    """A room that waits. `pid`: of its init. `namespaces`: descriptors in the order of `room.NAMESPACES`.
+
+    `spill`: the folder in which it spills, as it shows outside; empty if it can't.
+    """
 
     pid: int
     namespaces: tuple[int, ...]
     init: Link
+    spill: str = ""
 
     def aim(self) -> None:
         """From here on children of the calling process belong to the room."""
@@ -111,7 +115,8 @@ class Keeper:
             raise RoomUnavailable(message.decode(errors="replace"))
         self._coming[kind] -= 1
         *namespaces, init = descriptors
-        self._ready[kind].append(Room(int(rest), tuple(namespaces), Link(init)))
+        pid, _, spill = rest.partition(b" ")
+        self._ready[kind].append(Room(int(pid), tuple(namespaces), Link(init), os.fsdecode(spill)))
 
     def close(self) -> None:
         """Let go of it, and of the rooms that wait."""
@@ -168,10 +173,11 @@ def _live(link: Link, kind: bytes, view: View, parent: int) -> None:
     pid = int(os.readlink("/proc/self"))  # as the zygote knows it: /proc is still the host's
     socket.sethostname(room.HOST_NAME)
     kernel.loopback_up()
-    room.build(view, gpu=kind == WITH_GPU)
+    spill = room.make_spill(view)
+    room.build(view, gpu=kind == WITH_GPU, spill=spill)
     namespaces = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in _KINDS]
     ours, theirs = Link.pair()
-    link.send(b" ".join((kind, str(pid).encode())), (*namespaces, theirs.fileno()))
+    link.send(b" ".join((kind, str(pid).encode(), os.fsencode(spill))), (*namespaces, theirs.fileno()))
     for end in (theirs, link):
         end.close()
     for descriptor in namespaces:

@@ -40,9 +40,8 @@ def scope() -> None:
 def confine(view: View, own: Iterable[str], *, network: bool, gpu: bool) -> None:
     """Let the calling process open nothing but the view, its own /proc entry, and its `own` folders to write in.
 
-    What others have in folders of theirs it can't open anew, whatever descriptors of that it is handed: a folder that
-    is writable in the view, and in which one of `own` lies, is not given to it. Raises OSError if the kernel's Landlock
-    is too old for all that.
+    What others have in folders of theirs it can't open anew, whatever descriptors of that it is handed. Raises OSError
+    if the kernel's Landlock is too old for all that.
     """
     version = kernel.landlock_version()
     if version < SCOPED_SINCE:
@@ -52,9 +51,7 @@ def confine(view: View, own: Iterable[str], *, network: bool, gpu: bool) -> None
     ruleset = kernel.landlock_ruleset(everything, ports, _ABSTRACT_SOCKETS | _SIGNALS)
     machine = [f"/proc/{name}" for name in MACHINE_FILES]
     _allow(ruleset, [*view.readable, *machine, f"/proc/{os.getpid()}"], _READ)
-    own = tuple(own)
-    writable = [path for path in view.writable if path not in map(os.path.dirname, own)]
-    _allow(ruleset, [*writable, *own, *view.devices, *(view.gpu if gpu else ())], everything)
+    _allow(ruleset, [*view.writable, *own, *view.devices, *(view.gpu if gpu else ())], everything)
     _enforce(ruleset)
 
 

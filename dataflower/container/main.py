@@ -23,7 +23,7 @@ from dataflower.channel.board import BoardWriter
 from dataflower.channel.link import Link
 from dataflower.channel.segment import Spill
 from dataflower.clock import SystemClock
-from dataflower.container import failpoints, failure, loops, nudge, sandbox, strays, target
+from dataflower.container import failpoints, failure, loops, nudge, room, sandbox, strays, target
 from dataflower.container.data_unit import BROKEN_STATUS, STOPPED_STATUS, DataUnit
 from dataflower.container.failpoints import Point
 from dataflower.container.failure import error_record, forget_frames
@@ -126,10 +126,9 @@ def _move_in(spare: Spare, shell: Shell, *, network: bool) -> tuple[str, int | N
     sandbox.reset_signals()
     folder = os.getcwd()
     lifeline = sandbox.settle(spare, shell.lifeline)
-    room = shell.room
-    if room is not None:
-        room.enter(network=network)
-        room.close()
+    if shell.room is not None:
+        shell.room.enter(network=network)
+        shell.room.close()
         if lifeline is not None:
             os.close(lifeline)
             lifeline = None
@@ -147,9 +146,7 @@ def _become(fork: Fork, descriptors: Sequence[int], shell: Shell, folder: str) -
     """What only this container needs, then its life."""
     sandbox.limit(fork.memory_bytes)
     walls = shell.walls if fork.isolated else Walls.NONE
-    if fork.spill_dir:
-        with contextlib.suppress(OSError):  # a full disk, say: then nothing is spilled
-            os.mkdir(fork.spill_dir, 0o700)
+    spill = _spill(fork, shell)
     if walls is Walls.LANDLOCK:
         assert shell.view is not None
         sandbox.confine(fork, shell.view)
@@ -160,7 +157,18 @@ def _become(fork: Fork, descriptors: Sequence[int], shell: Shell, folder: str) -
     inbox, task, control, _, board = descriptors
     if os.environ.get(wire.STORE_VARIABLE) == wire.ASK_HOST:
         os.environ[wire.STORE_VARIABLE] = f"{task}:{os.fstat(task).st_ino}"
-    return _serve(fork, (inbox, task, control), BoardWriter(board, fork.concurrency))
+    return _serve(fork, (inbox, task, control), BoardWriter(board, fork.concurrency), spill)
+
+
+def _spill(fork: Fork, shell: Shell) -> Spill | None:
+    """Where its arena goes on when it is full: in a folder of its own."""
+    if not fork.spill_dir:
+        return None
+    if shell.room is not None:  # where all have theirs this one alone shows
+        return Spill(os.path.dirname(fork.spill_dir), fork.spill_cap_bytes, fork.spill_device, room.SPILLED)
+    with contextlib.suppress(OSError):  # a full disk, say: then nothing is spilled
+        os.mkdir(fork.spill_dir, 0o700)
+    return Spill(fork.spill_dir, fork.spill_cap_bytes, fork.spill_device)
 
 
 def _find_place(folder: str, scratch: str) -> None:
@@ -174,14 +182,14 @@ def _find_place(folder: str, scratch: str) -> None:
         os.chdir(scratch)
 
 
-def _serve(fork: Fork, sockets: tuple[int, int, int], board: BoardWriter) -> int:
+def _serve(fork: Fork, sockets: tuple[int, int, int], board: BoardWriter, spill: Spill | None) -> int:
     points = failpoints.load(os.environ, fork.stage)
     data = DataUnit(
         fork.owner or fork.container,
         *(Link(socket) for socket in sockets),
         board=board,
         arena_cap_bytes=fork.arena_cap_bytes,
-        spill=Spill(fork.spill_dir, fork.spill_cap_bytes, fork.spill_device) if fork.spill_dir else None,
+        spill=spill,
         failpoints=points,
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -1,12 +1,15 @@
 """A room: the namespaces that one sandboxed container lives in, made before it is asked for.
 
 `build` runs in a process that has its own user, mount, process, IPC, network and UTS namespaces. Afterwards the root
-of the mount namespace is a read-only view (`view`) with a private /tmp and /proc.
+of the mount namespace is a read-only view (`view`) with a private /tmp and /proc, and a folder of its own for what its
+memory has no room for: once to write to, and once (`SPILLED`) to open what others are to read.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 
 from dataflower.container import kernel
 from dataflower.container.view import View
@@ -26,6 +29,8 @@ _PRIVATE_BYTES = 1 << 30
 _PRIVATE_FILES = 200_000
 _STAGING = "/tmp"
 _OLD, _NEW = "/old", "/new"
+SPILLED = "/dataflower-spilled"
+"""Where a room shows its own spill folder read-only: whoever is handed a file opened there can't open it to write."""
 
 
 def unshare(uid: int, gid: int) -> None:
@@ -42,9 +47,23 @@ def inside(number: int) -> int:
     return number or 1000
 
 
-def build(view: View, *, gpu: bool) -> None:
-    """Make the view the root. The process must be the first of its process namespace, with all capabilities."""
+def make_spill(view: View) -> str:
+    """A new folder in which the room to be may spill; empty if it may not, or can't."""
+    try:
+        return tempfile.mkdtemp(prefix="room-", dir=view.spill) if view.spill else ""
+    except OSError as error:
+        print(f"zygote: a container can't spill to disk: {error}", file=sys.stderr, flush=True)
+        return ""
+
+
+def build(view: View, *, gpu: bool, spill: str = "") -> None:
+    """Make the view the root. The process must be the first of its process namespace, with all capabilities.
+
+    `spill`: what shows in place of `view.spill`.
+    """
     sources = {path: os.path.realpath(path) for path in (*view.readable, *view.writable, *view.devices, *view.gpu)}
+    if spill:
+        sources |= dict.fromkeys((view.spill, SPILLED), os.path.realpath(spill))
     hidden = {path: os.path.isdir(path) for path in view.hidden}
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     _stage()
@@ -56,6 +75,8 @@ def build(view: View, *, gpu: bool) -> None:
     shown = [(path, flags) for path in view.readable]
     shown += [(path, kernel.ATTR_NOSUID | kernel.ATTR_NODEV) for path in view.writable]
     shown += [(path, kernel.ATTR_NOSUID if path.startswith("/dev/") else flags) for path in devices]
+    if spill:
+        shown += [(view.spill, kernel.ATTR_NOSUID | kernel.ATTR_NODEV), (SPILLED, flags)]
     for path, attributes in sorted(shown, key=lambda entry: entry[0].count("/")):
         _bind(sources[path], path, attributes)
     for path, is_directory in hidden.items():

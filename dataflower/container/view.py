@@ -60,6 +60,7 @@ class View:
     """Absolute paths. `readable` and `writable` exist; `private` become empty directories of the container's own.
 
     `hidden`: files and directories below readable ones that are covered up. `gpu`: shown to containers with a GPU.
+    `spill`: a directory in place of which each room shows one of its own that lies in it; empty: there is none.
     """
 
     readable: tuple[str, ...]
@@ -68,6 +69,7 @@ class View:
     hidden: tuple[str, ...]
     devices: tuple[str, ...]
     gpu: tuple[str, ...]
+    spill: str = ""
 
 
 def view(
@@ -75,6 +77,7 @@ def view(
     readable: Iterable[str] = (),
     writable: Iterable[str] = (),
     hidden: Iterable[str] = (),
+    spill: str = "",
     environ: Mapping[str, str] | None = None,
     path: Sequence[str] | None = None,
 ) -> View:
@@ -84,6 +87,7 @@ def view(
         readable: further directories, such as the code path.
         writable: shown with the right to write.
         hidden: covered up wherever they show: the state of the server.
+        spill: where containers put what their memory has no room for.
         environ: instead of `os.environ`.
         path: instead of `sys.path`.
     """
@@ -101,6 +105,7 @@ def view(
         hidden=_existing((*hidden, *(os.path.join(home, name) for name in SECRETS), "/etc/ssl/private")),
         devices=_existing(DEVICES),
         gpu=_gpu_paths(),
+        spill=os.path.abspath(spill) if spill else "",
     )
 
 

@@ -52,8 +52,8 @@ class Zygote:
         self._sandboxes = sandboxes or Sandboxes(Isolation(Walls.NONE, "the fork server was started without"))
         self._poll = select.epoll()
         self._poll.register(link.fileno(), select.EPOLLIN)
-        self._children: dict[int, tuple[int, int]] = {}
-        """pidfd -> (pid, container). Container 0: the spare."""
+        self._children: dict[int, tuple[int, int, str]] = {}
+        """pidfd -> (pid, container, where its room spills). Container 0: the spare."""
         self._spare: tuple[wire.Spare, int, Link] | None = None
         """A child that waits to become a container: what it is good for, its pidfd, and where it is told."""
 
@@ -126,8 +126,8 @@ class Zygote:
             return False
         finally:
             link.close()
-        pid = self._children[pidfd][0]
-        self._children[pidfd] = (pid, order.container)
+        pid, _, spill = self._children[pidfd]
+        self._children[pidfd] = (pid, order.container, spill)
         self._link.send(wire.encode(wire.Forked(order.container, pid)))
         return True
 
@@ -145,7 +145,7 @@ class Zygote:
         finally:
             if room is not None:
                 room.close()
-        self._children[pidfd] = (pid, number)
+        self._children[pidfd] = (pid, number, "" if room is None else room.spill)
         self._poll.register(pidfd, select.EPOLLIN)
         return pidfd
 
@@ -167,12 +167,15 @@ class Zygote:
             os._exit(70)
 
     def _reap(self, pidfd: int) -> None:
-        pid, container = self._children.pop(pidfd)
+        pid, container, spill = self._children.pop(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
         with contextlib.suppress(ProcessLookupError):  # its own children, while its number is still taken
             os.killpg(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
+        if spill:
+            with contextlib.suppress(OSError):  # there are files with names: they go when the host does
+                os.rmdir(spill)
         if not container and self._spare is not None and self._spare[1] == pidfd:
             self._spare[2].close()
             self._spare = None
@@ -208,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--at-most", choices=kinds, default=kinds[0], help="the best kind of sandbox to make")
     for name in ("readable", "writable", "hidden"):
         parser.add_argument(f"--{name}", action="append", default=[], help=f"a path that is {name} in sandboxes")
+    parser.add_argument("--spill", default="", help="where each room has a folder of its own for spilled memory")
     options = parser.parse_args(arguments)
     sandbox.die_with_parent()
     if options.name:
@@ -221,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     began = _monotonic()
     sandboxes = None
     if options.isolate:
-        seen = view(readable=options.readable, writable=options.writable, hidden=options.hidden)
+        shown = {"readable": options.readable, "writable": options.writable, "hidden": options.hidden}
+        seen = view(**shown, spill=options.spill)
         sandboxes = Sandboxes.found(seen, link, options.lifeline, Walls(options.at_most))
         sandbox.die_with_parent()  # again: a change of user namespace may undo it
     gc.disable()

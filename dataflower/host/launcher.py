@@ -91,7 +91,8 @@ class Launcher:
         """Called with modules, seconds and process id when a zygote has imported its libraries."""
         self.on_zygote_end: Callable[[tuple[str, ...]], None] | None = None
         """Called with its modules when a zygote that had imported them is gone; from the loop, as `on_exit`."""
-        self._spill = own_folder(spill)
+        self._spill_folder = own_folder(spill)
+        self._spill = None if self._spill_folder is None else self._spill_folder.spill
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._config = config
@@ -104,9 +105,10 @@ class Launcher:
         self._store = self._new_store()
         self._sandbox = Sandbox(
             readable=(*config.code_path, *config.readable_paths),
-            writable=(*config.writable_paths, *(() if self._spill is None else (self._spill.directory,))),
+            writable=config.writable_paths,
             hidden=tuple(str(place.absolute()) for place in (config.state_dir, config.logs) if place is not None),
             environment=config.pass_environment,
+            spill="" if self._spill is None else self._spill.directory,
         )
         self._groups = Groups() if config.control_groups else None
         self._scratch = os.path.join(tempfile.gettempdir(), f"dataflower-{uuid.uuid4().hex}")
@@ -520,6 +522,6 @@ class Launcher:
             self._groups.close()
         with contextlib.suppress(OSError):
             os.rmdir(self._scratch)
-        if self._spill is not None:
-            shutil.rmtree(self._spill.directory, ignore_errors=True)
+        if self._spill_folder is not None:
+            self._spill_folder.close()
         disown_orphans()

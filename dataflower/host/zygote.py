@@ -50,12 +50,16 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """What isolated containers may see: absolute paths, and names of environment variables."""
+    """What isolated containers may see: absolute paths, and names of environment variables.
+
+    `spill`: where each has a folder of its own for what its memory has no room for; empty: there is none.
+    """
 
     readable: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
+    spill: str = ""
 
 
 class Zygote:
@@ -185,6 +189,7 @@ def _arguments(link: int, lifeline: int, kind: Kind, sandbox: Sandbox) -> list[s
         given += [f"--readable={path}" for path in sandbox.readable]
         given += [f"--writable={path}" for path in sandbox.writable]
         given += [f"--hidden={path}" for path in sandbox.hidden]
+        given.append(f"--spill={sandbox.spill}")
     return given
 
 

@@ -173,6 +173,18 @@ def leave_note(folder: str) -> str:
     return refusal(lambda: os.mkdir(os.path.join(folder, "note")))
 
 
+def forget_note(folder: str) -> str:
+    return refusal(lambda: os.rmdir(os.path.join(folder, "note")))
+
+
+def find_notes(folder: str) -> list[str]:
+    """What there is to see, or why nothing is."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        return [errno.errorcode[error.errno or 0]]
+
+
 def siege(act: str, about: Any) -> Any:
     """Do it."""
     return globals()[act](about) if about is not None else globals()[act]()
