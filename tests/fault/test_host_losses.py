@@ -132,9 +132,13 @@ async def test_a_killed_container_takes_nothing_along_that_it_had_handed_over() 
 
 
 async def test_what_lay_on_a_disk_that_failed_is_made_again(tmp_path: Path) -> None:
-    """The files with outputs that found no room in memory are cut while their reader waits at the gate."""
+    """The files with outputs that found no room in memory are cut while their reader waits at the gate.
+
+    In plain processes: what rooms hand over of a disk can't be opened anew to be cut.
+    """
     flow = dataclasses.replace(refilled(), name="disk")
-    async with Runtime(config(container_arena_bytes=1 << 20, spill_dir=tmp_path)) as host:
+    settings = config(container_arena_bytes=1 << 20, spill_dir=tmp_path, isolation=DefaultIsolation.PROCESS)
+    async with Runtime(settings) as host:
         await host.apply(flow, "disk")
         gate = tmp_path / "gate"
         call = await host.invoke("disk", {"n": 1 << 20, "gate": str(gate)})
