@@ -144,6 +144,10 @@ class WouldBlock(Exception):
     """The link can't take or give a message right now."""
 
 
+class Crowded(WouldBlock):
+    """Too many descriptors of this user are under way: the link may be writable all the while, so ask again later."""
+
+
 class EndOfStream(Exception):
     """The peer closed its end in good order; nothing more will come."""
 

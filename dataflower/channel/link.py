@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dataflower.channel import seals
-from dataflower.errors import Closed, EndOfStream, PeerGone, WouldBlock
+from dataflower.errors import Closed, Crowded, EndOfStream, PeerGone, WouldBlock
 
 INLINE_BYTES = 1 << 16
 """Longer messages spill into a memfd."""
@@ -123,7 +123,7 @@ class Link:
         self._send(payload, fds, _NOSIGNAL)
 
     def send_nowait(self, payload: bytes, fds: Sequence[int] = ()) -> None:
-        """Like `send`, but raises WouldBlock where that would wait; nothing is sent then."""
+        """Like `send`, but raises WouldBlock where that would wait (Crowded: for others); nothing is sent then."""
         self._send(payload, fds, _NOSIGNAL | _DONTWAIT)
 
     def receive(self) -> tuple[bytes, list[int]]:
@@ -225,7 +225,7 @@ class Link:
                     if error.errno != errno.ETOOMANYREFS:
                         raise
                     if flags & _DONTWAIT:
-                        raise WouldBlock("too many descriptors are under way") from None
+                        raise Crowded("too many descriptors are under way") from None
                     if tried == len(_PAUSES_S):
                         raise
                     time.sleep(_PAUSES_S[tried])

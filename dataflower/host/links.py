@@ -16,7 +16,7 @@ from dataflower.channel.link import Link
 from dataflower.channel.views import Views
 from dataflower.core.commands import StartContainer
 from dataflower.core.events import Slot
-from dataflower.errors import Closed, PeerGone, WouldBlock
+from dataflower.errors import Closed, Crowded, PeerGone, WouldBlock
 from dataflower.wire import (
     AttachArena,
     BatchDone,
@@ -51,6 +51,8 @@ _MOST_WAITING = 10_000
 """Messages that a container may leave unread beyond what the kernel keeps; honest ones read theirs whatever they do."""
 _MOST_MESSAGE_BYTES = 256 << 20
 """Longer words of a container are not read. Values lie in arenas, so honest ones stay far below."""
+_CROWDED_S = 0.002
+"""Between two attempts while too many descriptors are under way: the kernel says nobody when there are fewer."""
 MOST_TOGETHER = 8
 """Tasks in one message."""
 _FETCHED_BYTES = 256 << 10
@@ -76,11 +78,12 @@ class Outbox:
     The queue is bounded by the core's credit: it hands out nothing to a container that doesn't answer.
     """
 
-    __slots__ = ("_loop", "_queue", "_sent", "attached", "link")
+    __slots__ = ("_loop", "_queue", "_sent", "_stop_waiting", "attached", "link")
 
     def __init__(self, loop: AbstractEventLoop, link: Link) -> None:
         """Take over `link`; `close` it."""
         self._loop = loop
+        self._stop_waiting: Callable[[], None] | None = None
         self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._sent = 0
         self.link = link
@@ -92,8 +95,8 @@ class Outbox:
         if not self._queue:
             try:
                 self.link.send_nowait(payload, descriptors)
-            except WouldBlock:
-                self._loop.add_writer(self.link.fileno(), self._flush)
+            except WouldBlock as error:
+                self._wait(error)
             except (PeerGone, Closed):
                 return
             else:
@@ -101,12 +104,21 @@ class Outbox:
                 return
         self._queue.append((payload, tuple(os.dup(descriptor) for descriptor in descriptors)))
 
+    def _wait(self, error: WouldBlock) -> None:
+        if isinstance(error, Crowded):  # the socket is writable, so waiting for that would be spinning
+            self._loop.remove_writer(self.link.fileno())
+            self._stop_waiting = self._loop.call_later(_CROWDED_S, self._flush).cancel
+        else:
+            self._loop.add_writer(self.link.fileno(), self._flush)
+
     def _flush(self) -> None:
+        self._stop_waiting = None
         while self._queue:
             payload, descriptors = self._queue[0]
             try:
                 self.link.send_nowait(payload, descriptors)
-            except WouldBlock:
+            except WouldBlock as error:
+                self._wait(error)
                 return
             except (PeerGone, Closed):
                 self._drop_queue()
@@ -118,6 +130,9 @@ class Outbox:
         self._loop.remove_writer(self.link.fileno())
 
     def _drop_queue(self) -> None:
+        if self._stop_waiting is not None:
+            self._stop_waiting()
+            self._stop_waiting = None
         for _, descriptors in self._queue:
             for descriptor in descriptors:
                 os.close(descriptor)

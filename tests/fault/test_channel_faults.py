@@ -237,3 +237,37 @@ def test_who_may_send_no_descriptors_now_waits_until_others_have_arrived() -> No
     """The kernel counts them for all processes of a user: those of other containers are in the way of this one's."""
     done = subprocess.run([sys.executable, "-c", _TOO_MANY_UNDER_WAY], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
+_CROWDED_OUTBOX = (
+    _TOO_MANY_UNDER_WAY[: _TOO_MANY_UNDER_WAY.index("try:\n    near.send_nowait")]
+    + """
+import asyncio
+from dataflower.host.links import Outbox
+async def main():
+    loop = asyncio.get_running_loop()
+    outbox = Outbox(loop, near)
+    outbox.send(b"crowded", [0])
+    outbox.send(b"next")
+    assert outbox.statistics().waiting == 2
+    began = time.process_time()
+    await asyncio.sleep(.2)
+    used = time.process_time() - began
+    assert outbox.statistics().waiting == 2
+    assert used < .1, f"{used} s of computing in .2 s of waiting"
+    for end in flying:
+        end.close()
+    payload, descriptors = await asyncio.to_thread(far.receive)
+    assert (payload, len(descriptors)) == (b"crowded", 1)
+    assert await asyncio.to_thread(far.receive) == (b"next", [])
+    outbox.close()
+asyncio.run(main())
+print("fine")
+"""
+)
+
+
+def test_what_waits_for_other_descriptors_goes_out_later_and_in_order_and_costs_little() -> None:
+    """The socket is writable all the while: whoever waits for that would spin."""
+    done = subprocess.run([sys.executable, "-c", _CROWDED_OUTBOX], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("fine\n", "")
