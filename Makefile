@@ -73,7 +73,7 @@ wheel: $(VENV)/.installed-dev ## make a wheel for this platform, compiled module
 
 test-native: $(VENV)/.installed-dev ## make such a wheel, install it elsewhere, and test it there
 	@rm -rf $(TRIAL) && mkdir -p $(TRIAL)
-	@$(BIN)/python -m tools.native --wheel $(TRIAL)
+	@$(if $(QUICK),DATAFLOWER_NATIVE_LEVEL=0) $(BIN)/python -m tools.native --wheel $(TRIAL)
 	@$(PIP) install --quiet --no-deps --target $(TRIAL) $(TRIAL)/*.whl
 	@cp -r pyproject.toml Makefile README.md bench docs proto tests tools workflows profiles $(TRIAL)
 	@cd $(TRIAL) && export PYTHONPATH=$$PWD python=$(abspath $(BIN))/python && \

@@ -25,6 +25,8 @@ LIBRARY = "dataflower.native"
 """What the modules share; its name goes into the library's file name."""
 SWITCH = "DATAFLOWER_NATIVE"
 """Environment variable; with 1 `setup.py` compiles."""
+LEVEL = "DATAFLOWER_NATIVE_LEVEL"
+"""Environment variable: what the C compiler is to optimise, 0 to 3. What is only tried need not be fast."""
 # Not channel/plain.py, which walks through users' values: compiled code has no limit for recursion but the stack's end.
 MODULES = (
     "dataflower/core/*.py",
@@ -119,7 +121,7 @@ def extensions(place: str) -> list[Any]:
             ["--config-file", config, *names],
             group_name=LIBRARY,
             target_dir=place,
-            opt_level="2",
+            opt_level=os.environ.get(LEVEL, "2"),
             debug_level="0",
             multi_file=True,
         )
