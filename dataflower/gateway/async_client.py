@@ -34,6 +34,7 @@ class AsyncOutputStream(AsyncIterator[Item]):
         self._call = call
         self._endpoint = endpoint
         self._error: BaseException | None = None
+        self._ending = _Ending(call)
         self._feeder = asyncio.create_task(self._feed(opening, sources))
         self.invocation_id: str | None = None
         """Known from the first item on."""
@@ -55,7 +56,7 @@ class AsyncOutputStream(AsyncIterator[Item]):
                 raise await _failed(self._call)
         except grpc.RpcError as error:
             await self._stop_feeding()
-            raise self._error or self._endpoint.error(error, invocation=True) from None
+            raise self._error or self._endpoint.error(await self._ending.of(error), invocation=True) from None
         except asyncio.CancelledError:
             self.cancel()
             raise self._error or asyncio.CancelledError from None
@@ -98,6 +99,40 @@ class AsyncOutputStream(AsyncIterator[Item]):
         await asyncio.wait((self._feeder,))
 
 
+class _Ending:
+    """The status with which the server ended a call to which the client still writes.
+
+    Where a write fails because the call is over, grpc.aio says INTERNAL in place of what the server said, be it on its
+    way still or there already (github.com/grpc/grpc/issues/36066). So each status is noted when it is set.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._said: asyncio.Future[grpc.aio.AioRpcError] = asyncio.get_running_loop().create_future()
+        call.add_done_callback(self._note)
+
+    def _note(self, call: Any) -> None:
+        failed = _failed(call)
+        try:
+            failed.send(None)  # it need not wait for anything: the status is there
+        except StopIteration as noted:
+            if not self._said.done() and not _is_of_a_write(noted.value):
+                self._said.set_result(noted.value)
+        failed.close()
+
+    async def of(self, error: grpc.RpcError) -> grpc.RpcError:
+        """What the server said, if `error` is of a write that came too late for it; else `error`."""
+        if _is_of_a_write(error):
+            await asyncio.wait((self._said,), timeout=_STATUS_S)
+            return self._said.result() if self._said.done() else error
+        return error
+
+
+def _is_of_a_write(error: Any) -> bool:
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
+
+
+_STATUS_S = 5.0
+"""The server's status is on the same connection as its refusal to take more, right behind."""
 _END = object()
 
 
@@ -107,7 +142,7 @@ async def _next(source: Source) -> Any:
     return next(source, _END)
 
 
-async def _failed(call: Any) -> grpc.RpcError:
+async def _failed(call: Any) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(
         await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
     )

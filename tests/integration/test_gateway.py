@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -29,7 +31,7 @@ from dataflower.errors import (
 from dataflower.gateway._generated import workflow_pb2 as pb
 from dataflower.gateway._generated import workflow_pb2_grpc
 from dataflower.gateway.client import AsyncClient, Client
-from dataflower.gateway.server import Gateway, serve
+from dataflower.gateway.server import WORKFLOWS, Gateway, serve
 from dataflower.gateway.settings import GatewayConfig
 from dataflower.host.api import State
 from dataflower.spec.function import Port, Tensor
@@ -384,6 +386,32 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
     call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     names = {s.name for response in [r async for r in call] for s in response.list_services_response.service}
     assert {"dataflower.v1.WorkflowService", "inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names
+
+
+async def test_who_still_sends_is_told_what_the_server_said() -> None:
+    """An iterator that holds the client up: the server's answer has come when the next item is sent."""
+
+    def refuse(requests: Iterator[Any], context: Any) -> None:
+        next(requests)
+        context.abort(grpc.StatusCode.NOT_FOUND, "no workflow 'missing'")
+
+    def frames() -> Iterator[int]:
+        for frame in range(3):
+            time.sleep(0.1)
+            yield frame
+
+    with ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads)
+        refusing = {"InvokeStream": grpc.stream_stream_rpc_method_handler(refuse)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(WORKFLOWS, refusing),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            async with AsyncClient(f"127.0.0.1:{port}") as client:
+                with pytest.raises(NotFound, match="no workflow 'missing'"):
+                    _ = [item async for item in client.stream("missing", frames=frames())]
+        finally:
+            server.stop(0).wait()
 
 
 async def test_a_key_is_asked_for_except_for_health(host: FakeHost) -> None:
