@@ -46,7 +46,7 @@ from dataflower.host.holder import Holder
 from dataflower.host.input_arenas import InputArenas
 from dataflower.host.launcher import Launcher, LauncherStatistics
 from dataflower.host.lender import Lender
-from dataflower.host.links import Memory, Peer, ProtocolViolation
+from dataflower.host.links import MOST_TOGETHER, Memory, Peer, ProtocolViolation
 from dataflower.host.meeting import Credentials
 from dataflower.host.peer_wire import Sending
 from dataflower.host.process_memory import anonymous_bytes, private_bytes
@@ -60,10 +60,11 @@ from dataflower.wire import ArenaMade, BatchDone, Hello, Knock, ReleaseSlots, Ru
 _log = logging.getLogger(__name__)
 
 
-BURST = 32
-"""Messages taken from one container before the others get their turn."""
+BURST = MOST_TOGETHER
+"""Messages taken from one container before the others get their turn: what makes one message for the next stage."""
 CROWD = 8
-"""With more invocations than this, messages wait for the others of the same turn of the loop, to wake nobody twice."""
+"""With more invocations of a workflow than this, its messages wait for the others of the same turn of the loop, to wake
+nobody twice."""
 LAST_WORDS = 10_000
 """Messages taken from a container after its death."""
 
@@ -155,15 +156,17 @@ class Engine:
         self._boards = Boards(self._loop, self._peers, self._promises, self._hear_report)
         self._unread: WeakValueDictionary[str, Receiver] = WeakValueDictionary()
         """Of finished invocations, as long as somebody has them."""
-        self.receivers: dict[str, Receiver] = {}
-        """By invocation; an entry is added before its arrival is fed and removed by `FinishInvocation`."""
+        self._receivers: dict[str, Receiver] = {}
+        """By invocation, from `expect` to `FinishInvocation`."""
+        self._crowds: dict[str, list[int]] = {}
+        """By workflow: how many invocations are under way; its containers share the count."""
+        self._crowd_of: dict[str, list[int]] = {}
+        """By invocation: the count that it is in."""
         self._done: dict[tuple[str, str], list[int]] = {}
         self._backlog: deque[Event] = deque()
         self._feeding = False
         self._alarm = Alarm(self._loop, self._now, lambda: self.feed(Woke()))
-        self._events = 0
-        self._commands = 0
-        self._violations = 0
+        self._events = self._commands = self._violations = 0
         self._closing = False
         self._guests: dict[int, Callable[[str, frozenset[int] | None], None]] = {}
         """By process: who is to be told that a container that runs for another host is gone."""
@@ -197,6 +200,12 @@ class Engine:
         }
 
     # --- events ----------------------------------------------------------------------------------------------
+
+    def expect(self, invocation: str, key: str, receiver: Receiver) -> None:
+        """Who is to be told about an invocation of the workflow `key`, whose arrival is to be fed next."""
+        self._receivers[invocation] = receiver
+        crowd = self._crowd_of[invocation] = self._crowds.setdefault(key, [0])
+        crowd[0] += 1
 
     def feed(self, event: Event) -> None:
         """Give the core an event and carry out its commands. From within a command: after the commands at hand."""
@@ -243,7 +252,7 @@ class Engine:
                     return
                 self._take(peer, message, descriptors)
                 ended = type(message) is TaskDone or type(message) is TaskFailed
-                if ended and burst == BURST and len(self.receivers) <= CROWD:
+                if ended and burst == BURST and peer.crowd[0] <= CROWD:
                     return  # as a rule its last word for now; if not, the loop calls again at once
         except WouldBlock:
             return
@@ -441,7 +450,7 @@ class Engine:
                     if message.then is not None:
                         if self._promises.note(peer.number, message.then):
                             self._boards.expect()
-                    elif len(self.receivers) > CROWD and peer.gather(message):
+                    elif peer.crowd[0] > CROWD and peer.gather(message):
                         if not self._gathering:
                             self._loop.call_soon(self._send_gathered)
                         self._gathering[peer.number] = peer
@@ -509,6 +518,7 @@ class Engine:
             return
         peer.started_at = self._now()
         peer.done = self._done.setdefault((command.key, command.stage.name), [0])
+        peer.crowd = self._crowds.setdefault(command.key, [0])
         self._peers[number] = peer
         if peer.is_remote:
             return
@@ -532,22 +542,24 @@ class Engine:
             self._launcher.kill(command.container, command.reason)
 
     def _emit(self, command: commands.EmitOutput) -> None:
-        receiver = self.receivers.get(command.invocation)
+        receiver = self._receivers.get(command.invocation)
         if receiver is not None:
             receiver.on_emit(command.port, command.index, command.value)
 
     def _end_output(self, command: commands.EndOutput) -> None:
-        receiver = self.receivers.get(command.invocation)
+        receiver = self._receivers.get(command.invocation)
         if receiver is not None:
             receiver.on_end_output(command.port, command.absent)
 
     def _take_input(self, command: commands.TakeInput) -> None:
-        receiver = self.receivers.get(command.invocation)
+        receiver = self._receivers.get(command.invocation)
         if receiver is not None:
             receiver.on_take_input(command.port, command.items)
 
     def _finish(self, command: FinishInvocation) -> None:
-        receiver = self.receivers.pop(command.invocation, None)
+        receiver = self._receivers.pop(command.invocation, None)
+        if receiver is not None:
+            self._crowd_of.pop(command.invocation)[0] -= 1
         if receiver is not None and not receiver.on_finish(command):
             self._unread[command.invocation] = receiver
 

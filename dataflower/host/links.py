@@ -181,6 +181,7 @@ class Peer:
         "_sizes",
         "board",
         "control",
+        "crowd",
         "done",
         "exit_begun",
         "exit_reason",
@@ -267,6 +268,8 @@ class Peer:
         self._least_arena = self._arena_room // _MOST_ARENAS
         self.done = [0]
         """Tasks ended so far; the engine has all containers of a stage share one count."""
+        self.crowd = [0]
+        """Invocations under way; the engine has all containers of a workflow share one count."""
 
     # --- host to container -----------------------------------------------------------------------------------
 

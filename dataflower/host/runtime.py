@@ -405,7 +405,7 @@ class Runtime:
         )
         running = self._running[entry.id] = Running(deployed, entry, handle)
         deployed.running += 1
-        self._engine.receivers[entry.id] = handle
+        self._engine.expect(entry.id, deployed.key, handle)
         self._engine.feed(InvocationArrived(entry.id, deployed.key, packed, opened, deadline, entry.attempts > 1))
         running.is_arriving = False
         if handle.failure is not None and handle.failure.code in _REFUSALS:

@@ -265,7 +265,8 @@ class Owner:
         self.liar, self.good = (Lender(self.engine.remotes._remotes[name]) for name in ("liar", "good"))
 
     def invoke(self, name: str, workflow: str) -> Receiver:
-        receiver = self.receivers[name] = self.engine.receivers[name] = Receiver(self.engine._sizes)
+        receiver = self.receivers[name] = Receiver(self.engine._sizes)
+        self.engine.expect(name, workflow, receiver)
         self.engine.feed(events.InvocationArrived(name, workflow, {"x": VALUE}))
         return receiver
 

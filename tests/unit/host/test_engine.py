@@ -18,6 +18,7 @@ from dataflower.core import commands
 from dataflower.core.commands import Command, Tell
 from dataflower.core.events import ContainerExited, ContainerSaid, Event, Woke
 from dataflower.core.ledger import Ledger
+from dataflower.core.trace import InvocationTrace
 from dataflower.errors import Code, WouldBlock
 from dataflower.host import engine as engine_module
 from dataflower.host.engine import Engine
@@ -304,9 +305,10 @@ async def test_the_timer_wakes_the_core_at_the_latest_time_it_asked_for(rig: Rig
 # --- many at a time -----------------------------------------------------------------------------------------------
 
 
-def crowd(rig: Rig) -> None:
-    """More invocations than are served one by one."""
-    rig.engine.receivers.update({f"i{n}": Mute() for n in range(engine_module.CROWD + 1)})
+def crowd(rig: Rig, key: str = "w@1") -> None:
+    """More invocations of a workflow than are served one by one."""
+    for n in range(engine_module.CROWD + 1):
+        rig.engine.expect(f"{key}/{n}", key, Mute())
 
 
 def one(value: Value | None = None, task: int = 1) -> wire.RunTask:
@@ -331,6 +333,22 @@ async def test_few_invocations_wait_for_nobody(rig: Rig) -> None:
     rig.start(1)
     rig.do(*(Tell(1, one(task=n)) for n in (1, 2)))
     assert rig.hear(1) == [one(task=1), one(task=2)]
+
+
+async def test_many_invocations_of_one_workflow_hold_up_no_other(rig: Rig) -> None:
+    rig.start(1)
+    crowd(rig, "other@1")
+    rig.do(Tell(1, one(task=1)))
+    assert rig.hear(1) == [one(task=1)]
+
+
+async def test_when_the_many_have_ended_nobody_is_waited_for(rig: Rig) -> None:
+    rig.start(1)
+    crowd(rig)
+    trace = InvocationTrace("w@1/0", "w@1", 0.0)
+    rig.do(*(commands.FinishInvocation(f"w@1/{n}", None, trace) for n in range(engine_module.CROWD + 1)))
+    rig.do(Tell(1, one(task=1)))
+    assert rig.hear(1) == [one(task=1)]
 
 
 async def test_tasks_of_one_turn_go_out_together_when_there_are_many(rig: Rig) -> None:
