@@ -8,7 +8,9 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# What pip does with one core, and half of its time, on all of them. Some packages ship files that are no Python 3.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 SOURCES := dataflower functions tools bench tests
 # What runs on compiled modules differently, if anything does; with QUICK=1, as in CI, the first few
 NATIVE_QUICK := tests/conformance tests/unit/core tests/unit/container tests/unit/host tests/property \
@@ -103,11 +105,13 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing dataflower with its extras llm and video (a few minutes the first time)"
 	@$(INSTALL) --editable '.[llm,video]'
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing dataflower with its extras llm, video and dev (a few minutes the first time)"
 	@$(INSTALL) --editable '.[llm,video,dev]'
+	@$(COMPILE)
 	@touch $@ $(VENV)/.installed
 
 $(PEERS)/.installed: bench/peers/requirements.txt bench/peers/weights.txt
