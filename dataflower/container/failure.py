@@ -79,7 +79,7 @@ def forget_frames(error: BaseException) -> None:
             continue
         seen.add(id(current))
         traceback.clear_frames(current.__traceback__)
-        current.__traceback__ = None
+        BaseException.with_traceback(current, None)  # a frozen dataclass refuses to have it assigned
         pending += (current.__cause__, current.__context__)
 
 

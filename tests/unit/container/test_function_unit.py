@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -303,6 +304,16 @@ class TestErrors:
 
         error = error_of(run(work))
         assert (error.kind, error.message) == ("Rude", "(its message can't be shown: RuntimeError)")
+
+    def test_an_error_that_can_not_be_changed(self) -> None:
+        @dataclass(frozen=True)
+        class Fixed(Exception):
+            text: str
+
+        def work() -> None:
+            raise Fixed("no")
+
+        assert error_of(run(work)).kind == "Fixed"
 
 
 class CancelledMeanwhile(MemoryData):
