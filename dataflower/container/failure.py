@@ -85,17 +85,19 @@ def forget_frames(error: BaseException) -> None:
 
 def _hint(error: BaseException) -> str:
     """What an error may have to do with the sandbox."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, socket.gaierror) or (
-            isinstance(seen, OSError) and seen.errno in (errno.ENETUNREACH, errno.EADDRNOTAVAIL)
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:  # `raise error from error` makes a ring
+        seen.add(id(current))
+        if isinstance(current, socket.gaierror) or (
+            isinstance(current, OSError) and current.errno in (errno.ENETUNREACH, errno.EADDRNOTAVAIL)
         ):
             return _NO_NETWORK
-        if isinstance(seen, OSError) and seen.errno == errno.EROFS:
+        if isinstance(current, OSError) and current.errno == errno.EROFS:
             return _NO_WRITE
-        if isinstance(seen, FileNotFoundError) and os.path.isabs(str(seen.filename or "")):
+        if isinstance(current, FileNotFoundError) and os.path.isabs(str(current.filename or "")):
             return _NO_READ
-        seen = seen.__cause__ or seen.__context__
+        current = current.__cause__ or current.__context__
     return ""
 
 

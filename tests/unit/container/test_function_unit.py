@@ -13,7 +13,7 @@ from dataflower import wire
 from dataflower.channel import tensor
 from dataflower.channel.arena import Arena
 from dataflower.channel.tensor import Uncopied
-from dataflower.container import loops
+from dataflower.container import failure, loops
 from dataflower.container.failure import TypeMismatch, user_traceback
 from dataflower.container.function_unit import FunctionUnit
 from dataflower.container.running import RunningTask
@@ -314,6 +314,17 @@ class TestErrors:
             raise Fixed("no")
 
         assert error_of(run(work)).kind == "Fixed"
+
+    def test_an_error_that_is_its_own_cause(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(failure, "in_sandbox", True)
+
+        def work() -> None:
+            try:
+                raise ValueError("no")
+            except ValueError as error:
+                raise error from error
+
+        assert error_of(run(work)).message == "no"
 
 
 class CancelledMeanwhile(MemoryData):
