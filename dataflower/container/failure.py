@@ -47,7 +47,8 @@ def error_record(error: BaseException, code: Code = Code.INTERNAL) -> ErrorRecor
     elif isinstance(error, Cancelled):
         code = Code.CANCELLED
     lost = (error.slot,) if isinstance(error, DataLost) else ()
-    return ErrorRecord(code, type(error).__name__, _message(error), user_traceback(error), lost)
+    message, text = _sendable(_message(error)), _sendable(user_traceback(error))
+    return ErrorRecord(code, type(error).__name__, message, text, lost)
 
 
 def user_traceback(error: BaseException) -> str:
@@ -111,6 +112,11 @@ def _message(error: BaseException) -> str:
     if in_sandbox and (hint := _hint(error)):
         text = f"{text} ({hint})"
     return text if len(text) <= _MESSAGE_CHARS else text[:_MESSAGE_CHARS] + "..."
+
+
+def _sendable(text: str) -> str:
+    """The text with lone surrogates, which UTF-8 lacks, as escapes: names of files may have them, for one."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _cut(description: traceback.TracebackException, seen: set[int]) -> None:

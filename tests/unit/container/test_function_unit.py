@@ -326,6 +326,14 @@ class TestErrors:
 
         assert error_of(run(work)).message == "no"
 
+    def test_an_error_that_is_no_unicode(self) -> None:
+        def work() -> None:
+            raise ValueError("no \udcff")  # as os.listdir spells a name that is not UTF-8
+
+        error = error_of(run(work))
+        assert error.message == "no \\udcff"
+        assert wire.encode(error)
+
 
 class CancelledMeanwhile(MemoryData):
     """Its tasks are cancelled while their inputs are fetched."""
