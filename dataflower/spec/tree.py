@@ -128,15 +128,18 @@ class _Reader:
         """Own keys first, then those that `<<` merges in and that are not there yet."""
         own = {key.value for key, _ in node.value if isinstance(key, ScalarNode)}
         yield from ((key, value) for key, value in node.value if not _is_merge(key))
-        for key, value in node.value:
-            if not _is_merge(key):
+        merged = {id(node)}  # each map once: it may be merged into itself, or by many ways into this one
+        pending = _merged(node)[::-1]
+        while pending:
+            source = pending.pop()
+            if id(source) in merged:
                 continue
-            for source in value.value if isinstance(value, SequenceNode) else [value]:
-                if isinstance(source, MappingNode):
-                    for inner, item in source.value:
-                        if isinstance(inner, ScalarNode) and inner.value not in own and not _is_merge(inner):
-                            own.add(inner.value)
-                            yield inner, item
+            merged.add(id(source))
+            for key, value in source.value:
+                if isinstance(key, ScalarNode) and key.value not in own and not _is_merge(key):
+                    own.add(key.value)
+                    yield key, value
+            pending += _merged(source)[::-1]
 
     def _scalar(self, node: Node) -> Any:
         kind = str(node.tag).rsplit(":", 1)[-1]
@@ -170,6 +173,16 @@ def _place(node: Node) -> tuple[int, int]:
 
 def _is_merge(node: Node) -> bool:
     return isinstance(node, ScalarNode) and str(node.tag).endswith(":merge")
+
+
+def _merged(node: MappingNode) -> list[MappingNode]:
+    """The maps that `<<` merges into one, those whose keys count first ahead."""
+    found: list[MappingNode] = []
+    for key, value in node.value:
+        if _is_merge(key):
+            sources = value.value if isinstance(value, SequenceNode) else [value]
+            found += (source for source in sources if isinstance(source, MappingNode))
+    return found
 
 
 def _base(text: str) -> int:

@@ -12,6 +12,7 @@ from dataflower.spec.format import format_text
 from dataflower.spec.load import load
 from dataflower.spec.schema import workflow_schema
 from dataflower.spec.scopes import scopes_of
+from dataflower.spec.tree import parse
 from dataflower.spec.workflow import Edge, Fanout, Isolation, PortRef, Workflow
 
 SOURCE = """
@@ -157,6 +158,15 @@ def test_one_problem_at_its_place(body: str, place: str, said: str) -> None:
     assert len(found) == 1, found
     assert found[0].startswith(f"w.yaml:{place}: "), found
     assert said in found[0]
+
+
+def test_maps_merge_what_is_merged_into_them() -> None:
+    tree = parse("a: &a {x: 1, y: 1}\nb: &b {<<: *a, y: 2}\nc: {<<: *b, z: 3}\n", "w.yaml")
+    assert (tree.data["c"], tree.problems) == ({"x": 1, "y": 2, "z": 3}, [])
+
+
+def test_a_map_that_is_merged_into_itself_ends() -> None:
+    assert parse("a: &a {<<: *a, x: 1}\n", "w.yaml").data == {"a": {"x": 1}}
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
