@@ -129,7 +129,8 @@ class _Encoder:
     def _convert(self, value: Any) -> Any:
         """What MessagePack doesn't know, as something that it does."""
         if isinstance(value, np.ndarray):
-            return self._tensor(value, "BF16" if isinstance(value, Bf16Bits) else "")
+            is_bf16 = isinstance(value, Bf16Bits) and value.dtype == NUMPY_DTYPES["BF16"]  # not after `astype`
+            return self._tensor(value, "BF16" if is_bf16 else "")
         if isinstance(value, np.generic):
             return plain.from_scalar(value)
         torch = sys.modules.get("torch")

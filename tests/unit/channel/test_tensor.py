@@ -115,6 +115,8 @@ def test_bf16_without_torch_is_bits_that_stay_bf16(memory: Memory, monkeypatch: 
         assert encode(back[1:], arena=memory.arena, views=memory.views).body != b""
         with pytest.raises(TypeError):
             back + 1
+        other = decode(encode(back.astype(np.float32), arena=memory.arena, views=memory.views), memory.views)
+        assert (type(other), other.dtype, other.shape) == (np.ndarray, np.float32, shape)
 
 
 @pytest.mark.parametrize(("name", "oip"), [("float32", "FP32"), ("bfloat16", "BF16"), ("bool", "BOOL")])
