@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
@@ -21,26 +22,25 @@ def parse_duration(value: object, unit: str = "s") -> float:
     """Seconds, or milliseconds if `unit` is `ms`.
 
     Raises:
-        ValueError: not a number and not a number with a unit of time.
+        ValueError: not a number and not a number with a unit of time, or one that no float can hold.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _float(value)
     found = _NUMBER.fullmatch(value) if isinstance(value, str) else None
     if found is None or found[2] not in _SECONDS:
         raise ValueError(
             f"{value!r} is not a duration: write a number ({unit}) or a string such as '200ms', '1.5s', '2m'"
         )
     if found[2] == unit:
-        return float(found[1])
-    seconds = float(found[1]) * _SECONDS[found[2]]
-    return seconds / _SECONDS[unit]
+        return _float(found[1])
+    return _float(found[1], _SECONDS[found[2]]) / _SECONDS[unit]
 
 
 def parse_size(value: object) -> int:
     """Bytes.
 
     Raises:
-        ValueError: not a whole number and not a number with a unit of size.
+        ValueError: not a whole number and not a number with a unit of size, or one that no float can hold.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -49,7 +49,18 @@ def parse_size(value: object) -> int:
         raise ValueError(
             f"{value!r} is not a size: write a number of bytes or a string such as '512MiB', '4GiB', '2GB'"
         )
-    return int(float(found[1]) * _BYTES[found[2]])
+    return int(_float(found[1], _BYTES[found[2]]))
+
+
+def _float(number: str | float, unit: float = 1) -> float:
+    """So many of a unit. What no float can hold is a ValueError, neither an OverflowError nor infinite."""
+    try:
+        product = float(number) * unit
+    except OverflowError:
+        product = math.inf
+    if math.isinf(product) and number != product:  # infinity itself is for others to refuse
+        raise ValueError("the number is too large")
+    return product
 
 
 def show_size(size: int) -> int | str:

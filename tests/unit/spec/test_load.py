@@ -132,6 +132,8 @@ DECODE = "inputs: {v: string, x: {dtype: FP32, shape: [2, 3]}}\nstages:\n  decod
         (DECODE + "  a: {function: f.video:name, inputs: {crop: {each: inputs.v}}}\n", "7:53", "is one value"),
         (DECODE + "  a: {function: f.video:Detect, inputs: {frame: inputs.x}}\n", "7:49", "inputs.x is FP32[2, 3], but a.frame is UINT8[H, W, 3]: dtype"),
         (DECODE + "  a: {function: f.video:score, inputs: {text: inputs.v}, timeout_s: 5x}\n", "7:69", "is not a duration"),
+        (DECODE + f"  a: {{function: f.video:score, inputs: {{text: inputs.v}}, timeout_s: {'9' * 400}}}\n", "7:69", "the number is too large"),
+        (DECODE + f"  a: {{function: f.video:score, inputs: {{text: inputs.v}}, timeout_s: {'9' * 400}h}}\n", "7:69", "the number is too large"),
         (DECODE + "  a: {function: f.video:score, inputs: {text: inputs.v}, when: r.x}\n", "7:64", "no stage 'r'"),
         (DECODE + "  a: {function: f.video:score, inputs: {text: inputs.v}, catch: [{goto: decod}]}\n", "7:73", "did you mean 'decode'?"),
         (DECODE + "  a: {function: f.video:score, inputs: {text: inputs.v}, min_replicas: 3, max_replicas: 2}\n", "7:72", "more than max_replicas 2"),
