@@ -21,6 +21,8 @@ MAX_NODES = 200_000
 """Keys and values in a file, aliases counted each time: a few lines of them could otherwise fill the memory."""
 
 MAX_DEPTH = 100
+_BOOLEANS = dict.fromkeys(("true", "yes", "on", "y"), True) | dict.fromkeys(("false", "no", "off", "n"), False)
+"""What a file may write of which it says that it is YAML 1.1, or `!!bool`; others read all but the first as strings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +150,14 @@ class _Reader:
             if kind == "null":
                 return None
             if kind == "bool":
-                return text.lower() == "true"
+                return _BOOLEANS[text.lower()]
             if kind == "int":
                 return int(text.replace("_", ""), _base(text))
             if kind == "float":
                 return _float(text)
             if kind == "binary":
                 return base64.b64decode(text)
-        except (ValueError, binascii.Error):
+        except (ValueError, KeyError, binascii.Error):
             self._report(node, f"not a valid {kind}: {text!r}")
             return None
         if kind not in ("str", "timestamp"):

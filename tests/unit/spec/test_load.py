@@ -171,6 +171,15 @@ def test_a_map_that_is_merged_into_itself_ends() -> None:
     assert parse("a: &a {<<: *a, x: 1}\n", "w.yaml").data == {"a": {"x": 1}}
 
 
+def test_booleans_of_yaml_1_1_are_what_they_say() -> None:
+    tree = parse("%YAML 1.1\n---\na: yes\nb: no\nc: On\nd: true\n", "w.yaml")
+    assert (tree.data, tree.problems) == ({"a": True, "b": False, "c": True, "d": True}, [])
+    assert parse("a: yes\n", "w.yaml").data == {"a": "yes"}
+    assert [problem.message for problem in parse("a: !!bool maybe\n", "w.yaml").problems] == [
+        "not a valid bool: 'maybe'"
+    ]
+
+
 def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
     found = problems(
         "slo: {e2e: 1}\nstages:\n  a: {function: f.video:scor}\n  b: {function: f.video:score, inputs: {text: c}}\n"
