@@ -20,6 +20,8 @@ T = TypeVar("T")
 MOST_FILES = 1 << 17
 """Enough for any host; some systems allow a billion, for which libraries then make tables."""
 
+_STOPS = (signal.SIGTERM, signal.SIGHUP)
+
 
 class LocalHost(HostApi, Protocol):
     """A host whose life this process decides about."""
@@ -61,8 +63,13 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run to the end on uvloop; Ctrl-C, SIGTERM and SIGHUP cancel it and raise KeyboardInterrupt."""
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_stoppable(main))
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_stoppable(main))
+    finally:
+        for number, handler in before.items():  # uvloop leaves its own, which do nothing once it is closed
+            signal.signal(number, handler)
 
 
 async def _stoppable(main: Coroutine[Any, Any, T]) -> T:
@@ -75,7 +82,7 @@ async def _stoppable(main: Coroutine[Any, Any, T]) -> T:
         stopped = True
         running.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _STOPS:
         loop.add_signal_handler(number, stop)
     try:
         return await running

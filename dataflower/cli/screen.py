@@ -82,7 +82,7 @@ class Screen:
                 self._end_line()
                 self._port = item.port
                 self._write(f"{item.port}: ")
-            self._write(item.value)
+            self._write(item.value if self._out is not None else text(item.value))
         else:
             self._end_line()
             self._write(f"{item.port}[{item.index}]: {text(item.value)}\n")

@@ -10,6 +10,8 @@ from typing import Any
 
 SHOWN = 1024
 """Elements of a tensor, or bytes, up to which the data itself is printed."""
+SHOWN_CHARS = 100_000
+"""Characters of a text up to which all of it is printed: a table takes minutes to lay out millions."""
 _LINE = 100
 _ITEMS = 8
 
@@ -48,9 +50,11 @@ def _tensor(value: Any) -> Any:
 
 
 def text(value: Any) -> str:
-    """A value for people: strings as they are, tensors by type and shape (small ones with their data)."""
+    """A value for people: strings as they are up to `SHOWN_CHARS`, tensors by type and shape (small ones with data)."""
     if isinstance(value, str):
-        return value
+        if len(value) <= SHOWN_CHARS:
+            return value
+        return f"{value[:SHOWN_CHARS]} ... ({len(value):,} characters; -o json prints them all)"
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(bytes(value))} bytes>"
     if hasattr(value, "__array__"):

@@ -58,3 +58,8 @@ def test_long_structures_get_lines_and_long_lists_are_cut_short() -> None:
     assert records.endswith(" ... (50 items)")
     assert len(records) <= 100
     assert text([{"label": "x" * 20}] * 50).splitlines()[-1] == "... +42"
+
+
+def test_of_a_text_nobody_reads_on_a_terminal_the_beginning_is_shown() -> None:
+    assert text("x" * 100_000) == "x" * 100_000
+    assert text("x" * 70_000_000) == "x" * 100_000 + " ... (70,000,000 characters; -o json prints them all)"
