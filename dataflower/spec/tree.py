@@ -134,7 +134,9 @@ class _Reader:
         pending = _merged(node)[::-1]
         while pending:
             source = pending.pop()
-            if id(source) in merged:
+            if not isinstance(source, MappingNode):
+                self._report(source, "only maps can be merged into a map", "write `<<: *name` of an `&name` on a map")
+            if not isinstance(source, MappingNode) or id(source) in merged:
                 continue
             merged.add(id(source))
             for key, value in source.value:
@@ -177,13 +179,12 @@ def _is_merge(node: Node) -> bool:
     return isinstance(node, ScalarNode) and str(node.tag).endswith(":merge")
 
 
-def _merged(node: MappingNode) -> list[MappingNode]:
-    """The maps that `<<` merges into one, those whose keys count first ahead."""
-    found: list[MappingNode] = []
+def _merged(node: MappingNode) -> list[Node]:
+    """What `<<` merges into a map, those whose keys count first ahead."""
+    found: list[Node] = []
     for key, value in node.value:
         if _is_merge(key):
-            sources = value.value if isinstance(value, SequenceNode) else [value]
-            found += (source for source in sources if isinstance(source, MappingNode))
+            found += value.value if isinstance(value, SequenceNode) else [value]
     return found
 
 

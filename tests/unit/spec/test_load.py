@@ -167,6 +167,13 @@ def test_maps_merge_what_is_merged_into_them() -> None:
     assert (tree.data["c"], tree.problems) == ({"x": 1, "y": 2, "z": 3}, [])
 
 
+def test_what_is_no_map_is_not_merged_in_silence() -> None:
+    found = parse("a: {<<: 5, x: 1}\nb: {<<: [{y: 2}, [z]]}\n", "w.yaml")
+    assert found.data == {"a": {"x": 1}, "b": {"y": 2}}
+    places = [(problem.line, problem.column, problem.message) for problem in found.problems]
+    assert places == [(1, 9, "only maps can be merged into a map"), (2, 18, "only maps can be merged into a map")]
+
+
 def test_a_map_that_is_merged_into_itself_ends() -> None:
     assert parse("a: &a {<<: *a, x: 1}\n", "w.yaml").data == {"a": {"x": 1}}
 
