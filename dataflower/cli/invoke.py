@@ -47,11 +47,14 @@ def invoke(
     from dataflower.cli.connect import connect
     from dataflower.cli.durations import limit
     from dataflower.cli.inputs import parse_inputs
+    from dataflower.cli.outcome import want_slo
     from dataflower.cli.records import record_data
 
     deadline_s = limit("--deadline", deadline)
     with connect(server) as client:
         info = client.workflow(workflow)
+        if check_slo:
+            want_slo(workflow, info.slo)
         has_files = any("=@" in pair for pair in inputs or ())
         most = client.status().max_message_bytes if has_files else None
         given = parse_inputs(inputs or [], info.inputs, max_bytes=most)

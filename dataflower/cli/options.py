@@ -31,7 +31,22 @@ Inputs = Annotated[
         metavar="[NAME=VALUE]...", help="Inputs: JSON or a string; @FILE reads a file, @- stdin.", show_default=False
     ),
 ]
+
+
+def _folders(given: list[str] | None) -> list[str] | None:
+    for place in given or ():
+        if not Path(place).expanduser().is_dir():
+            raise typer.BadParameter(f"no directory {place!r} to find functions in")
+    return given
+
+
 CodePath = Annotated[
     list[str] | None,
-    typer.Option("--code-path", metavar="DIR", help="Where functions are looked up (repeatable).", show_default="."),
+    typer.Option(
+        "--code-path",
+        metavar="DIR",
+        help="Where functions are looked up (repeatable).",
+        show_default=".",
+        callback=_folders,
+    ),
 ]

@@ -10,11 +10,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dataflower.cli.exits import WrongUsage
 from dataflower.cli.waterfall import as_data
 from dataflower.core.trace import InvocationTrace
 from dataflower.core.verdict import Verdict
 from dataflower.errors import Failure
 from dataflower.host.api import State
+from dataflower.spec.workflow import Slo
 
 
 @dataclass(slots=True)
@@ -67,6 +69,18 @@ def slo_data(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 def failure_data(failure: Failure) -> dict[str, Any]:
     """A failure as plain values."""
     return {**asdict(failure), "code": failure.code.value}
+
+
+def want_slo(workflow: str, slo: Slo | None) -> None:
+    """For `--check-slo`, before anything is called.
+
+    Raises:
+        WrongUsage: the workflow has no limit of time that could be missed.
+    """
+    if slo is None or not (slo.e2e_ms or slo.ttft_ms or slo.itl_ms or slo.tpot_ms):
+        raise WrongUsage(
+            f"--check-slo: workflow {workflow!r} has no SLO (its file takes one, say `slo: {{e2e_ms: 500}}`)"
+        )
 
 
 def results(outputs: Mapping[str, Any], streamed: Iterable[str]) -> RenderableType | None:

@@ -52,6 +52,7 @@ def run(
     from dataflower.cli.durations import limit
     from dataflower.cli.inputs import named_files, parse_inputs
     from dataflower.cli.local import run_loop
+    from dataflower.cli.outcome import want_slo
     from dataflower.cli.screen import screen
     from dataflower.cli.settings import composed
     from dataflower.cli.workflows import beside, load_file
@@ -60,6 +61,8 @@ def run(
 
     settings = beside(composed({"code_path": code_path}, config).config, [file])
     workflow, source = load_file(file, settings, profile)
+    if check_slo:
+        want_slo(workflow.name, workflow.slo)
     given = parse_inputs(inputs or [], workflow.inputs)
     split_inputs(workflow.name, {port.name: port for port in workflow.inputs}, given)  # before anything is started
     deadline_s = limit("--deadline", deadline)

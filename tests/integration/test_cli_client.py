@@ -235,6 +235,7 @@ def test_invocations_are_found_by_the_beginning_of_their_id(server: Server) -> N
 
 
 def test_the_slo_is_judged_by_every_verb_that_shows_a_call(server: Server) -> None:
+    assert server("invoke", "echo", "text=a", "--check-slo").exit_code == 2  # nothing is promised yet
     _promise(server, "echo", Slo(e2e_ms=60_000))
     called = server("invoke", "echo", "text=a", "--id", "kept", "--check-slo")
     assert (called.exit_code, "SLO e2e" in called.stderr) == (0, True)

@@ -39,9 +39,10 @@ outputs:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
 
-    def run(body: Any, *args: str, limit: float = 60_000) -> Result:
+    def run(body: Any, *args: str, limit: float | None = 60_000) -> Result:
         file = tmp_path / "greet.yaml"
-        file.write_text(YAML.replace("LIMIT", str(limit)))
+        slo = "" if limit is None else f"slo: {{e2e_ms: {limit}}}\n"
+        file.write_text(YAML.replace("slo: {e2e_ms: LIMIT}\n", slo))
 
         @asynccontextmanager
         async def open_host(config: Any, load: Any = None) -> AsyncIterator[FakeHost]:
@@ -90,6 +91,19 @@ def test_a_missed_slo_is_said_and_fails_only_if_asked_to(run: Any) -> None:
     assert run(hello, "name=Ada", "--check-slo", limit=0.0001).exit_code == 3
 
 
+def test_where_nothing_is_promised_nothing_can_be_checked(run: Any) -> None:
+    result = run(hello, "name=Ada", "--check-slo", limit=None)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "workflow 'greet' has no SLO" in result.stderr
+
+
+def test_a_folder_of_functions_must_be_there(run: Any, tmp_path: Path) -> None:
+    assert run(hello, "name=Ada", "--code-path", str(tmp_path)).exit_code == 0
+    result = run(hello, "name=Ada", "--code-path", str(tmp_path / "none"))
+    assert result.exit_code == 2
+    assert "to find functions in" in result.stderr
+
+
 def test_a_failure_ends_with_1_and_without_a_verdict(run: Any) -> None:
     def fail(name: str) -> None:
         raise ValueError(f"no {name}")
@@ -125,7 +139,7 @@ def test_a_deadline_that_is_none_is_wrong_usage(run: Any, deadline: str) -> None
     assert "--deadline" in result.stderr
 
 
-@pytest.mark.parametrize("text", ["42", "kind: Workflow"])
+@pytest.mark.parametrize("text", ["42", "kind: Workflow", ""])
 def test_a_plan_that_is_none_is_named_before_anything_starts(
     run: Any, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +151,7 @@ def test_a_plan_that_is_none_is_named_before_anything_starts(
     result = run(hello, "name=Ada", "--plan", "my plan.yaml")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: my plan.yaml:1:")
+    assert "`dataflower init" not in result.stderr
 
 
 def test_problems_of_the_file_are_all_printed(tmp_path: Path) -> None:
