@@ -169,7 +169,7 @@ def parse_plan(text: str, file: str) -> PlanDocument:
     Raises:
         DocumentInvalid: not a plan, or one that nobody could carry out.
     """
-    document, tree = read(text, file, PlanDocument)
+    document, tree = read(text, file, PlanDocument, "`dataflower plan -o yaml` writes a plan")
     problems: list[Problem] = []
     for name, stage in document.stages.items():
         at = ("stages", name)

@@ -165,7 +165,7 @@ def parse_measured(text: str, file: str) -> ProfileDocument:
     Raises:
         DocumentInvalid: not a profile; gaps between batches, falling or missing durations.
     """
-    document, tree = read(text, file, ProfileDocument)
+    document, tree = read(text, file, ProfileDocument, "`dataflower profile` measures one")
     problems: list[Problem] = []
 
     def blame(line: int, column: int, message: str, hint: str = "") -> None:

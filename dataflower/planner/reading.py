@@ -22,13 +22,13 @@ class DocumentInvalid(InvalidArgument):
 D = TypeVar("D", bound=BaseModel)
 
 
-def read(text: str, file: str, model: type[D]) -> tuple[D, Tree]:
-    """The document in a text, and where its keys stand.
+def read(text: str, file: str, model: type[D], made_by: str) -> tuple[D, Tree]:
+    """The document in a text, and where its keys stand; `made_by` says how one comes by such a file.
 
     Raises:
         DocumentInvalid: not YAML, a key that is missing, unknown or of the wrong kind.
     """
-    tree = parse(text, file)
+    tree = parse(text, file, made_by)
     if tree.problems:
         raise DocumentInvalid(tuple(tree.problems))
     try:

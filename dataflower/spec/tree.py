@@ -57,8 +57,11 @@ class Tree:
         return Problem(self.file, line, column, message, hint)
 
 
-def parse(text: str, file: str) -> Tree:
-    """Read YAML 1.2. What can't be read is in `Tree.problems`; `data` is None if nothing could be."""
+def parse(text: str, file: str, made_by: str = "`dataflower init` writes a workflow to start from") -> Tree:
+    """Read YAML 1.2. What can't be read is in `Tree.problems`; `data` is None if nothing could be.
+
+    `made_by` is the mend where the file is empty.
+    """
     tree = Tree(file)
     yaml = YAML(typ="rt", pure=True)
     try:
@@ -77,9 +80,7 @@ def parse(text: str, file: str) -> Tree:
         tree.problems.append(Problem(file, 1, 1, "nested too deeply"))
         return tree
     if node is None:
-        tree.problems.append(
-            Problem(file, 1, 1, "the file is empty", "`dataflower init` writes a workflow to start from")
-        )
+        tree.problems.append(Problem(file, 1, 1, "the file is empty", made_by))
         return tree
     tree.data = _Reader(tree).read(node, ())
     return tree
