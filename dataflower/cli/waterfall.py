@@ -18,7 +18,7 @@ FOLD = 6
 
 POINTS = ("queued", "dispatched", "fetched", "started", "first_output", "last_output", "ended", "sent")
 
-_WAITING, _FETCHING, _RUNNING, _STREAMING, _SENDING = "·", "╌", "█", "▓", "╴"
+_WAITING, _FETCHING, _RUNNING, _STREAMING, _SENDING, _CUT_OFF = "·", "╌", "█", "▓", "╴", "▒"
 _LEVELS = "▁▂▃▄▅▆▇█"
 _COLUMNS: tuple[dict[str, str], ...] = (
     {
@@ -124,10 +124,11 @@ def _phases(task: TaskTrace, start: float, end: float, width: int) -> list[str]:
     cells = [" "] * width
     handed = task.dispatched or task.started
     last = task.sent or task.ended or end
+    begun = task.started or task.first_output
     for begin, stop, mark in (
         (task.queued, handed or last, _WAITING),
-        (handed, task.started or task.first_output or last, _FETCHING),
-        (task.started or task.first_output, task.ended or last, _RUNNING),
+        (handed, begun or last, _FETCHING if begun else _CUT_OFF),  # when it began, a container says as it ends
+        (begun, task.ended or last, _RUNNING),
         (task.first_output, task.ended or task.last_output, _STREAMING),
         (task.ended, task.sent, _SENDING),
     ):
@@ -249,6 +250,8 @@ def _legend(trace: InvocationTrace, end: float) -> Text:
     if trace.dropped:
         parts.append(f"{trace.dropped} more tasks not recorded")
     marks = f"{_WAITING} waits  {_FETCHING} fetches  {_RUNNING} runs  {_STREAMING} streams  {_SENDING} sends"
+    if any(task.dispatched and not (task.started or task.first_output) for task in trace.tasks):
+        marks += f"  {_CUT_OFF} cut off in its container"
     return Text("times in ms; " + ", ".join(parts) + "\n" + marks, style="dim")
 
 

@@ -84,7 +84,9 @@ def test_a_task_that_never_started_shows_as_waiting() -> None:
 
 def test_a_task_that_was_cut_off_in_its_container_shows_until_the_end() -> None:
     (line,) = rows(trace(TaskTrace("s", (), 1, 10.0, container=3, dispatched=10.5)))
-    assert bar(line, 10.0, 11.0, 10).plain == "·····╌╌╌╌╌"
+    assert bar(line, 10.0, 11.0, 10).plain == "·····▒▒▒▒▒"
+    assert "▒ cut off" in drawn(trace(TaskTrace("s", (), 1, 10.0, container=3, dispatched=10.5)))
+    assert "▒" not in drawn(trace(task("s", 10.5)))
 
 
 def test_times_are_milliseconds_since_the_arrival() -> None:
