@@ -410,7 +410,8 @@ class HostCore(Sendings):
     def _deadline_passed(self, call: Call, now: float) -> None:
         if not call.finished:
             allowed = max(call.deadline - call.trace.arrived, 0.0)
-            message = f"not finished within its {allowed:.3f} s{call.flow.whereabouts()}"
+            limit = f"{allowed:.3f} s" if allowed >= 0.01 else f"{allowed * 1000:.3f} ms"
+            message = f"not finished within its {limit}{call.flow.whereabouts()}"
             failure = Failure(Code.DEADLINE_EXCEEDED, "DeadlineExceeded", message)
             self._finish(call, failure, now)
 

@@ -193,7 +193,7 @@ def test_a_deadline_that_had_passed_before_allowed_no_time():
     story.invoke(x=1, deadline=999.9)
     story.wake()
     assert story.failure is not None
-    assert story.failure.message.startswith("not finished within its 0.000 s")
+    assert story.failure.message.startswith("not finished within its 0.000 ms")
 
 
 def test_no_retry_past_the_deadline():
