@@ -248,10 +248,10 @@ def weights_data(held: Statistics) -> dict[str, Any]:
 
 def weights_text(held: Statistics) -> str:
     """The same in a few lines."""
-    times = "" if not held.hits else f", {held.hits} times there already"
+    times = "" if not held.hits else f", found here {held.hits} more time{'s' * (held.hits != 1)}"
     lines = [
         f"weights: {human(held.held_bytes)} of {human(held.cap_bytes)} held "
-        f"({human(held.free_bytes)} free for the next), {held.loads} loaded{times}"
+        f"({human(held.free_bytes)} of memory ready for the next), {held.loads} loaded{times}"
     ]
     for model in held.models:
         state = f"{model.clients} user{'s' * (model.clients != 1)}" if model.ready else "loading"

@@ -37,7 +37,7 @@ def test_what_is_on_devices_is_listed_by_device() -> None:
 
 def test_it_is_shown() -> None:
     assert weights_text(HELD).splitlines() == [
-        "weights: 512 MiB of 4.0 GiB held (64 MiB free for the next), 2 loaded, 7 times there already",
+        "weights: 512 MiB of 4.0 GiB held (64 MiB of memory ready for the next), 2 loaded, found here 7 more times",
         "  smollm2  269 MiB  3 users",
         "  big  1.0 GiB  loading",
         "  read at disk 1.5 GiB/s",
