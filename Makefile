@@ -8,7 +8,9 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --no-compile --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# As a path (compat): a checkout named dataflower would else hide the package from whoever runs Python in its parent.
+INSTALL := $(PIP) install --quiet --no-compile --config-settings editable_mode=compat \
+	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # What pip does with one core, and half of its time, on all of them. Some packages ship files that are no Python 3.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 SOURCES := dataflower functions tools bench tests
